@@ -1,0 +1,246 @@
+//! The machine that is read: three roots, and the only place that touches the file system.
+//!
+//! [`Host`] holds where procfs, sysfs and the root file system of the *observed* machine are mounted. On the machine
+//! itself these are `/proc`, `/sys` and `/`; in a pod they are the host's, mounted somewhere; in a test they are folders
+//! of recorded files. Everything above this module asks a `Host` and never a path of its own, so the same code runs in all
+//! three. Nothing here knows Kubernetes, and nothing here writes.
+#![allow(clippy::disallowed_methods, reason = "this is the one module that may touch the file system")]
+
+pub mod filesystem;
+mod guard;
+mod read;
+
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use filesystem::{Filesystem, Filesystems};
+
+/// When an answer must be there.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// A deadline `timeout` from now.
+    pub fn after(timeout: Duration) -> Self {
+        Deadline(Instant::now() + timeout)
+    }
+
+    /// The time left, zero once it has passed.
+    pub fn remaining(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
+    /// True once it has passed.
+    pub fn expired(self) -> bool {
+        self.remaining().is_zero()
+    }
+
+    /// A nearer deadline for one part of the work: half of the time left, and never more than `limit`.
+    #[must_use]
+    pub fn part(self, limit: Duration) -> Self {
+        Self::after((self.remaining() / 2).min(limit))
+    }
+
+    /// The moment itself.
+    pub fn instant(self) -> Instant {
+        self.0
+    }
+}
+
+/// The kernel of the observed machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// As `uname -r` prints it: `6.1.0-56-amd64`.
+    pub release: String,
+    /// Major and minor version: `(6, 1)`.
+    pub version: (u32, u32),
+}
+
+impl Kernel {
+    /// Parses a release string as in `/proc/sys/kernel/osrelease`.
+    pub fn parse(release: &str) -> Option<Self> {
+        let release = release.trim();
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+        let major = numbers.next()?.parse().ok()?;
+        let minor = numbers.next()?.parse().ok()?;
+        Some(Kernel { release: release.to_owned(), version: (major, minor) })
+    }
+}
+
+/// Where the observed machine's file systems are mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roots {
+    /// Its procfs (`--path.procfs`).
+    pub proc: PathBuf,
+    /// Its sysfs, cgroup file systems included (`--path.sysfs`).
+    pub sys: PathBuf,
+    /// Its root file system (`--path.rootfs`).
+    pub root: PathBuf,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Roots { proc: "/proc".into(), sys: "/sys".into(), root: "/".into() }
+    }
+}
+
+/// The observed machine.
+pub struct Host {
+    roots: Roots,
+    filesystems: Filesystems,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("roots", &self.roots).finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    /// A machine with its file systems at these roots.
+    pub fn new(roots: Roots) -> Self {
+        Host { roots, filesystems: Filesystems::live() }
+    }
+
+    /// A machine whose `statfs` answers were recorded: what a test on recorded files uses, since a folder of fixtures has
+    /// the sizes of the disk it lies on. `recorded` maps a path on the observed machine to its file system; a path that is
+    /// not listed is on the file system of its nearest listed parent.
+    pub fn recorded(roots: Roots, recorded: Vec<(PathBuf, Filesystem)>) -> Self {
+        Host { roots, filesystems: Filesystems::recorded(recorded) }
+    }
+
+    /// Where this machine's file systems are mounted.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// Our path of a file below the machine's procfs: `proc("sys/fs/file-nr")`.
+    pub fn proc(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.roots.proc.join(relative)
+    }
+
+    /// Our path of a file below the machine's sysfs: `sys("fs/cgroup")`.
+    pub fn sys(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.roots.sys.join(relative)
+    }
+
+    /// Our path of a file that the machine itself calls `path` (absolute). A `..` never leads out of the root.
+    pub fn root(&self, path: impl AsRef<Path>) -> PathBuf {
+        let mut ours = self.roots.root.clone();
+        let floor = ours.components().count();
+        for component in path.as_ref().components() {
+            match component {
+                Component::Normal(name) => ours.push(name),
+                Component::ParentDir if ours.components().count() > floor => {
+                    ours.pop();
+                }
+                _ => {}
+            }
+        }
+        ours
+    }
+
+    /// The text of a file that we know by *our* path (see [`Host::proc`], [`Host::sys`]). Bytes that are not UTF-8
+    /// are replaced: this is the one place where a kernel's odd bytes become text.
+    ///
+    /// # Errors
+    /// The operating system's, with the path; malformed beyond 4 MiB.
+    pub fn read(&self, ours: impl AsRef<Path>) -> Result<String> {
+        read::text(ours.as_ref())
+    }
+
+    /// As [`Host::read`], with `None` for a file that this kernel lacks or that went away: a missing file is an answer.
+    ///
+    /// # Errors
+    /// Any other than "not there".
+    pub fn read_some(&self, ours: impl AsRef<Path>) -> Result<Option<String>> {
+        match self.read(ours) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.is_gone() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The text of a file that the *machine* calls `path`, its symbolic links resolved inside the machine's root.
+    ///
+    /// # Errors
+    /// As [`Host::read`].
+    pub fn read_root(&self, path: impl AsRef<Path>) -> Result<String> {
+        read::text_in_root(&self.roots.root, path.as_ref())
+    }
+
+    /// A whole file that holds one number.
+    ///
+    /// # Errors
+    /// As [`Host::read`]; malformed if it is not a number.
+    pub fn read_number(&self, ours: impl AsRef<Path>) -> Result<u64> {
+        let path = ours.as_ref();
+        let text = self.read(path)?;
+        text.trim()
+            .parse()
+            .map_err(|_| Error::malformed(format!("{}: not a number: {:?}", path.display(), text.trim())))
+    }
+
+    /// Names of the entries of a directory that we know by our path, in no particular order.
+    ///
+    /// # Errors
+    /// The operating system's, with the path.
+    pub fn list(&self, ours: impl AsRef<Path>) -> Result<Vec<std::ffi::OsString>> {
+        read::list(ours.as_ref())
+    }
+
+    /// The file system that holds what the machine calls `path`: sizes by `statfs(2)`, device and type by mountinfo.
+    ///
+    /// The call runs on a thread of its own, because `statfs` on a dead network or FUSE mount never returns and cannot be
+    /// interrupted. A hung one costs that thread once: until it comes back, asking again answers `busy` at once.
+    ///
+    /// # Errors
+    /// The operating system's; `timeout` for the first call that hangs, `busy` for later ones.
+    pub fn filesystem(&self, path: impl AsRef<Path>, deadline: Deadline) -> Result<Filesystem> {
+        self.filesystems.of(&self.roots.root, path.as_ref(), deadline)
+    }
+
+    /// The running kernel, from `sys/kernel/osrelease` of procfs.
+    ///
+    /// # Errors
+    /// As [`Host::read`]; malformed if it does not begin with two numbers.
+    pub fn kernel(&self) -> Result<Kernel> {
+        let path = self.proc("sys/kernel/osrelease");
+        let text = self.read(&path)?;
+        Kernel::parse(&text)
+            .ok_or_else(|| Error::malformed(format!("{}: not a kernel release: {:?}", path.display(), text.trim())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Reason;
+
+    #[test]
+    fn kernel_releases() {
+        let version = |release| Kernel::parse(release).map(|kernel| kernel.version);
+        assert_eq!(version("6.1.0-56-amd64\n"), Some((6, 1)));
+        assert_eq!(version("3.10.0-1160.el7.x86_64"), Some((3, 10)));
+        assert_eq!(version("6.18.44-fc-v657"), Some((6, 18)));
+        assert_eq!(version("4.4-rc1"), Some((4, 4)));
+        assert_eq!(version("none"), None);
+    }
+
+    #[test]
+    fn root_never_leads_out() {
+        let host = Host::new(Roots { root: "/host".into(), ..Roots::default() });
+        assert_eq!(host.root("/var/lib/kubelet"), Path::new("/host/var/lib/kubelet"));
+        assert_eq!(host.root("/../../etc/shadow"), Path::new("/host/etc/shadow"));
+    }
+
+    #[test]
+    fn missing_files_are_an_answer_and_directories_an_error() {
+        let host = Host::new(Roots::default());
+        assert_eq!(host.read_some("/nonexistent/x").unwrap(), None);
+        assert_eq!(host.read("/nonexistent/x").unwrap_err().reason(), Reason::Absent);
+        assert_eq!(host.read("/").unwrap_err().reason(), Reason::Io);
+    }
+}

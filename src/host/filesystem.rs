@@ -1,0 +1,179 @@
+//! File systems: how much is left on the one that holds a path, and which one that is.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fd::AsRawFd as _;
+use rustix::fs::OFlags;
+
+use super::guard::Guard;
+use super::{Deadline, read};
+use crate::error::{Error, Result};
+
+/// One mounted file system as `statfs(2)` and mountinfo describe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filesystem {
+    /// `f_blocks × f_frsize`: what a percentage threshold is a percentage of.
+    pub capacity_bytes: u64,
+    /// `f_bavail × f_frsize`: what an unprivileged writer can still use. Root's reserve is not in it.
+    pub available_bytes: u64,
+    /// `f_files`; 0 on a file system that makes inodes as it needs them (btrfs).
+    pub inodes: u64,
+    /// `f_ffree`
+    pub inodes_free: u64,
+    /// Where it is mounted and from what; `None` if no mount table could be read.
+    pub mount: Option<Mount>,
+}
+
+/// One row of a mount table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// `/dev/vda`, `tmpfs`, …
+    pub device: String,
+    /// On the observed machine, not in our container.
+    pub mountpoint: PathBuf,
+    /// `ext4`, `overlay`, …
+    pub fstype: String,
+    /// The *superblock* is read-only: what an ext4 does after an I/O error. A read-only bind mount of a healthy file system
+    /// (which is how we see the host from a pod) does not count.
+    pub readonly: bool,
+}
+
+impl Mount {
+    /// The row with this mount id in a mountinfo text, `proc_pid_mountinfo(5)`.
+    pub fn find(mountinfo: &str, id: u64) -> Option<Self> {
+        let id = id.to_string();
+        mountinfo.lines().find(|line| line.split(' ').next() == Some(&id)).and_then(Self::parse)
+    }
+
+    /// One mountinfo line: `31 22 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate`. The number of
+    /// optional fields before ` - ` varies.
+    pub fn parse(line: &str) -> Option<Self> {
+        let (before, after) = line.split_once(" - ")?;
+        let mountpoint = before.split(' ').nth(4)?;
+        let mut after = after.split(' ');
+        let (fstype, device, options) = (after.next()?, after.next()?, after.next().unwrap_or(""));
+        Some(Mount {
+            device: unescape(device),
+            mountpoint: unescape(mountpoint).into(),
+            fstype: fstype.to_owned(),
+            readonly: options.split(',').any(|option| option == "ro"),
+        })
+    }
+}
+
+/// Undoes the kernel's `\040` style escapes (space, tab, newline, backslash).
+fn unescape(field: &str) -> String {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal = (byte == b'\\').then(|| tail.get(..3)).flatten();
+        let code = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        match code {
+            Some(code) => {
+                bytes.push(code);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Who answers for file systems: the kernel, or a recording.
+pub(super) enum Filesystems {
+    Live(Guard),
+    Recorded(Vec<(PathBuf, Filesystem)>),
+}
+
+impl Filesystems {
+    pub(super) fn live() -> Self {
+        Filesystems::Live(Guard::default())
+    }
+
+    pub(super) fn recorded(table: Vec<(PathBuf, Filesystem)>) -> Self {
+        Filesystems::Recorded(table)
+    }
+
+    pub(super) fn of(&self, root: &Path, path: &Path, deadline: Deadline) -> Result<Filesystem> {
+        match self {
+            Filesystems::Live(guard) => {
+                let key = path.display().to_string();
+                let (root, path) = (root.to_owned(), path.to_owned());
+                guard.run(&key, deadline, move || live(&root, &path))
+            }
+            Filesystems::Recorded(table) => table
+                .iter()
+                .filter(|(mounted, _)| path.starts_with(mounted))
+                .max_by_key(|(mounted, _)| mounted.components().count())
+                .map(|(_, filesystem)| filesystem.clone())
+                .ok_or_else(|| Error::absent(format!("{}: not in the recording", path.display()))),
+        }
+    }
+}
+
+fn live(root: &Path, path: &Path) -> Result<Filesystem> {
+    let os = |error: std::io::Error| Error::os(path.display(), &error);
+    let fd = read::open_in_root(root, path, OFlags::PATH | OFlags::CLOEXEC).map_err(os)?;
+    let stat = rustix::fs::fstatvfs(&fd).map_err(|errno| os(errno.into()))?;
+    Ok(Filesystem {
+        capacity_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+        available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        inodes: stat.f_files,
+        inodes_free: stat.f_ffree,
+        mount: mount_of(root, fd.as_raw_fd()),
+    })
+}
+
+/// The mount that an open file lies on, by its mount id: exact where a device number is not (btrfs subvolumes, stacked
+/// mounts). The id and the table are both of *our* mount namespace, whatever `--path.procfs` says.
+fn mount_of(root: &Path, fd: i32) -> Option<Mount> {
+    let fdinfo = read::text(Path::new(&format!("/proc/self/fdinfo/{fd}"))).ok()?;
+    let id = fdinfo.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()?;
+    let mut mount = Mount::find(&read::text(Path::new("/proc/self/mountinfo")).ok()?, id)?;
+    if let Ok(below) = mount.mountpoint.strip_prefix(root) {
+        mount.mountpoint = Path::new("/").join(below);
+    }
+    Some(mount)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn mountinfo_rows() {
+        let line = r"36 35 98:0 /mnt1 /mnt\040two rw,noatime master:1 shared:2 - ext3 /dev/ro\134ot ro,errors=continue";
+        let mount = Mount::parse(line).unwrap();
+        assert_eq!(mount.mountpoint, Path::new("/mnt two"));
+        assert_eq!((mount.device.as_str(), mount.fstype.as_str(), mount.readonly), (r"/dev/ro\ot", "ext3", true));
+        let bind = Mount::parse("27 1 254:0 / /host ro,relatime - ext4 /dev/vda rw").unwrap();
+        assert!(!bind.readonly, "a read-only bind mount of a writable file system");
+        assert_eq!(Mount::parse("no separator"), None);
+    }
+
+    #[test]
+    fn figures_equal_statfs_of_another_program() {
+        let host = crate::host::Host::new(crate::host::Roots::default());
+        let ours = host.filesystem("/", Deadline::after(Duration::from_secs(5))).unwrap();
+        let theirs = std::process::Command::new("stat").args(["-f", "-c", "%S %b %c", "/"]).output().unwrap();
+        let text = String::from_utf8(theirs.stdout).unwrap();
+        let n: Vec<u64> = text.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        assert_eq!((ours.capacity_bytes, ours.inodes), (n[0] * n[1], n[2]));
+        assert_eq!(ours.mount.unwrap().mountpoint, Path::new("/"));
+    }
+
+    #[test]
+    fn recorded_paths_use_their_nearest_parent() {
+        let of =
+            |capacity_bytes| Filesystem { capacity_bytes, available_bytes: 0, inodes: 0, inodes_free: 0, mount: None };
+        let table = Filesystems::recorded(vec![("/".into(), of(1)), ("/var/lib/kubelet".into(), of(2))]);
+        let capacity = |path: &str| {
+            table.of(Path::new("/"), Path::new(path), Deadline::after(Duration::ZERO)).unwrap().capacity_bytes
+        };
+        assert_eq!((capacity("/var/lib/kubelet/pods"), capacity("/var/lib")), (2, 1));
+    }
+}

@@ -1,0 +1,79 @@
+//! Bounded reads: a file that never ends, or a symbolic link out of the observed machine, must not hurt the node.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+
+/// No file that we read whole is anywhere near this size; the largest is the mountinfo of a node with thousands of mounts.
+const LIMIT: u64 = 4 << 20;
+
+pub(super) fn text(path: &Path) -> Result<String> {
+    File::open(path).and_then(contents).map_err(|error| Error::os(path.display(), &error))
+}
+
+pub(super) fn text_in_root(root: &Path, path: &Path) -> Result<String> {
+    open_in_root(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC)
+        .and_then(|fd| contents(File::from(fd)))
+        .map_err(|error| Error::os(path.display(), &error))
+}
+
+pub(super) fn list(path: &Path) -> Result<Vec<OsString>> {
+    let os = |error: io::Error| Error::os(path.display(), &error);
+    std::fs::read_dir(path).map_err(os)?.map(|entry| entry.map(|entry| entry.file_name()).map_err(os)).collect()
+}
+
+/// Opens `path` as a process would whose root directory is `root`: an absolute symbolic link below it stays below it
+/// (`RESOLVE_IN_ROOT`, Linux 5.6). On an older kernel links are followed as they are.
+pub(super) fn open_in_root(root: &Path, path: &Path, flags: OFlags) -> io::Result<std::os::fd::OwnedFd> {
+    if root != Path::new("/") {
+        let dir = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        match rustix::fs::openat2(&dir, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+            Err(Errno::NOSYS) => {}
+            result => return Ok(result?),
+        }
+    }
+    let relative = path.strip_prefix("/").unwrap_or(path);
+    Ok(rustix::fs::open(root.join(relative), flags, Mode::empty())?)
+}
+
+fn contents(file: File) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    file.take(LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LIMIT {
+        return Err(io::Error::other(format!("larger than {LIMIT} bytes")));
+    }
+    Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endless_file_is_refused() {
+        let error = text(Path::new("/dev/zero")).unwrap_err();
+        assert!(error.to_string().contains("larger than"), "{error}");
+    }
+
+    #[test]
+    fn odd_bytes_become_text() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("comm"), b"caf\xc3\xa9-caf\xc3").unwrap();
+        assert_eq!(text(&dir.path().join("comm")).unwrap(), "café-caf\u{fffd}");
+    }
+
+    #[test]
+    fn links_stay_inside_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("data")).unwrap();
+        std::fs::write(dir.path().join("data/config.yaml"), "inside").unwrap();
+        std::os::unix::fs::symlink("/data/config.yaml", dir.path().join("config.yaml")).unwrap();
+        assert_eq!(text_in_root(dir.path(), Path::new("/config.yaml")).unwrap(), "inside");
+    }
+}

@@ -1,0 +1,211 @@
+//! The one way to declare a metric, and the one way to hold what was measured.
+//!
+//! A [`Metric`] is a `static` with its full exposed name, so that one grep finds the code, the alert, the panel and the
+//! test. [`Samples`] is what a collector returns: plain rows, plus what went wrong on the way. Nothing here knows how a
+//! page is rendered (that is `exposition`) or who collects (that is `scrape`).
+
+use crate::error::Error;
+
+/// What kind of number a metric is, as Prometheus understands it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Goes up and down.
+    Gauge,
+    /// Only goes up while the exporter lives; the name ends in `_total`.
+    Counter,
+    /// A gauge that is always 1 and carries facts in its labels; the name ends in `_info`.
+    Info,
+}
+
+/// The unit at the end of a metric's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A plain count; no suffix.
+    None,
+    /// `_bytes`
+    Bytes,
+    /// `_seconds`
+    Seconds,
+    /// `_ratio`: 0–1 (below 0 where the help text says so).
+    Ratio,
+}
+
+impl Unit {
+    /// The suffix without its underscore, or nothing.
+    pub fn suffix(self) -> Option<&'static str> {
+        match self {
+            Unit::None => None,
+            Unit::Bytes => Some("bytes"),
+            Unit::Seconds => Some("seconds"),
+            Unit::Ratio => Some("ratio"),
+        }
+    }
+}
+
+/// The declaration of one metric family. Declared once, as a `static`, by the mode that fills it.
+#[derive(Debug)]
+pub struct Metric {
+    /// The full name as exposed, suffixes included: `headroom_cgroups`.
+    pub name: &'static str,
+    /// Gauge, counter or info.
+    pub kind: Kind,
+    /// The unit that the name ends with.
+    pub unit: Unit,
+    /// Label names in the order in which [`Samples::push`] takes their values.
+    pub labels: &'static [&'static str],
+    /// One line of help: what it is, its source (kernel file, kubelet behaviour), when it misleads.
+    pub help: &'static str,
+}
+
+impl Metric {
+    /// A gauge.
+    pub const fn gauge(name: &'static str, unit: Unit, labels: &'static [&'static str], help: &'static str) -> Self {
+        Metric { name, kind: Kind::Gauge, unit, labels, help }
+    }
+
+    /// A counter without a unit; `name` ends in `_total`.
+    pub const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Self {
+        Metric { name, kind: Kind::Counter, unit: Unit::None, labels, help }
+    }
+
+    /// An info gauge; `name` ends in `_info`.
+    pub const fn info(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Self {
+        Metric { name, kind: Kind::Info, unit: Unit::None, labels, help }
+    }
+}
+
+/// One measured number.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Which family it belongs to.
+    pub metric: &'static Metric,
+    /// One value per declared label. An empty value means that the label does not apply and is left out of the page.
+    pub labels: Box<[Box<str>]>,
+    /// The number.
+    pub value: f64,
+}
+
+/// What one collector found in one scrape: numbers, what it left out, and what it could not read.
+///
+/// A collector that can read only part of its sources returns what it has *and* the errors: its outcome is `failed`, with
+/// the reasons, and the numbers that are true are on the page all the same.
+#[derive(Debug, Default)]
+pub struct Samples {
+    rows: Vec<Sample>,
+    errors: Vec<Error>,
+    dropped: u64,
+}
+
+impl Samples {
+    /// An empty set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds one number. `labels` are the values for `metric.labels`, in that order.
+    ///
+    /// # Panics
+    /// If the number of values is not the number of declared labels: a bug that the first test of a mode finds.
+    pub fn push(&mut self, metric: &'static Metric, labels: &[&str], value: f64) {
+        assert_eq!(labels.len(), metric.labels.len(), "{}: wrong number of label values", metric.name);
+        self.rows.push(Sample { metric, labels: labels.iter().map(|&value| value.into()).collect(), value });
+    }
+
+    /// Adds a number that may be absent: absent is not zero, so nothing is added for `None`.
+    pub fn push_some(&mut self, metric: &'static Metric, labels: &[&str], value: Option<f64>) {
+        if let Some(value) = value {
+            self.push(metric, labels, value);
+        }
+    }
+
+    /// Adds a row of an info metric.
+    pub fn info(&mut self, metric: &'static Metric, labels: &[&str]) {
+        self.push(metric, labels, 1.0);
+    }
+
+    /// Notes something that could not be read, beside the numbers that could.
+    pub fn fail(&mut self, error: Error) {
+        self.errors.push(error);
+    }
+
+    /// Hands through the value of `result`, or notes its error.
+    pub fn ok<T>(&mut self, result: crate::error::Result<T>) -> Option<T> {
+        result.map_err(|error| self.fail(error)).ok()
+    }
+
+    /// Notes that a cap (cardinality, readlinks, directories) left `count` things out of this scrape.
+    pub fn drop_count(&mut self, count: u64) {
+        self.dropped += count;
+    }
+
+    /// The numbers.
+    pub fn rows(&self) -> &[Sample] {
+        &self.rows
+    }
+
+    /// What could not be read.
+    pub fn errors(&self) -> &[Error] {
+        &self.errors
+    }
+
+    /// How many things a cap left out.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// The value of one series, for tests and for the doctor: `labels` as in [`Samples::push`].
+    pub fn value(&self, metric: &'static Metric, labels: &[&str]) -> Option<f64> {
+        self.rows
+            .iter()
+            .find(|row| std::ptr::eq(row.metric, metric) && row.labels.iter().map(|l| &**l).eq(labels.iter().copied()))
+            .map(|row| row.value)
+    }
+
+    /// Refuses duplicate series: Prometheus takes them silently and keeps an arbitrary one. The first stays, and an error
+    /// is noted for each further one.
+    pub fn refuse_duplicates(&mut self) {
+        let mut seen = std::collections::HashSet::with_capacity(self.rows.len());
+        let mut errors = Vec::new();
+        self.rows.retain(|row| {
+            let fresh = seen.insert((row.metric.name, row.labels.clone()));
+            if !fresh {
+                errors.push(Error::malformed(format!("{}{:?}: duplicate series", row.metric.name, row.labels)));
+            }
+            fresh
+        });
+        self.errors.append(&mut errors);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static BYTES: Metric = Metric::gauge("headroom_x_bytes", Unit::Bytes, &["a"], "x");
+
+    #[test]
+    fn duplicates_are_refused_and_reported() {
+        let mut samples = Samples::new();
+        samples.push(&BYTES, &["1"], 1.0);
+        samples.push(&BYTES, &["1"], 2.0);
+        samples.push(&BYTES, &["2"], 3.0);
+        samples.refuse_duplicates();
+        assert_eq!(samples.rows().len(), 2);
+        assert_eq!(samples.value(&BYTES, &["1"]), Some(1.0));
+        assert_eq!(samples.errors().len(), 1);
+        assert_eq!(samples.errors()[0].reason(), crate::error::Reason::Malformed);
+    }
+
+    #[test]
+    fn absent_is_not_zero() {
+        let mut samples = Samples::new();
+        samples.push_some(&BYTES, &["1"], None);
+        assert!(samples.rows().is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "wrong number of label values")]
+    fn a_wrong_number_of_labels_is_a_bug() {
+        Samples::new().push(&BYTES, &[], 1.0);
+    }
+}
