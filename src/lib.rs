@@ -1,6 +1,13 @@
 //! headroom-exporter: how far a node is from the failures that take it down while every dashboard is green.
 
+pub mod about;
+pub mod catalog;
+pub mod config;
 pub mod error;
+pub mod exposition;
 pub mod host;
+pub mod http;
+pub mod kubelet;
 pub mod metric;
 pub mod modes;
+pub mod scrape;

@@ -1,1 +1,97 @@
-fn main() {}
+//! Arguments → machine and modes → serve → bounded shutdown.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use headroom::config::{Config, LogFormat};
+use headroom::host::Host;
+use headroom::http::{self, App};
+use headroom::scrape::Scraper;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+fn main() -> ExitCode {
+    let config = Config::from_process();
+    log_to_stderr(config.log_level, config.log_format);
+    // By hand, because dropping a runtime waits for its blocked threads, and one may hang in the kernel for ever.
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail("cannot start threads", &error),
+    };
+    let code = runtime.block_on(run(config));
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    code
+}
+
+async fn run(config: Config) -> ExitCode {
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        match address.bind().await {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => return fail(&format!("cannot listen on {address}"), &error),
+        }
+    }
+    let bound: Vec<String> =
+        listeners.iter().filter_map(|listener| listener.local_addr().ok()).map(|bound| bound.to_string()).collect();
+    let modes: Vec<_> = config.modes.iter().map(|mode| (*mode, (mode.build)(&config.settings))).collect();
+    let collectors: Vec<&str> = config.modes.iter().map(|mode| mode.id).collect();
+    tracing::info!(
+        version = headroom::about::VERSION,
+        listening = bound.join(","),
+        collectors = collectors.join(","),
+        "headroom-exporter starts"
+    );
+
+    let app = App::new(Scraper::new(Arc::new(Host::new(config.roots)), modes), config.http);
+    let (stop, stopped) = watch::channel(false);
+    let serving = tokio::spawn(http::serve(listeners, Arc::clone(&app).router(), stopped, config.shutdown_grace));
+    let warming = tokio::spawn({
+        let app = Arc::clone(&app);
+        async move { app.warm_up().await }
+    });
+
+    let name = shutdown_signal().await;
+    tracing::info!(signal = name, "shutting down");
+    warming.abort();
+    app.set_ready(false);
+    let _ = stop.send(true);
+    tokio::select! {
+        _ = serving => {}
+        _ = shutdown_signal() => tracing::warn!("second signal: not waiting any longer"),
+    }
+    ExitCode::SUCCESS
+}
+
+async fn shutdown_signal() -> &'static str {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+fn log_to_stderr(level: tracing::Level, format: LogFormat) {
+    use tracing_subscriber::filter::LevelFilter;
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    let registry = tracing_subscriber::registry().with(LevelFilter::from_level(level));
+    match format {
+        LogFormat::Logfmt => {
+            let layer = tracing_logfmt::builder().with_target(false).layer().with_writer(std::io::stderr);
+            registry.with(layer).init();
+        }
+        LogFormat::Json => {
+            registry.with(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr)).init();
+        }
+    }
+}
+
+fn fail(what: &str, error: &std::io::Error) -> ExitCode {
+    tracing::error!(%error, "{what}");
+    eprintln!("headroom-exporter: {what}: {error}");
+    ExitCode::FAILURE
+}

@@ -175,6 +175,19 @@ impl Samples {
         });
         self.errors.append(&mut errors);
     }
+
+    /// Refuses rows of metrics that their mode does not declare: they would be on the page and in no documentation.
+    pub fn refuse_undeclared(&mut self, declared: &[&'static Metric]) {
+        let mut errors = Vec::new();
+        self.rows.retain(|row| {
+            let known = declared.iter().any(|metric| std::ptr::eq(*metric, row.metric));
+            if !known {
+                errors.push(Error::malformed(format!("{}: not declared by its mode", row.metric.name)));
+            }
+            known
+        });
+        self.errors.append(&mut errors);
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,14 @@ pub static MODE: Mode = Mode { id: "cgroup_leak", title: "", metrics: &[], build
 
 /// Settings.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {}
+pub struct Settings {
+    /// x
+    pub orphan_grace: std::time::Duration,
+    /// x
+    pub max_directories: usize,
+    /// x
+    pub v1_hierarchies: Vec<String>,
+}
 
 struct C;
 impl Collector for C {

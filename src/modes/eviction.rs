@@ -9,7 +9,14 @@ pub static MODE: Mode = Mode { id: "eviction", title: "", metrics: &[], build: |
 
 /// Settings.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {}
+pub struct Settings {
+    /// x
+    pub kubelet_config: Option<std::path::PathBuf>,
+    /// x
+    pub kubelet_config_dir: Option<std::path::PathBuf>,
+    /// x
+    pub kubelet_root_dir: Option<std::path::PathBuf>,
+}
 
 struct C;
 impl Collector for C {

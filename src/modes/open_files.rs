@@ -9,7 +9,16 @@ pub static MODE: Mode = Mode { id: "open_files", title: "", metrics: &[], build:
 
 /// Settings.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {}
+pub struct Settings {
+    /// x
+    pub top: usize,
+    /// x
+    pub commands: usize,
+    /// x
+    pub max_readlinks: usize,
+    /// x
+    pub daemons: Vec<String>,
+}
 
 struct C;
 impl Collector for C {

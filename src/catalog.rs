@@ -1,0 +1,73 @@
+//! What is declared, as documents: `docs/metrics.md` from the metrics, `docs/flags.md` from the flags.
+//!
+//! `tests/catalog.rs` holds the committed files to this, so that neither can drift from the code.
+
+use std::fmt::Write as _;
+
+use crate::metric::{Kind, Metric};
+use crate::modes::MODES;
+use crate::{about, config, scrape};
+
+/// Every declared metric with the collector that exposes it; `None` for the exporter's own.
+pub fn metrics() -> impl Iterator<Item = (Option<&'static str>, &'static Metric)> {
+    let own = about::METRICS.iter().chain(scrape::METRICS).map(|metric| (None, *metric));
+    own.chain(MODES.iter().flat_map(|mode| mode.metrics.iter().map(|metric| (Some(mode.id), *metric))))
+}
+
+/// The text of `docs/metrics.md`.
+pub fn metrics_document() -> String {
+    let mut text = String::from(
+        "# Metrics\n\n\
+         Generated from the declarations in the code; `tests/catalog.rs` fails when this file differs from them.\n\n\
+         Absent is not zero: a series that is missing could not be read, or this machine has no such thing. \
+         `headroom_collector_outcome` and `headroom_collector_errors_total` say which.\n",
+    );
+    let mut section = |title: &str, note: &str, metrics: &[&'static Metric]| {
+        let _ = writeln!(text, "\n## {title}\n\n{note}\n\n| metric | type | labels | meaning |\n|---|---|---|---|");
+        for metric in metrics {
+            let kind = match metric.kind {
+                Kind::Gauge => "gauge",
+                Kind::Counter => "counter",
+                Kind::Info => "info",
+            };
+            let labels = metric.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+            let _ = writeln!(text, "| `{}` | {kind} | {labels} | {} |", metric.name, metric.help.replace('|', "\\|"));
+        }
+    };
+    for mode in MODES {
+        section(mode.id, &format!("{}. `--no-collector.{}` switches it off.", mode.title, mode.id), mode.metrics);
+    }
+    section("the collectors", "How each collector fared in this scrape.", scrape::METRICS);
+    section("the exporter", "The exporter's own process.", about::METRICS);
+    text
+}
+
+/// The text of `docs/flags.md`.
+pub fn flags_document() -> String {
+    let mut text = String::from(
+        "# Flags\n\n\
+         Generated from the definitions in the code; `tests/catalog.rs` fails when this file differs from them. \
+         A flag on the command line wins over its environment variable.\n",
+    );
+    let mut command = config::command();
+    command.build();
+    let mut heading = None;
+    for arg in command.get_arguments() {
+        let Some(long) = arg.get_long().filter(|long| !matches!(*long, "help" | "version")) else { continue };
+        if heading != arg.get_help_heading() {
+            heading = arg.get_help_heading();
+            let title = heading.unwrap_or("Options");
+            let _ = writeln!(text, "\n## {title}\n\n| flag | environment | default | meaning |\n|---|---|---|---|");
+        }
+        let takes_value = arg.get_num_args().is_some_and(|range| range.min_values() > 0);
+        let value = arg.get_value_names().and_then(|names| names.first()).filter(|_| takes_value);
+        let value = value.map_or_else(String::new, |name| format!(" {name}"));
+        let variable = arg.get_env().map_or_else(String::new, |name| format!("`{}`", name.to_string_lossy()));
+        let defaults: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+        let default =
+            if takes_value && !defaults.is_empty() { format!("`{}`", defaults.join(",")) } else { String::new() };
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default().replace('|', "\\|");
+        let _ = writeln!(text, "| `--{long}{value}` | {variable} | {default} | {help} |");
+    }
+    text
+}

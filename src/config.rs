@@ -1,0 +1,388 @@
+//! Arguments and environment become plain data: the only reader of `argv` and of the environment.
+//!
+//! Every flag can also be given as an environment variable: `--web.max-requests` is `HEADROOM_WEB_MAX_REQUESTS`. The command
+//! line wins. `docs/flags.md` is generated from the same definitions.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser as _};
+use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
+
+use crate::host::Roots;
+use crate::http::ListenAddress;
+use crate::modes::{self, MODES, Mode};
+use crate::{about, http};
+
+/// The default port. 9100–9999 is allotted to the last number and a DaemonSet on the host network meets every other one.
+pub const DEFAULT_LISTEN_ADDRESS: &str = ":10843";
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `level=info msg=…`
+    Logfmt,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything that was asked for, as plain data.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: Vec<ListenAddress>,
+    /// The web side.
+    pub http: http::Settings,
+    /// How long requests under way may take at shutdown.
+    pub shutdown_grace: Duration,
+    /// The observed machine.
+    pub roots: Roots,
+    /// The modes that run.
+    pub modes: Vec<&'static Mode>,
+    /// Their settings.
+    pub settings: modes::Settings,
+    /// The lowest level that is logged.
+    pub log_level: tracing::Level,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+#[derive(clap::Args, Debug)]
+struct Flags {
+    #[command(flatten)]
+    web: Web,
+    #[command(flatten)]
+    paths: Paths,
+    #[command(flatten)]
+    kubelet: Kubelet,
+    #[command(flatten)]
+    cgroup_leak: CgroupLeak,
+    #[command(flatten)]
+    open_files: OpenFiles,
+    #[command(flatten)]
+    log: Log,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Web")]
+struct Web {
+    /// Address to listen on; repeat it for several. ":PORT" means every address of the machine, IPv6 and IPv4
+    #[arg(long = "web.listen-address", value_name = "HOST:PORT", default_value = DEFAULT_LISTEN_ADDRESS, value_delimiter = ',')]
+    listen_address: Vec<ListenAddress>,
+    /// Path of the metrics page
+    #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
+    telemetry_path: String,
+    /// Scrapes answered at the same time; further ones get 503
+    #[arg(long = "web.max-requests", value_name = "N", default_value_t = 40, value_parser = at_least_one)]
+    max_requests: usize,
+    /// The longest that a scrape may take; Prometheus's own scrape timeout, less half a second, if that is shorter
+    #[arg(long = "web.scrape-timeout", value_name = "DURATION", default_value = "5s", value_parser = some_time)]
+    scrape_timeout: Duration,
+    /// How long requests under way may take once SIGTERM or SIGINT has come
+    #[arg(long = "web.shutdown-timeout", value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    shutdown_timeout: Duration,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "The observed machine")]
+struct Paths {
+    /// Its procfs; in a pod with hostPID the pod's own /proc shows it
+    #[arg(long = "path.procfs", value_name = "DIR", default_value = "/proc")]
+    procfs: PathBuf,
+    /// Its sysfs with the cgroup file systems below it; in a pod: a mount of the host's /sys
+    #[arg(long = "path.sysfs", value_name = "DIR", default_value = "/sys")]
+    sysfs: PathBuf,
+    /// Its root file system; in a pod: a read-only mount of the host's /
+    #[arg(long = "path.rootfs", value_name = "DIR", default_value = "/")]
+    rootfs: PathBuf,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Kubelet")]
+struct Kubelet {
+    /// The kubelet's --root-dir, which decides what nodefs is [default: what the running kubelet says, else /var/lib/kubelet]
+    #[arg(long = "kubelet.root-dir", value_name = "DIR")]
+    root_dir: Option<PathBuf>,
+    /// The kubelet's configuration file [default: what the running kubelet was started with]
+    #[arg(long = "kubelet.config", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The kubelet's drop-in directory [default: what the running kubelet was started with]
+    #[arg(long = "kubelet.config-dir", value_name = "DIR")]
+    config_dir: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Collector cgroup_leak")]
+struct CgroupLeak {
+    /// How long a kubepods cgroup must be empty before it counts as orphaned: a dead pod's is kept while its volumes are mounted
+    #[arg(long = "collector.cgroup_leak.orphan-grace", value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    orphan_grace: Duration,
+    /// Cgroup directories that are walked in one scrape at the most
+    #[arg(long = "collector.cgroup_leak.max-directories", value_name = "N", default_value_t = 100_000, value_parser = at_least_one)]
+    max_directories: usize,
+    /// cgroup v1 hierarchies whose directories are counted, or "all"
+    #[arg(
+        long = "collector.cgroup_leak.v1-hierarchies",
+        value_name = "NAME",
+        default_value = "memory",
+        value_delimiter = ','
+    )]
+    v1_hierarchies: Vec<String>,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Collector open_files")]
+struct OpenFiles {
+    /// Processes shown in detail: this many nearest their limit and this many with the most file descriptors
+    #[arg(long = "collector.open_files.top", value_name = "N", default_value_t = 10)]
+    top: usize,
+    /// Commands shown by name; the rest is summed as "other"
+    #[arg(long = "collector.open_files.commands", value_name = "N", default_value_t = 20)]
+    commands: usize,
+    /// File descriptors whose kind is read in one scrape at the most, over all processes in detail
+    #[arg(long = "collector.open_files.max-readlinks", value_name = "N", default_value_t = 10_000)]
+    max_readlinks: usize,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Log")]
+struct Log {
+    /// Lowest level that is logged
+    #[arg(long = "log.level", value_name = "LEVEL", default_value = "info",
+          value_parser = PossibleValuesParser::new(["error", "warn", "info", "debug"]).try_map(|level| level.parse::<tracing::Level>()))]
+    level: tracing::Level,
+    /// Form of a log line
+    #[arg(long = "log.format", value_name = "FORMAT", default_value = "logfmt",
+          value_parser = PossibleValuesParser::new(["logfmt", "json"]).map(|format| if format == "json" { LogFormat::Json } else { LogFormat::Logfmt }))]
+    format: LogFormat,
+}
+
+fn telemetry_path(text: &str) -> Result<String, String> {
+    let reserved = ["/healthz", "/readyz"];
+    if !text.starts_with('/') || text.contains(['{', '}', '?', '#', '*', ' ']) {
+        return Err("expected a path such as /metrics".to_owned());
+    }
+    if reserved.contains(&text) {
+        return Err(format!("{text} is taken"));
+    }
+    Ok(text.to_owned())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    crate::kubelet::quantity::parse_duration(text)
+        .map_err(|_| "expected a duration such as 500ms, 10s or 1m30s".to_owned())
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|time| if time.is_zero() { Err("must be longer than 0s".to_owned()) } else { Ok(time) })
+}
+
+/// The command with every flag, every environment variable and every help text.
+pub fn command() -> Command {
+    let command = Command::new("headroom-exporter")
+        .about("Prometheus exporter: how far this node is from the failures that take nodes down while every dashboard is green")
+        .version(about::VERSION)
+        .args_override_self(true)
+        .max_term_width(110);
+    let mut command = Flags::augment_args(command).arg(
+        Arg::new("collector.disable-defaults")
+            .long("collector.disable-defaults")
+            .help("Run only the collectors that are switched on by name")
+            .help_heading("Collectors")
+            .action(ArgAction::SetTrue),
+    );
+    for mode in MODES {
+        let (on, off) = (switch(mode), format!("no-{}", switch(mode)));
+        command = command
+            .arg(
+                Arg::new(&on)
+                    .long(&on)
+                    .help(format!("{} (on by default)", mode.title))
+                    .help_heading("Collectors")
+                    .num_args(0..=1)
+                    .require_equals(true)
+                    .default_missing_value("true")
+                    .value_name("BOOL")
+                    .hide_possible_values(true)
+                    .value_parser(BoolishValueParser::new())
+                    .overrides_with(&off),
+            )
+            .arg(
+                Arg::new(&off)
+                    .long(&off)
+                    .help_heading("Collectors")
+                    .help(format!("Switch {} off", mode.id))
+                    .action(ArgAction::SetTrue)
+                    .overrides_with(&on),
+            );
+    }
+    // `--web.max-requests` is HEADROOM_WEB_MAX_REQUESTS; a `--no-…` is the other's variable with the value false.
+    command.mut_args(|arg| match arg.get_long().map(str::to_owned) {
+        Some(long) if !long.starts_with("no-") && long != "help" && long != "version" => {
+            arg.env(environment_variable(&long)).hide_env(true)
+        }
+        _ => arg,
+    })
+}
+
+/// The variable of a flag: `web.max-requests` → `HEADROOM_WEB_MAX_REQUESTS`.
+pub fn environment_variable(long: &str) -> String {
+    format!("HEADROOM_{}", long.replace(['.', '-'], "_").to_ascii_uppercase())
+}
+
+fn switch(mode: &Mode) -> String {
+    format!("collector.{}", mode.id)
+}
+
+impl Config {
+    /// Reads the arguments and the environment of this process. On `--help` and `--version` prints and exits 0; on a wrong value
+    /// prints one line and exits 2.
+    pub fn from_process() -> Self {
+        #[expect(clippy::disallowed_methods, reason = "this is the one reader of the arguments")]
+        let arguments = std::env::args_os();
+        Self::parse(arguments).unwrap_or_else(|error| {
+            if error.use_stderr() {
+                eprintln!("headroom-exporter: {}", one_line(&error));
+                std::process::exit(2);
+            }
+            error.exit()
+        })
+    }
+
+    /// Reads these arguments, and the environment for those that are not given.
+    ///
+    /// # Errors
+    /// clap's, for help and version too.
+    pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+        let matches = command().try_get_matches_from(arguments)?;
+        let flags = Flags::from_arg_matches(&matches)?;
+        let settings = modes::Settings {
+            cgroup_leak: modes::cgroup_leak::Settings {
+                orphan_grace: flags.cgroup_leak.orphan_grace,
+                max_directories: flags.cgroup_leak.max_directories,
+                v1_hierarchies: flags.cgroup_leak.v1_hierarchies,
+            },
+            eviction: modes::eviction::Settings {
+                kubelet_config: flags.kubelet.config,
+                kubelet_config_dir: flags.kubelet.config_dir,
+                kubelet_root_dir: flags.kubelet.root_dir,
+            },
+            open_files: modes::open_files::Settings {
+                top: flags.open_files.top,
+                commands: flags.open_files.commands,
+                max_readlinks: flags.open_files.max_readlinks,
+                ..modes::open_files::Settings::default()
+            },
+        };
+        Ok(Config {
+            listen: flags.web.listen_address,
+            http: http::Settings {
+                telemetry_path: flags.web.telemetry_path,
+                max_requests: flags.web.max_requests,
+                scrape_timeout: flags.web.scrape_timeout,
+            },
+            shutdown_grace: flags.web.shutdown_timeout,
+            roots: Roots { proc: flags.paths.procfs, sys: flags.paths.sysfs, root: flags.paths.rootfs },
+            modes: MODES.iter().copied().filter(|mode| enabled(mode, &matches)).collect(),
+            settings,
+            log_level: flags.log.level,
+            log_format: flags.log.format,
+        })
+    }
+}
+
+fn enabled(mode: &Mode, matches: &ArgMatches) -> bool {
+    let on = switch(mode);
+    if matches.get_flag(&format!("no-{on}")) {
+        return false;
+    }
+    matches.get_one::<bool>(&on).copied().unwrap_or_else(|| !matches.get_flag("collector.disable-defaults"))
+}
+
+/// clap explains in several lines; an operator reads the last line of a crash loop.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let sentences = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let text = sentences.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect::<Vec<_>>().join(" ");
+    format!("{} (see --help)", text.strip_prefix("error: ").unwrap_or(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Config, clap::Error> {
+        Config::parse(["headroom-exporter"].iter().chain(arguments))
+    }
+
+    fn ids(arguments: &[&str]) -> Vec<&'static str> {
+        parse(arguments).unwrap().modes.iter().map(|mode| mode.id).collect()
+    }
+
+    #[test]
+    fn the_definitions_are_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn defaults() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.listen, ["".to_owned() + DEFAULT_LISTEN_ADDRESS].map(|text| text.parse().unwrap()));
+        assert_eq!(config.roots, Roots::default());
+        assert_eq!(config.modes.len(), MODES.len());
+        assert_eq!(config.settings.open_files.top, modes::open_files::Settings::default().top);
+        assert_eq!(config.settings.cgroup_leak.orphan_grace, modes::cgroup_leak::Settings::default().orphan_grace);
+    }
+
+    #[test]
+    fn collectors_are_switched_as_in_node_exporter() {
+        assert_eq!(ids(&["--collector.disable-defaults", "--collector.kmem"]), ["kmem"]);
+        assert_eq!(ids(&["--no-collector.kmem"]), ["cgroup_leak", "eviction", "open_files"]);
+        assert_eq!(ids(&["--no-collector.kmem", "--collector.kmem"]).len(), MODES.len());
+        assert_eq!(ids(&["--collector.kmem", "--no-collector.kmem"]).len(), MODES.len() - 1);
+        assert_eq!(ids(&["--collector.kmem=false"]).len(), MODES.len() - 1);
+    }
+
+    #[test]
+    fn listen_addresses_repeat() {
+        let config = parse(&["--web.listen-address", "127.0.0.1:1", "--web.listen-address=[::1]:2"]).unwrap();
+        assert_eq!(config.listen.len(), 2);
+    }
+
+    #[test]
+    fn a_wrong_value_is_one_clear_line() {
+        for (arguments, what) in [
+            (vec!["--web.listen-address=9100"], "expected HOST:PORT"),
+            (vec!["--web.max-requests=0"], "at least 1"),
+            (vec!["--web.scrape-timeout=soon"], "expected a duration such as"),
+            (vec!["--web.scrape-timeout=0s"], "longer than 0s"),
+            (vec!["--web.telemetry-path=metrics"], "expected a path"),
+            (vec!["--web.telemetry-path=/healthz"], "is taken"),
+            (vec!["--collector.cpu"], "--collector.cpu"),
+            (vec!["--log.level=loud"], "[possible values: error, warn, info, debug]"),
+            (vec!["surplus"], "surplus"),
+        ] {
+            let line = one_line(&parse(&arguments).unwrap_err());
+            assert!(line.contains(what) && !line.contains('\n'), "{arguments:?}: {line}");
+        }
+    }
+
+    #[test]
+    fn every_flag_has_its_variable() {
+        for arg in command().get_arguments() {
+            let long = arg.get_long().unwrap();
+            let expected = !long.starts_with("no-") && !matches!(long, "help" | "version");
+            assert_eq!(arg.get_env().is_some(), expected, "{long}");
+        }
+        assert_eq!(environment_variable("web.max-requests"), "HEADROOM_WEB_MAX_REQUESTS");
+    }
+}

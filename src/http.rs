@@ -1,0 +1,239 @@
+//! The web side: `/metrics`, `/healthz`, `/readyz` and a landing page, on axum; connections on hyper, with its limits.
+
+mod landing;
+mod listen;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use tokio::sync::Semaphore;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+
+use crate::about;
+use crate::exposition::{Format, Page};
+use crate::host::Deadline;
+use crate::modes::MODES;
+use crate::scrape::{self, Scraper};
+
+pub use listen::{ListenAddress, serve};
+
+/// The header in which Prometheus says how long it will wait, in seconds.
+const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
+
+/// Left for rendering, compressing and the network when Prometheus names its timeout.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// What the web side needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where `/metrics` is.
+    pub telemetry_path: String,
+    /// Scrapes at the same time; more are answered with 503.
+    pub max_requests: usize,
+    /// The longest that a scrape may take, whatever Prometheus allows.
+    pub scrape_timeout: Duration,
+}
+
+/// Everything that a request handler shares.
+pub struct App {
+    scraper: Scraper,
+    settings: Settings,
+    permits: Semaphore,
+    ready: AtomicBool,
+}
+
+impl App {
+    /// An application that serves this scraper.
+    pub fn new(scraper: Scraper, settings: Settings) -> Arc<Self> {
+        let permits = Semaphore::new(settings.max_requests);
+        Arc::new(App { scraper, settings, permits, ready: AtomicBool::new(false) })
+    }
+
+    /// Says whether `/readyz` answers 200: after the first collection, until shutdown begins.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// Runs every collector once, so that the first scrape finds warm caches; then the exporter is ready.
+    pub async fn warm_up(&self) {
+        self.scraper.scrape(Deadline::after(self.settings.scrape_timeout), |_| true).await;
+        self.set_ready(true);
+    }
+
+    /// The routes.
+    pub fn router(self: Arc<Self>) -> Router {
+        // Fastest: the page is a few tens of kilobytes on a link inside the cluster, and our CPU is the node's.
+        let gzip = CompressionLayer::new().quality(CompressionLevel::Fastest);
+        let mut router = Router::new()
+            .route(&self.settings.telemetry_path, get(metrics))
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(ready));
+        if self.settings.telemetry_path != "/" {
+            router = router.route("/", get(index));
+        }
+        router.layer(gzip).with_state(self)
+    }
+}
+
+/// Why a scrape request is refused.
+#[derive(Debug, PartialEq, Eq)]
+struct Refused(StatusCode, String);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, format!("{}\n", self.1)).into_response()
+    }
+}
+
+async fn metrics(
+    State(app): State<Arc<App>>,
+    Query(query): Query<Vec<(String, String)>>,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    let enabled: Vec<&str> = app.scraper.modes().map(|mode| mode.id).collect();
+    let selection = Selection::parse(&query, &enabled)?;
+    let _permit = app.permits.try_acquire().map_err(|_| {
+        let most = app.settings.max_requests;
+        Refused(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{most} scrapes are under way, the limit of --web.max-requests"),
+        )
+    })?;
+    let deadline = Deadline::after(time_limit(app.settings.scrape_timeout, &headers));
+    let scrape = app.scraper.scrape(deadline, |mode| selection.picks(mode.id)).await;
+
+    let mut page = Page::default();
+    page.add(about::METRICS, Arc::new(about::samples()));
+    page.add(scrape::METRICS, Arc::new(scrape.about));
+    for (mode, run) in scrape.runs {
+        page.add(mode.metrics, Arc::clone(&run.samples));
+    }
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
+    let format = Format::negotiate(&accept.join(","));
+    let text = page
+        .render(format)
+        .map_err(|_| Refused(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be rendered".to_owned()))?;
+    Ok(([(header::CONTENT_TYPE, format.content_type())], text).into_response())
+}
+
+/// min(our own limit, what Prometheus allows less some slack).
+fn time_limit(ours: Duration, headers: &HeaderMap) -> Duration {
+    let theirs = headers.get(TIMEOUT_HEADER).and_then(|value| value.to_str().ok()?.parse::<f64>().ok());
+    match theirs.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+        // A timeout so short that the slack would eat it is halved instead.
+        Some(theirs) if !theirs.is_zero() => ours.min(theirs - SLACK.min(theirs / 2)),
+        _ => ours,
+    }
+}
+
+/// The collectors that `collect[]` or `exclude[]` pick, with node_exporter's rules.
+#[derive(Debug, PartialEq, Eq)]
+enum Selection {
+    All,
+    Only(Vec<String>),
+    Without(Vec<String>),
+}
+
+impl Selection {
+    fn parse(query: &[(String, String)], enabled: &[&str]) -> Result<Self, Refused> {
+        let bad = |text: String| Refused(StatusCode::BAD_REQUEST, text);
+        let all = |key: &str| -> Vec<String> {
+            query.iter().filter(|(name, _)| name == key).map(|(_, value)| value.clone()).collect()
+        };
+        let (only, without) = (all("collect[]"), all("exclude[]"));
+        if !only.is_empty() && !without.is_empty() {
+            return Err(bad("collect[] and exclude[] cannot be combined: use one of them".to_owned()));
+        }
+        for name in only.iter().chain(&without) {
+            if !enabled.contains(&name.as_str()) {
+                let known = MODES.iter().any(|mode| mode.id == name);
+                let what = if known { "disabled" } else { "unknown" };
+                return Err(bad(format!("{what} collector {name:?}; enabled are: {}", enabled.join(", "))));
+            }
+        }
+        Ok(match (only.is_empty(), without.is_empty()) {
+            (false, _) => Selection::Only(only),
+            (_, false) => Selection::Without(without),
+            _ => Selection::All,
+        })
+    }
+
+    fn picks(&self, id: &str) -> bool {
+        match self {
+            Selection::All => true,
+            Selection::Only(only) => only.iter().any(|name| name == id),
+            Selection::Without(without) => without.iter().all(|name| name != id),
+        }
+    }
+}
+
+async fn ready(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
+    if app.ready.load(Ordering::Relaxed) {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or shutting down\n")
+    }
+}
+
+async fn index(State(app): State<Arc<App>>) -> Html<String> {
+    let enabled: Vec<_> = app.scraper.modes().collect();
+    Html(landing::page(&app.settings.telemetry_path, &enabled, app.scraper.host()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(timeout: &str) -> HeaderMap {
+        HeaderMap::from_iter([(TIMEOUT_HEADER.parse().unwrap(), timeout.parse().unwrap())])
+    }
+
+    #[test]
+    fn the_deadline_is_the_smaller_one() {
+        let ours = Duration::from_secs(5);
+        assert_eq!(time_limit(ours, &HeaderMap::new()), ours);
+        assert_eq!(time_limit(ours, &headers("10")), ours);
+        assert_eq!(time_limit(ours, &headers("3")), Duration::from_millis(2500));
+        assert_eq!(time_limit(ours, &headers("0.4")), Duration::from_millis(200));
+        for odd in ["-1", "NaN", "inf", "soon", "0", "1e300"] {
+            assert_eq!(time_limit(ours, &headers(odd)), ours, "{odd}");
+        }
+    }
+
+    fn parse(query: &[(&str, &str)]) -> Result<Selection, Refused> {
+        let query: Vec<_> = query.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
+        Selection::parse(&query, &["kmem", "eviction"])
+    }
+
+    #[test]
+    fn selections() {
+        assert!(parse(&[]).unwrap().picks("kmem"));
+        assert!(parse(&[("foo", "bar")]).unwrap().picks("kmem"));
+        let only = parse(&[("collect[]", "kmem")]).unwrap();
+        assert!(only.picks("kmem") && !only.picks("eviction"));
+        let without = parse(&[("exclude[]", "kmem")]).unwrap();
+        assert!(!without.picks("kmem") && without.picks("eviction"));
+    }
+
+    #[test]
+    fn wrong_selections_say_what_is_wrong() {
+        for (query, text) in [
+            (vec![("collect[]", "kmem"), ("exclude[]", "eviction")], "cannot be combined"),
+            (vec![("collect[]", "cpu")], "unknown collector \"cpu\"; enabled are: kmem, eviction"),
+            (vec![("exclude[]", "cpu")], "unknown collector"),
+            (vec![("collect[]", "open_files")], "disabled collector \"open_files\""),
+            (vec![("collect[]", "")], "unknown collector \"\""),
+        ] {
+            let Refused(status, body) = parse(&query).unwrap_err();
+            assert_eq!(status, StatusCode::BAD_REQUEST);
+            assert!(body.contains(text), "{body}");
+        }
+    }
+}
