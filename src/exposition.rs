@@ -79,7 +79,7 @@ impl Page {
     /// Never in practice: writing to a string does not fail.
     pub fn render(self, format: Format) -> Result<String, fmt::Error> {
         let rows: usize = self.parts.iter().map(|(_, samples)| samples.rows().len()).sum();
-        let mut page = String::with_capacity(16 << 10 | 128 * rows);
+        let mut page = String::with_capacity((16 << 10) + 128 * rows);
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Rendering { page: self, format }));
         text::encode_registry(&mut page, &registry)?;

@@ -1,5 +1,6 @@
 //! Arguments → machine and modes → serve → bounded shutdown.
 
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use headroom::config::{Config, LogFormat};
 use headroom::host::Host;
 use headroom::http::{self, App};
 use headroom::scrape::Scraper;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 fn main() -> ExitCode {
@@ -25,6 +26,11 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config) -> ExitCode {
+    // Before anything else: a signal that comes while we start must end us as orderly as any later one.
+    let mut signals = match Signals::install() {
+        Ok(signals) => signals,
+        Err(error) => return fail("cannot handle signals", &error),
+    };
     let mut listeners = Vec::new();
     for address in &config.listen {
         match address.bind().await {
@@ -51,26 +57,34 @@ async fn run(config: Config) -> ExitCode {
         async move { app.warm_up().await }
     });
 
-    let name = shutdown_signal().await;
+    let name = signals.next().await;
     tracing::info!(signal = name, "shutting down");
     warming.abort();
     app.set_ready(false);
     let _ = stop.send(true);
     tokio::select! {
         _ = serving => {}
-        _ = shutdown_signal() => tracing::warn!("second signal: not waiting any longer"),
+        _ = signals.next() => tracing::warn!("second signal: not waiting any longer"),
     }
     ExitCode::SUCCESS
 }
 
-async fn shutdown_signal() -> &'static str {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+/// The two signals that ask for an orderly end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> io::Result<Self> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 
@@ -90,7 +104,7 @@ fn log_to_stderr(level: tracing::Level, format: LogFormat) {
     }
 }
 
-fn fail(what: &str, error: &std::io::Error) -> ExitCode {
+fn fail(what: &str, error: &io::Error) -> ExitCode {
     tracing::error!(%error, "{what}");
     eprintln!("headroom-exporter: {what}: {error}");
     ExitCode::FAILURE

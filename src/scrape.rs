@@ -167,10 +167,10 @@ impl Slot {
             Err(busy) => return self.failed(busy, Duration::ZERO),
         };
         let waited = tokio::time::timeout_at(deadline.instant().into(), result.wait_for(Option::is_some)).await;
-        if let Ok(Ok(run)) = waited {
-            if let Some(run) = &*run {
-                return Arc::clone(run);
-            }
+        if let Ok(Ok(run)) = waited
+            && let Some(run) = &*run
+        {
+            return Arc::clone(run);
         }
         if let Some(flight) = &mut *self.lock() {
             flight.overdue = true;
