@@ -186,7 +186,7 @@ fn floor(readlinks: usize) {
 
 fn collector(mode: &Mode, host: &Host) -> f64 {
     let collector = (mode.build)(&Settings::default());
-    let mut once = || {
+    let once = || {
         let deadline = Deadline::after(Duration::from_secs(60));
         std::hint::black_box(collector.collect(Context { host, deadline }).ok());
     };

@@ -172,7 +172,7 @@ impl Slot {
         {
             return Arc::clone(run);
         }
-        if let Some(flight) = &mut *self.lock() {
+        if let Some(flight) = self.lock().as_mut().filter(|flight| flight.started == started) {
             flight.overdue = true;
         }
         self.failed(Error::new(Reason::Timeout, "no answer before the deadline"), started.elapsed())
