@@ -1,0 +1,3 @@
+//! What the kubelet was told, how it computes, and how it names things.
+
+pub mod cgroup_name;
