@@ -6,6 +6,7 @@
 //! three. Nothing here knows Kubernetes, and nothing here writes.
 #![allow(clippy::disallowed_methods, reason = "this is the one module that may touch the file system")]
 
+pub mod cgroup;
 pub mod filesystem;
 mod guard;
 mod read;
