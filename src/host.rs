@@ -8,6 +8,7 @@
 
 pub mod filesystem;
 mod guard;
+pub mod process;
 mod read;
 
 use std::fmt;
