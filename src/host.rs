@@ -9,6 +9,7 @@
 pub mod cgroup;
 pub mod filesystem;
 mod guard;
+pub mod process;
 mod read;
 
 use std::fmt;
