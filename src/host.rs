@@ -8,7 +8,9 @@
 
 pub mod filesystem;
 mod guard;
+pub mod pids;
 mod read;
+pub mod tree;
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};

@@ -2,5 +2,6 @@
 
 pub mod error;
 pub mod host;
+pub mod kubelet;
 pub mod metric;
 pub mod modes;
