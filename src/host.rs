@@ -9,8 +9,9 @@
 pub mod cgroup;
 pub mod filesystem;
 mod guard;
-pub mod process;
+pub mod pids;
 mod read;
+pub mod tree;
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
