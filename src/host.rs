@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod filesystem;
 mod guard;
 pub mod pids;
+pub mod process;
 mod read;
 pub mod tree;
 

@@ -7,9 +7,11 @@
 //!
 //! Paths like `cmd/kubelet/app/server.go:216` in comments are of the kubernetes/kubernetes repository at 1.36.
 
+pub mod cgroup_name;
 pub mod configuration;
 mod document;
 pub mod flags;
+pub mod kubepods;
 pub mod process;
 pub mod quantity;
 pub mod signals;

@@ -6,6 +6,7 @@ pub mod config;
 pub mod error;
 pub mod exposition;
 pub mod host;
+pub mod http;
 pub mod kubelet;
 pub mod metric;
 pub mod modes;
