@@ -17,6 +17,9 @@
 //! | read the links in fd (kinds) | `CAP_DAC_READ_SEARCH` and `CAP_SYS_PTRACE` | `CAP_SYS_PTRACE` |
 //! | fdinfo (inotify watches) | `CAP_SYS_PTRACE` | `CAP_SYS_PTRACE` |
 //!
+//! A security module may refuse the last two rows all the same: AppArmor's default profiles for containers keep a container
+//! from reading processes of the host (`ptrace (read)`), whatever its capabilities.
+//!
 //! A procfs mounted with `hidepid=1` denies the first row too, and with `hidepid=2` it hides the processes altogether:
 //! nothing tells us that they are missing.
 
@@ -151,6 +154,22 @@ impl Processes {
         let mut link = [MaybeUninit::uninit(); 16];
         let (link, _) = rustix::fs::readlinkat_raw(&self.dir, c"self", &mut link).ok()?;
         parse::decimal(link)?.try_into().ok()
+    }
+
+    /// True if we hold the capabilities to read every process, and hold them over the whole machine and not just over a user
+    /// namespace of our own. A security module may still refuse single ones.
+    pub fn entitled(&self) -> bool {
+        // PROC_USER_INIT_INO of the kernel's include/linux/proc_ns.h: the first user namespace always has this number.
+        const FIRST: &[u8] = b"user:[4026531837]";
+        const DAC_OVERRIDE: u64 = 1 << 1;
+        const DAC_READ_SEARCH: u64 = 1 << 2;
+        const SYS_PTRACE: u64 = 1 << 19;
+        let (mut link, mut status) = ([MaybeUninit::uninit(); 32], [MaybeUninit::uninit(); 4096]);
+        rustix::fs::readlinkat_raw(&self.dir, c"self/ns/user", &mut link).is_ok_and(|(link, _)| link == FIRST)
+            && head(&self.dir, c"self/status", &mut status)
+                .ok()
+                .and_then(parse::effective_capabilities)
+                .is_some_and(|held| held & SYS_PTRACE != 0 && held & (DAC_READ_SEARCH | DAC_OVERRIDE) != 0)
     }
 
     /// Shows every process to `visit`, in the order of their pids. One that exits meanwhile is not shown.

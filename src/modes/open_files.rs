@@ -152,8 +152,12 @@ impl Collector for OpenFiles {
             return Err(Error::absent(format!("{}: no processes and no sys/fs/file-nr", host.proc("").display())));
         }
         let usage = inotify.update(&processes, &self.settings, snapshot.cut.is_none(), deadline);
-        assess::assess(snapshot, self.settings.commands, handles, usage.refused, &mut samples);
+        let entitled = processes.entitled();
+        assess::assess(snapshot, self.settings.commands, handles, usage.refused, entitled, &mut samples);
         inotify::assess(&usage, &inotify::Limits::read(host, &mut samples), &mut samples);
         Ok(samples)
     }
 }
+
+#[cfg(test)]
+mod tests;

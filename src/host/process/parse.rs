@@ -35,6 +35,13 @@ pub fn effective_uid(status: &[u8]) -> Option<u32> {
     decimal(second)?.try_into().ok()
 }
 
+/// The effective capabilities of a `/proc/PID/status`, one bit each.
+pub fn effective_capabilities(status: &[u8]) -> Option<u64> {
+    const ROW: &[u8] = b"\nCapEff:\t";
+    let rest = &status[memmem::find(status, ROW)? + ROW.len()..];
+    u64::from_str_radix(std::str::from_utf8(&rest[..memchr(b'\n', rest)?]).ok()?, 16).ok()
+}
+
 /// A number that is all of `word`.
 pub(super) fn decimal(word: &[u8]) -> Option<u64> {
     if word.is_empty() {
@@ -121,6 +128,7 @@ mod tests {
     fn the_effective_uid_is_the_second() {
         let recorded = include_bytes!("../../../tests/fixtures/open_files/v2-kubelet/status.txt");
         assert_eq!(effective_uid(recorded), Some(0));
+        assert_eq!(effective_capabilities(recorded), Some(0x1ff_ffff_ffff));
         assert_eq!(effective_uid(b"Name:\tx\nUid:\t1000\t33\t1000\t33\nGid:\t0\t0\t0\t0\n"), Some(33));
         assert_eq!(effective_uid(b"Name:\tUid:\t1\t2\n"), None, "a process that calls itself like the row");
         assert_eq!(effective_uid(b""), None);

@@ -29,3 +29,20 @@ impl WatchCounter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_cut_gives_the_same_count() {
+        let recorded = include_bytes!("../../../../tests/fixtures/open_files/v2-kubelet/fdinfo.txt");
+        let lines = recorded.split(|&byte| byte == b'\n').filter(|line| line.starts_with(b"inotify wd:")).count();
+        assert!(lines > 50, "{lines}");
+        for size in [1, 2, 7, 11, 64, 1000, recorded.len()] {
+            let mut counter = WatchCounter::default();
+            recorded.chunks(size).for_each(|chunk| counter.feed(chunk));
+            assert_eq!((counter.watches as usize, counter.bytes as usize), (lines, recorded.len()), "pieces of {size}");
+        }
+    }
+}
