@@ -282,6 +282,12 @@ mod tests {
     }
 
     #[test]
+    fn what_we_may_not_read_is_denied() {
+        let denied = explain(Error::new(Reason::Denied, "/etc/k.yaml: Permission denied"), "--kubelet.config");
+        assert_eq!(denied.reason(), Reason::Denied);
+    }
+
+    #[test]
     fn a_missing_folder_stops_a_kubelet_too() {
         let machine = Machine::new(&[]);
         let error = machine.read(&["--config-dir=/none"]).unwrap_err();
