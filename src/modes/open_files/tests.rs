@@ -202,7 +202,7 @@ fn the_nearest_and_the_largest_are_shown() {
     // Nearest: 31 (over its limit), 30. Largest: 40, then the lowest pid of those with two.
     assert_eq!(detailed(&samples), [1, 30, 31, 40]);
     let none = fake.collect_with(Settings { top: 0, ..Settings::default() });
-    assert_eq!(detailed(&none), []);
+    assert!(detailed(&none).is_empty());
 }
 
 #[test]
