@@ -164,6 +164,19 @@ fn held() -> f64 {
     row.split('\t').nth(2).unwrap().parse().unwrap()
 }
 
+/// Waits until the kernel has freed what was removed just before: it does so in the background.
+fn calm() {
+    let patience = Instant::now() + Duration::from_secs(30);
+    let mut last = (held(), Instant::now());
+    while last.1.elapsed() < Duration::from_secs(1) && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = held();
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+    }
+}
+
 fn stat(key: &str) -> f64 {
     let text = fs::read_to_string(format!("{V2}/cgroup.stat")).unwrap();
     text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).unwrap()
@@ -301,6 +314,7 @@ fn dying_memory_cgroups_are_seen_and_seen_to_go() {
     let collector = collector(Duration::ZERO);
     let host = Lab::v1();
     let witness = || (held(), find(V1));
+    calm();
     let (_, (before, _)) = settled(&host, &collector, witness);
     for index in 0..LEAKED {
         let group = tree.make("leak");

@@ -68,9 +68,14 @@ impl Entry<'_> {
         Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
     }
 
-    /// Whether it is still there: what to ask when a file in it is missing.
-    pub fn is_there(&self) -> bool {
-        rustix::fs::statat(self.parent, self.name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    /// What an error of reading a file in it means: the directory went away (`true`), or it is there without that file. One
+    /// of the same name may have come in its place meanwhile, and is not this one.
+    pub fn is_gone(&self, error: &Error) -> bool {
+        let same = || {
+            let now = rustix::fs::statat(self.parent, self.name, AtFlags::SYMLINK_NOFOLLOW);
+            now.is_ok_and(|stat| stat.st_ino == self.inode)
+        };
+        error.reason() == Reason::Vanished || (error.reason() == Reason::Absent && !same())
     }
 }
 
@@ -261,8 +266,13 @@ mod tests {
         let mut found = None;
         walk(dir.path(), (), bounds(100), |entry, ()| {
             if entry.name() == "e" {
-                found = Some((entry.first("cgroup.events").unwrap(), entry.first("none").unwrap_err().reason()));
-                assert!(entry.is_there());
+                let error = entry.first("none").unwrap_err();
+                assert!(!entry.is_gone(&error), "the directory is there, the file is not");
+                found = Some((entry.first("cgroup.events").unwrap(), error.reason()));
+                std::fs::rename(dir.path().join("a/e"), dir.path().join("a/old")).unwrap();
+                assert!(entry.is_gone(&error));
+                std::fs::create_dir(dir.path().join("a/e")).unwrap();
+                assert!(entry.is_gone(&error), "another of the same name");
             }
             Some(())
         })

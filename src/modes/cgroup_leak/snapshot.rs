@@ -269,7 +269,7 @@ impl Probe for Population {
         }
         match self.read(entry) {
             Ok(populated) => Some(Some(populated)),
-            Err(error) if error.is_gone() && !entry.is_there() => None,
+            Err(error) if entry.is_gone(&error) => None,
             Err(error) => {
                 self.unread.get_or_insert(error);
                 Some(None)

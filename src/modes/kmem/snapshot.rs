@@ -189,7 +189,7 @@ impl Probe for Kernelmem {
         match proof {
             Ok(active) => Some(Some(active)),
             // No such file in a cgroup that is there: this kernel has nothing to account with.
-            Err(error) if error.is_gone() => entry.is_there().then_some(Some(false)),
+            Err(error) if error.is_gone() => (!entry.is_gone(&error)).then_some(Some(false)),
             Err(error) => {
                 self.note(error);
                 Some(None)
@@ -203,7 +203,7 @@ impl Probe for Kernelmem {
 fn slabinfo(entry: &Entry<'_>) -> Result<bool> {
     match entry.first("memory.kmem.slabinfo") {
         Ok(text) => Ok(!text.trim().is_empty()),
-        Err(error) if error.reason() == Reason::Io || (error.is_gone() && entry.is_there()) => Ok(false),
+        Err(error) if error.reason() == Reason::Io || (error.is_gone() && !entry.is_gone(&error)) => Ok(false),
         Err(error) => Err(error),
     }
 }
