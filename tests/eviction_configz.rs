@@ -581,7 +581,7 @@ fn image_collection_by_source() {
 
 #[test]
 fn allocatable_memory_by_source() {
-    let cases: [(Option<&str>, Option<&[(&str, &str)]>, &[&str], bool); 9] = [
+    let cases: [(Option<&str>, Option<&[(&str, &str)]>, &[&str], bool); 10] = [
         (Some(""), None, &[], true),
         (Some("enforceNodeAllocatable: [pods, system-reserved]"), None, &[], true),
         (Some("enforceNodeAllocatable: [none]"), None, &[], false),
@@ -591,6 +591,8 @@ fn allocatable_memory_by_source() {
         (Some(""), Some(&[("1.conf", "enforceNodeAllocatable: []")]), &[], false),
         (Some(""), None, &["--enforce-node-allocatable="], false),
         (Some(""), None, &["--experimental-allocatable-ignore-eviction"], false),
+        // Nobody writes this, and a kubelet takes it.
+        (Some("enforceNodeAllocatable: []\nevictionHard: {allocatableMemory.available: 100Mi}"), None, &[], true),
         (Some("evictionHard: {nodefs.available: 10%}"), None, &[], false),
     ];
     for (config, dropins, flags, there) in cases {

@@ -75,10 +75,13 @@ impl Finder {
     pub fn find(&self, host: &Host, deadline: Deadline) -> Result<Found> {
         let pids = host.pids()?;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = last.take().filter(|sweep| sweep.holds(&pids));
-        let sweep = match held {
-            Some(sweep) => sweep,
-            None => Sweep::make(&pids, deadline)?,
+        let sweep = match last.take() {
+            Some(sweep) if sweep.holds(&pids) => sweep,
+            before => {
+                let sweep = Sweep::make(&pids, deadline)?;
+                sweep.tell(before.and_then(|sweep| sweep.kubelet));
+                sweep
+            }
         };
         let kubelet = match &sweep.kubelet {
             Some(known) => match pids.cmdline(known.pid) {
@@ -102,6 +105,13 @@ impl Sweep {
     fn holds(&self, pids: &Pids) -> bool {
         let limit = if self.kubelet.is_some() { SWEEP_HOLDS } else { SWEEP_HOLDS_WITHOUT_KUBELET };
         self.at.elapsed() < limit && self.kubelet.iter().chain(&self.control_plane).all(|known| known.is_there(pids))
+    }
+
+    /// Says which kubelet counts, where that changed: there may be several.
+    fn tell(&self, before: Option<Known>) {
+        if let Some(Known { pid, comm }) = self.kubelet.as_ref().filter(|&known| before.as_ref() != Some(known)) {
+            tracing::info!(pid, comm, others = ?self.others, "found the kubelet");
+        }
     }
 
     fn make(pids: &Pids, deadline: Deadline) -> Result<Self> {
@@ -143,9 +153,6 @@ impl Sweep {
         let parents: Vec<Known> = named.into_iter().filter(|known| !is_child(known)).collect();
         let others = parents.iter().skip(1).map(|known| known.pid).collect::<Vec<_>>();
         let kubelet = parents.into_iter().next();
-        if let Some(Known { pid, comm }) = &kubelet {
-            tracing::info!(pid, comm, ?others, "found the kubelet");
-        }
         Ok(Sweep { at: Instant::now(), kubelet, others, control_plane })
     }
 }

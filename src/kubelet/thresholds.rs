@@ -55,8 +55,6 @@ pub struct Thresholds {
     pub grace_periods: BTreeMap<Signal, Duration>,
     /// How much more than the threshold the kubelet frees once it evicts.
     pub minimum_reclaim: BTreeMap<Signal, Value>,
-    /// Pods are held to their share of the node's memory, so `allocatableMemory.available` is a signal.
-    pub allocatable: bool,
 }
 
 impl Thresholds {
@@ -87,10 +85,9 @@ impl Thresholds {
             .filter(|threshold| enforced && threshold.signal == Signal::MemoryAvailable && threshold.is_hard())
             .map(|threshold| Threshold { signal: Signal::AllocatableMemoryAvailable, ..*threshold })
             .collect();
-        let allocatable = !copies.is_empty();
         all.extend(copies);
         all.sort_by_key(|threshold| threshold.signal);
-        Ok(Thresholds { all, grace_periods: periods, minimum_reclaim, allocatable })
+        Ok(Thresholds { all, grace_periods: periods, minimum_reclaim })
     }
 
     /// The same once the kubelet knows its file systems: whatever was configured for containerfs is replaced by the
@@ -116,6 +113,11 @@ impl Thresholds {
         self.all.sort_by_key(|threshold| threshold.signal);
         self.grace_periods.extend(periods);
         self
+    }
+
+    /// True if there is a threshold for this signal, hard or soft.
+    pub fn watch(&self, signal: Signal) -> bool {
+        self.all.iter().any(|threshold| threshold.signal == signal)
     }
 
     /// The threshold of a signal that is crossed first, of the hard or of the soft ones.
@@ -256,13 +258,17 @@ mod tests {
     fn allocatable_memory_follows_hard_memory() {
         let flags = "--eviction-hard=memory.available<100Mi";
         let thresholds = parse(&[flags]).unwrap();
-        assert!(thresholds.allocatable);
+        assert!(thresholds.watch(Signal::AllocatableMemoryAvailable));
         assert_eq!(thresholds.resolve(Signal::AllocatableMemoryAvailable, true, 1), Some(104_857_600.0));
-        assert!(!parse(&[flags, "--enforce-node-allocatable=none"]).unwrap().allocatable);
-        assert!(!parse(&[flags, "--experimental-allocatable-ignore-eviction"]).unwrap().allocatable);
-        assert!(!parse(&["--eviction-hard=pid.available<5%"]).unwrap().allocatable);
+        assert!(!parse(&[flags, "--enforce-node-allocatable=none"]).unwrap().watch(Signal::AllocatableMemoryAvailable));
+        assert!(
+            !parse(&[flags, "--experimental-allocatable-ignore-eviction"])
+                .unwrap()
+                .watch(Signal::AllocatableMemoryAvailable)
+        );
+        assert!(!parse(&["--eviction-hard=pid.available<5%"]).unwrap().watch(Signal::AllocatableMemoryAvailable));
         let soft = ["--eviction-soft=memory.available<1Gi", "--eviction-soft-grace-period=memory.available=1m"];
-        assert!(!parse(&soft).unwrap().allocatable);
+        assert!(!parse(&soft).unwrap().watch(Signal::AllocatableMemoryAvailable));
     }
 
     #[test]

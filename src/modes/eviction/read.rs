@@ -9,7 +9,7 @@ use crate::host::filesystem::Filesystem;
 use crate::host::{Deadline, Host};
 use crate::kubelet::configuration::{Configuration, Source};
 use crate::kubelet::process::Finder;
-use crate::kubelet::signals::{self, Observation};
+use crate::kubelet::signals::{self, Observation, Signal};
 use crate::kubelet::sources::{Overrides, Sources};
 use crate::kubelet::thresholds::Thresholds;
 
@@ -66,7 +66,8 @@ impl Snapshot {
         if found.is_some() {
             snapshot.read_configuration(&sources, deadline);
         }
-        let allowed = snapshot.kubelet.as_ref().filter(|(_, thresholds)| thresholds.allocatable);
+        let pods = Signal::AllocatableMemoryAvailable;
+        let allowed = snapshot.kubelet.as_ref().filter(|(_, thresholds)| thresholds.watch(pods));
         if let Some((configuration, _)) = allowed.filter(|_| !snapshot.sources.contains(&Source::Default)) {
             let pods = pods_memory(host, &configuration.cgroup_root);
             snapshot.allocatable = snapshot.ok(pods).flatten();
@@ -245,7 +246,10 @@ impl Statfs<'_> {
         loop {
             match (self.of(dir), dir.parent()) {
                 (Err(error), Some(parent)) if error.is_gone() && !told => dir = parent,
-                (answer, _) => return answer.map_err(|error| error.context("nodefs, the kubelet's root directory")),
+                (answer, _) => {
+                    let about = "nodefs, the kubelet's root directory (--kubelet.root-dir names another)";
+                    return answer.map_err(|error| error.context(about));
+                }
             }
         }
     }
