@@ -8,6 +8,11 @@
 //! Before, it is 0; on a folder of recorded files it is the size of a directory. So each sweep first compares size and
 //! listing of our own fd directory in this very procfs, and reads directories where the two differ.
 //!
+//! **What else it costs.** The kernel caches a dentry and an inode for every entry of procfs that is looked up, until the
+//! process exits or memory gets scarce, and charges them to the memory cgroup of the reader. Measured on 6.18 with 2,000
+//! processes and 100,000 fds: 5 MiB after a sweep, 90 MiB once every link was read. It is reclaimed on demand: with a limit of
+//! 32 MiB the same work goes on, and nothing is killed. It is not resident memory, but it is in the container's working set.
+//!
 //! **What one needs** (tried on 6.18, uid by uid and capability by capability):
 //!
 //! | | another user's process | own uid, but it has more capabilities |
@@ -32,7 +37,7 @@ use std::mem::MaybeUninit;
 use std::path::PathBuf;
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 use rustix::path::DecInt;
 
@@ -199,11 +204,13 @@ impl Processes {
     }
 
     fn pids(&self) -> Result<Vec<u32>> {
+        let os = |errno: Errno| Error::os(self.path.display(), &errno.into());
+        rustix::fs::seek(&self.dir, SeekFrom::Start(0)).map_err(os)?;
         let mut buffer = Vec::with_capacity(32 << 10);
         let mut entries = RawDir::new(&self.dir, buffer.spare_capacity_mut());
         let mut pids = Vec::with_capacity(1 << 10);
         while let Some(entry) = entries.next() {
-            let entry = entry.map_err(|errno| Error::os(self.path.display(), &errno.into()))?;
+            let entry = entry.map_err(os)?;
             pids.extend(parse::decimal(entry.file_name().to_bytes()).and_then(|pid| u32::try_from(pid).ok()));
         }
         // A procfs lists them in order; a folder of recorded files does not.
@@ -317,4 +324,86 @@ fn in_process<'b>(buffer: &'b mut [u8; 32], pid: u32, what: std::fmt::Arguments<
     // Cannot fail for what we write; were it cut, the path would not exist.
     let _ = write!(rest, "{pid}/{what}");
     CStr::from_bytes_until_nul(buffer).unwrap_or(c"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command, Stdio};
+    use std::time::Duration;
+
+    struct Sleep(Child);
+
+    impl Drop for Sleep {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn sleep() -> Sleep {
+        Sleep(Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap())
+    }
+
+    fn find(processes: &Processes, pid: u32) -> Option<Process> {
+        let mut found = None;
+        let sweep = processes.sweep(Deadline::after(Duration::from_secs(60)), |process| {
+            if process.pid == pid {
+                found = Some(process);
+            }
+        });
+        assert!(sweep.unwrap().cut.is_none());
+        found
+    }
+
+    #[test]
+    fn size_and_listing_count_the_same() {
+        let host = Host::new(crate::host::Roots::default());
+        let child = sleep();
+        let by_size = Processes::open(&host).unwrap();
+        assert_eq!(by_size.counts_by_size(), host.kernel().unwrap().version >= (6, 2));
+        assert_eq!(by_size.own_pid(), Some(std::process::id()));
+        let by_listing = Processes { sized: false, ..Processes::open(&host).unwrap() };
+        let counts = [&by_size, &by_listing].map(|processes| {
+            // Until it runs its program it still has our fds.
+            let program = || find(processes, child.0.id()).filter(|p| p.comm == Some(Comm::new(b"sleep")));
+            let process = (0..10_000).find_map(|_| program()).unwrap();
+            assert!(matches!(process.limit, Some(Limit::Files(1..))), "{:?}", process.limit);
+            process.fds
+        });
+        assert!(counts[0].is_some_and(|fds| fds >= 3), "{counts:?}");
+        assert_eq!(counts[0], counts[1]);
+    }
+
+    #[test]
+    fn a_kept_process_is_never_another_one() {
+        let processes = Processes::open(&Host::new(crate::host::Roots::default())).unwrap();
+        let child = sleep();
+        let process = find(&processes, child.0.id()).unwrap();
+        assert!(process.kinds(10).is_ok());
+        drop(child);
+        assert!(process.kinds(10).unwrap_err().is_gone());
+        assert!(process.cgroup().unwrap_err().is_gone());
+    }
+
+    #[test]
+    fn kernel_threads_have_no_fds() {
+        let processes = Processes::open(&Host::new(crate::host::Roots::default())).unwrap();
+        // Only where the procfs is that of the first pid namespace.
+        let Some(kthreadd) = find(&processes, 2).filter(|_| processes.entitled()) else {
+            eprintln!("SKIP: kernel_threads_have_no_fds: needs the procfs of the first pid namespace");
+            return;
+        };
+        assert_eq!(kthreadd.fds, Some(0));
+        assert_eq!((kthreadd.comm, kthreadd.limit), (None, None), "nothing else is read of it");
+    }
+
+    #[test]
+    fn a_folder_is_never_counted_by_size() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("self/fd")).unwrap();
+        let roots = crate::host::Roots { proc: dir.path().into(), ..crate::host::Roots::default() };
+        let processes = Processes::open(&Host::new(roots)).unwrap();
+        assert!(!processes.counts_by_size() && !processes.entitled() && processes.own_pid().is_none());
+    }
 }

@@ -368,3 +368,25 @@ fn a_new_process_that_waits_hides_only_its_own_user() {
     let samples = fake.collect(&mode);
     assert_eq!((samples.value(&INSTANCES, &["7"]), samples.value(&INSTANCES, &["1000"])), (Some(1.0), None));
 }
+
+#[test]
+fn an_instance_with_very_many_watches_is_read_alone() {
+    let fake = FakeProc::new();
+    fake.process(1, b"a", 100, &["anon_inode:inotify"]);
+    fake.watches(1, 0, 90_000);
+    fake.process(2, b"b", 100, &["anon_inode:inotify"]);
+    fake.write("2/status", b"Name:\tx\nUid:\t7\t7\t7\t7\n");
+    fake.watches(2, 0, 3);
+    let mode = OpenFiles::new(Settings::default());
+    let watches = |samples: &Samples| [samples.value(&WATCHES, &["1000"]), samples.value(&WATCHES, &["7"])];
+    let samples = fake.collect(&mode);
+    assert_eq!((watches(&samples), samples.dropped()), ([None, None], 2), "the budget ended in the large one");
+    assert_eq!(samples.value(&INSTANCES, &["1000"]), Some(1.0));
+    let samples = fake.collect(&mode);
+    assert_eq!((watches(&samples), samples.dropped()), ([Some(90_000.0), Some(3.0)], 0));
+    // The large one rests now, the small one does not.
+    fake.watches(1, 0, 90_001);
+    fake.watches(2, 0, 4);
+    assert_eq!(watches(&fake.collect(&mode)), [Some(90_000.0), Some(4.0)]);
+    assert!((0..3).any(|_| watches(&fake.collect(&mode)) == [Some(90_001.0), Some(4.0)]));
+}
