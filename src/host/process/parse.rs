@@ -42,6 +42,13 @@ pub fn effective_capabilities(status: &[u8]) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(&rest[..memchr(b'\n', rest)?]).ok()?, 16).ok()
 }
 
+/// The pid in a `/proc/self/status` that names only one (`NSpid`), so that procfs and reader are in one pid namespace.
+pub fn only_pid(status: &[u8]) -> Option<u64> {
+    const ROW: &[u8] = b"\nNSpid:\t";
+    let rest = &status[memmem::find(status, ROW)? + ROW.len()..];
+    decimal(&rest[..memchr(b'\n', rest)?])
+}
+
 /// A number that is all of `word`.
 pub(super) fn decimal(word: &[u8]) -> Option<u64> {
     if word.is_empty() {
@@ -129,6 +136,8 @@ mod tests {
         let recorded = include_bytes!("../../../tests/fixtures/open_files/v2-kubelet/status.txt");
         assert_eq!(effective_uid(recorded), Some(0));
         assert_eq!(effective_capabilities(recorded), Some(0x1ff_ffff_ffff));
+        assert_eq!(only_pid(recorded), Some(1555));
+        assert_eq!(only_pid(b"Name:\tx\nNSpid:\t4711\t7\nNSpgid:\t1\n"), None, "seen from an outer namespace");
         assert_eq!(effective_uid(b"Name:\tx\nUid:\t1000\t33\t1000\t33\nGid:\t0\t0\t0\t0\n"), Some(33));
         assert_eq!(effective_uid(b"Name:\tUid:\t1\t2\n"), None, "a process that calls itself like the row");
         assert_eq!(effective_uid(b""), None);
