@@ -151,7 +151,7 @@ fn hold() {
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-/// Only the system calls: the directory of each process, the size of its `fd`, its limits and its name; and, for the processes
+/// Only the system calls: the directory of each process, its limit, the size of its `fd` and its name; and, for the processes
 /// shown in detail, one readlink per descriptor.
 fn floor(readlinks: usize) {
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -168,11 +168,11 @@ fn floor(readlinks: usize) {
         let Ok(dir) = openat(&proc, pid, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Access::empty()) else {
             continue;
         };
+        let number = pid.to_string_lossy().parse().unwrap_or(0);
+        let _ = rlimit::prlimit(number, rlimit::Resource::NOFILE, None, Some((&mut 0, &mut 0)));
         let size = statat(&dir, c"fd", AtFlags::empty()).map_or(0, |stat| stat.st_size as usize);
-        for file in [c"limits", c"comm"] {
-            if let Ok(fd) = openat(&dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Access::empty()) {
-                let _ = rustix::io::read(&fd, &mut buffer);
-            }
+        if let Ok(fd) = openat(&dir, c"comm", OFlags::RDONLY | OFlags::CLOEXEC, Access::empty()) {
+            let _ = rustix::io::read(&fd, &mut buffer);
         }
         if left > 0 && size > 0 {
             let Ok(fds) = openat(&dir, c"fd", directory, Access::empty()) else { continue };

@@ -178,8 +178,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    crate::kubelet::quantity::parse_duration(text)
-        .map_err(|_| "expected a duration such as 500ms, 10s or 1m30s".to_owned())
+    crate::kubelet::quantity::duration(text).map_err(|_| "expected a duration such as 500ms, 10s or 1m30s".to_owned())
 }
 
 fn some_time(text: &str) -> Result<Duration, String> {

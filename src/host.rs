@@ -6,9 +6,13 @@
 //! three. Nothing here knows Kubernetes, and nothing here writes.
 #![allow(clippy::disallowed_methods, reason = "this is the one module that may touch the file system")]
 
+pub mod cgroup;
 pub mod filesystem;
 mod guard;
+pub mod pids;
+pub mod process;
 mod read;
+pub mod tree;
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};

@@ -1,2 +1,19 @@
-//! x
+//! What the kubelet was told, and how it computes.
+//!
+//! Its numbers must come out of the same arithmetic here as there, so each piece is a pure function on texts, held against
+//! what real kubelets did: [`quantity`] (Go's and Kubernetes' number formats), [`flags`] (its command line),
+//! [`configuration`] (the precedence of its sources), [`thresholds`] (what they mean for eviction), [`signals`] (what is
+//! compared with them). Only [`process`] (finding it) and [`sources`] (reading what it was told) touch the machine.
+//!
+//! Paths like `cmd/kubelet/app/server.go:216` in comments are of the kubernetes/kubernetes repository at 1.36.
+
+pub mod cgroup_name;
+pub mod configuration;
+mod document;
+pub mod flags;
+pub mod kubepods;
+pub mod process;
 pub mod quantity;
+pub mod signals;
+pub mod sources;
+pub mod thresholds;

@@ -5,6 +5,8 @@ pub mod catalog;
 pub mod config;
 pub mod error;
 pub mod exposition;
+#[cfg(test)]
+mod golden;
 pub mod host;
 pub mod http;
 pub mod kubelet;

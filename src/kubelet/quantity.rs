@@ -1,18 +1,249 @@
-//! x
-/// x
+//! The number formats of Kubernetes and Go: `resource.Quantity` (`100Mi`), durations (`1m30s`), percentages (`10%`).
+//!
+//! The expected values of the tests came out of the real libraries: k8s.io/apimachinery 0.36 and Go 1.26.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+/// A `resource.Quantity` in whole units, a fraction rounded up, as its `Value()` does. Beyond what 127 bits hold it stays
+/// at the largest: more than any machine has of anything.
+///
 /// # Errors
-/// x
-pub fn parse_duration(t: &str) -> Result<std::time::Duration, String> {
-    let n = t.trim_end_matches(|c: char| c.is_alphabetic());
-    let v: f64 = n.parse().map_err(|_| "x".to_string())?;
-    let m = if t.ends_with("ms") {
-        0.001
-    } else if t.ends_with('m') {
-        60.0
-    } else if t.ends_with('s') {
-        1.0
-    } else {
-        return Err("x".into());
+/// Malformed if the kubelet would not take it.
+pub fn quantity(text: &str) -> Result<i128> {
+    parse_quantity(text).ok_or_else(|| {
+        Error::malformed(format!(
+            "{text:?} is not a quantity like 100Mi, 1.5Gi or 5000 (quotes, spaces and K do not count)"
+        ))
+    })
+}
+
+fn parse_quantity(text: &str) -> Option<i128> {
+    let (negative, unsigned) = match text.as_bytes().first()? {
+        b'-' => (true, &text[1..]),
+        b'+' => (false, &text[1..]),
+        _ => (false, text),
     };
-    Ok(std::time::Duration::from_secs_f64(v * m))
+    let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
+    let (number, suffix) = unsigned.split_at(end);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if number.is_empty() || fraction.contains('.') {
+        return None;
+    }
+    let (factor, exponent) = scale(suffix)?;
+    // The digits as one integer, and the power of ten that it is to be multiplied with. Digits beyond the 40th after the
+    // point only decide whether there is something to round up.
+    let kept = fraction.len().min(40);
+    let rest = fraction[kept..].bytes().any(|digit| digit != b'0');
+    let mut mantissa: i128 = 0;
+    for digit in whole.bytes().chain(fraction[..kept].bytes()) {
+        mantissa = mantissa.saturating_mul(10).saturating_add(i128::from(digit - b'0'));
+    }
+    let mut value = mantissa.saturating_mul(factor);
+    let mut round_up = rest;
+    let exponent = exponent.saturating_sub(i32::try_from(kept).ok()?);
+    for _ in 0..exponent.unsigned_abs().min(80) {
+        if exponent > 0 {
+            value = value.saturating_mul(10);
+        } else {
+            round_up |= value % 10 != 0;
+            value /= 10;
+        }
+    }
+    value = value.saturating_add(i128::from(round_up));
+    Some(if negative { -value } else { value })
+}
+
+/// The factor and the power of ten that a suffix stands for.
+fn scale(suffix: &str) -> Option<(i128, i32)> {
+    let binary = |power: u32| Some((1 << (10 * power), 0));
+    let decimal = |exponent: i32| Some((1, exponent));
+    match suffix {
+        "" => decimal(0),
+        "n" => decimal(-9),
+        "u" => decimal(-6),
+        "m" => decimal(-3),
+        "k" => decimal(3),
+        "M" => decimal(6),
+        "G" => decimal(9),
+        "T" => decimal(12),
+        "P" => decimal(15),
+        "E" => decimal(18),
+        "Ki" => binary(1),
+        "Mi" => binary(2),
+        "Gi" => binary(3),
+        "Ti" => binary(4),
+        "Pi" => binary(5),
+        "Ei" => binary(6),
+        _ => {
+            let exponent = suffix.strip_prefix(['e', 'E'])?;
+            let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+            (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())).then_some(())?;
+            // More digits than an i32 holds are as good as the largest exponent.
+            decimal(exponent.parse().unwrap_or(if exponent.starts_with('-') { -1000 } else { 1000 }))
+        }
+    }
+}
+
+/// A Go duration that is not negative.
+///
+/// # Errors
+/// Malformed if Go would not take it, or if it is negative.
+pub fn duration(text: &str) -> Result<Duration> {
+    let nanos = parse_duration(text)
+        .ok_or_else(|| Error::malformed(format!("{text:?} is not a duration like 90s, 1m30s or 1.5h")))?;
+    u64::try_from(nanos)
+        .map(Duration::from_nanos)
+        .map_err(|_| Error::malformed(format!("{text:?} is a negative duration")))
+}
+
+fn parse_duration(text: &str) -> Option<i64> {
+    let (negative, mut rest) = match text.as_bytes().first()? {
+        b'-' => (true, &text[1..]),
+        b'+' => (false, &text[1..]),
+        _ => (false, text),
+    };
+    if rest == "0" {
+        return Some(0);
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    let mut total: i128 = 0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, tail) = rest.split_at(end);
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
+            return None;
+        }
+        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(end);
+        let unit: i128 = match unit {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return None,
+        };
+        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse::<i64>().ok()?.into() };
+        total += whole * unit;
+        // A fraction of a nanosecond is dropped.
+        let kept = &fraction[..fraction.len().min(18)];
+        if let Ok(digits) = kept.parse::<i128>() {
+            total += digits * unit / 10_i128.pow(u32::try_from(kept.len()).ok()?);
+        }
+        rest = tail;
+    }
+    i64::try_from(if negative { -total } else { total }).ok()
+}
+
+/// A percentage with its sign as a fraction, in the single precision that the kubelet computes with
+/// (`pkg/kubelet/eviction/helpers.go:427`): this is why 10% of 100 GiB is 10,737,418,400 and not …240.
+///
+/// # Errors
+/// Malformed if it is not a number.
+pub fn percentage(text: &str) -> Result<f32> {
+    match text.trim_end_matches('%').parse::<f32>() {
+        Ok(value) if value.is_finite() => Ok(value / 100.0),
+        _ => Err(Error::malformed(format!("{text:?} is not a percentage like 10%"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_as_apimachinery_reads_them() {
+        let vectors: &[(&str, i128)] = &[
+            ("100Mi", 104_857_600),
+            ("1.5Gi", 1_610_612_736),
+            ("0.5", 1),
+            ("1", 1),
+            ("1e3", 1000),
+            ("1E3", 1000),
+            ("1E", 1_000_000_000_000_000_000),
+            ("100m", 1),
+            ("1n", 1),
+            ("3u", 1),
+            ("5k", 5000),
+            ("5Ki", 5120),
+            ("+5", 5),
+            ("-5", -5),
+            (".5Gi", 536_870_912),
+            ("5.", 5),
+            (".", 0),
+            ("0", 0),
+            ("0Mi", 0),
+            ("00100Mi", 104_857_600),
+            ("1.0000000000000000001", 2),
+            ("1e+3", 1000),
+            ("1E-3", 1),
+            ("100M", 100_000_000),
+            ("1T", 1_000_000_000_000),
+            ("1P", 1_000_000_000_000_000),
+            ("1.1Ki", 1127),
+            ("0.1Ki", 103),
+            ("9223372036854775807", 9_223_372_036_854_775_807),
+            // apimachinery's Value() overflows from here on; its comparison, which is what counts, does not.
+            ("8Ei", 9_223_372_036_854_775_808),
+            ("1e400", i128::MAX),
+            ("1e99999999999", i128::MAX),
+        ];
+        for &(text, value) in vectors {
+            assert_eq!(quantity(text).unwrap(), value, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_quantity() {
+        for text in
+            ["", " 5", "5 ", "5K", "1e", "5%", "1Mib", "0x10", "1_000", "1e3Mi", "1.2.3", "Mi", "-", "10 Gi", "é"]
+        {
+            assert!(quantity(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn durations_as_go_reads_them() {
+        let vectors: &[(&str, u64)] = &[
+            ("1m30s", 90_000_000_000),
+            ("90s", 90_000_000_000),
+            ("1.5h", 5_400_000_000_000),
+            ("0", 0),
+            ("+5s", 5_000_000_000),
+            ("1us", 1000),
+            ("1µs", 1000),
+            ("1μs", 1000),
+            ("1ns", 1),
+            ("100ms", 100_000_000),
+            (".5s", 500_000_000),
+            ("1.s", 1_000_000_000),
+            ("1h1h", 7_200_000_000_000),
+            ("2562047h47m16.854775807s", 9_223_372_036_854_775_807),
+            ("1.0000000000000000001s", 1_000_000_000),
+        ];
+        for &(text, nanos) in vectors {
+            assert_eq!(duration(text).unwrap(), Duration::from_nanos(nanos), "{text}");
+        }
+        for text in
+            ["", "5", ".s", "-", "3000000h", "2562047h47m16.854775808s", "1d", "1m ", "1m-30s", "-1s", "s", "1..s"]
+        {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn percentages_in_single_precision() {
+        for (text, value) in [("10%", 0.1_f32), ("15%", 0.15), ("0.5%", 0.005), ("33.333%", 0.333_33), ("1e1%", 0.1)] {
+            assert_eq!(percentage(text).unwrap().to_bits(), value.to_bits(), "{text}");
+        }
+        for text in ["%", " 5%", "x%", "nan%", "inf%", "1e40%"] {
+            assert!(percentage(text).is_err(), "{text:?}");
+        }
+    }
 }

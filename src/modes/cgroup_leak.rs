@@ -1,26 +1,174 @@
-//! placeholder, being written
+//! Cgroups leak until none can be made: `mkdir …: no space left on device` on a disk that is not full.
+//!
+//! **What fails.** A memory cgroup takes one of 65,535 ids. When they are gone no container starts on the node (ENOSPC on v2
+//! and old v1, EBUSY on v1 of 6.18) while the node stays Ready: only counting warns. Two kinds of leak lead there:
+//! directories that nobody removes, and removed cgroups that the kernel still holds (*dying* ones) because something is
+//! charged to them: on kernels before 4.0 often for ever, on later ones until the page or object goes.
+//!
+//! **Who holds an id.** Before 4.8 a memory cgroup keeps it until it is freed, so ids used = cgroups held. Since 4.8 it is given
+//! back when the directory is removed, unless swapped-out pages hold it, so ids used = cgroups one can see. The root has one
+//! too: `mkdir` was seen to fail at exactly 65,535 directories, the root included (6.18, v1). On v2 only cgroups whose parent
+//! has `memory` in its `cgroup.subtree_control` have one.
+//!
+//! **Evidence.** v1: `num_cgroups` of `/proc/cgroups` counts dying ones; what one can see is counted by a bounded walk.
+//! v2: `cgroup.stat` of the root has both (4.14), and per controller `nr_subsys_*` and `nr_dying_subsys_*` (6.12),
+//! all without a walk; on older kernels memory ids are counted by walking. `/proc/cgroups` is no use on v2: each row shows the
+//! whole hierarchy.
+//!
+//! **When it misleads.** A dying cgroup is normal for some milliseconds after each `rmdir`, and for as long as page cache or a
+//! tmpfs file that it made lives: watch the trend, not the number. The kubelet keeps a dead pod's directory while its
+//! volumes are mounted. Without a runtime to ask, "live" means "has a process", pause containers included.
+
+mod assess;
+mod live;
+mod orphans;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::{Collector, Context, Mode};
-use crate::error::{Error, Result};
-use crate::metric::Samples;
+use crate::error::Result;
+use crate::metric::{Metric, Samples, Unit};
+
+/// Ids that the kernel has for memory cgroups: `MEM_CGROUP_ID_MAX`, 16 bits without 0, in every version.
+pub const MEMCG_IDS: u64 = 65_535;
+
+/// Held by the kernel.
+pub static CGROUPS: Metric = Metric::gauge(
+    "headroom_cgroups",
+    Unit::None,
+    &["subsystem"],
+    "Cgroups the kernel holds, the root and dying ones included. v1: num_cgroups of /proc/cgroups; v2: cgroup.stat of the \
+     root, subsystem unified for all of them, and each controller on Linux 6.12 and later.",
+);
+/// Visible.
+pub static DIRECTORIES: Metric = Metric::gauge(
+    "headroom_cgroup_directories",
+    Unit::None,
+    &["subsystem"],
+    "Cgroups that one can see: directories, the root included. v1: counted by a walk, only of the hierarchies that are \
+     configured (memory by default); v2: cgroup.stat of the root. Missing if the walk was cut short.",
+);
+/// Removed and still held.
+pub static DYING: Metric = Metric::gauge(
+    "headroom_cgroups_dying",
+    Unit::None,
+    &["subsystem"],
+    "Cgroups removed from the tree that the kernel still holds because something is charged to them. v1: held minus \
+     directories; v2: cgroup.stat. Some are normal (page cache, tmpfs files of dead pods): only steady growth is a leak.",
+);
+/// Of 65,535.
+pub static MEMCG_IDS_USED: Metric = Metric::gauge(
+    "headroom_memcg_ids_used",
+    Unit::None,
+    &[],
+    "Memory cgroup ids in use. Before Linux 4.8 every held memory cgroup keeps its id; since then only those one can see do, \
+     and removed ones with pages in swap, which the kernel does not count: with swap the truth can be higher.",
+);
+/// 65,535.
+pub static MEMCG_IDS_LIMIT: Metric = Metric::gauge(
+    "headroom_memcg_ids_limit",
+    Unit::None,
+    &[],
+    "Memory cgroup ids that the kernel has. At the limit no container starts: mkdir fails with no space left on device, or \
+     device or resource busy, and the node stays Ready.",
+);
+/// By kind and class.
+pub static KUBEPODS: Metric = Metric::gauge(
+    "headroom_kubepods_cgroups",
+    Unit::None,
+    &["kind", "qos"],
+    "Directories below kubepods, by what their name says they are, the QoS directories themselves left out; counted in one \
+     hierarchy. Containers include each pod's pause container. Missing on a machine without kubepods.",
+);
+/// By state.
+pub static CONTAINERS: Metric = Metric::gauge(
+    "headroom_containers",
+    Unit::None,
+    &["state"],
+    "Containers by state, as the source in headroom_runtime_info tells. Source cgroup: running is a container cgroup with a \
+     process in or below it, unknown one without; pause containers are counted as containers too.",
+);
+/// Nobody's.
+pub static ORPHANED: Metric = Metric::gauge(
+    "headroom_orphaned_cgroups",
+    Unit::None,
+    &["kind"],
+    "Directories below kubepods without any process in or below them for longer than the grace period, except those that a \
+     live container made for itself. The kubelet keeps a dead pod's directory while its volumes are mounted. Ages start \
+     with the exporter.",
+);
+/// Who told.
+pub static RUNTIME_INFO: Metric = Metric::info(
+    "headroom_runtime_info",
+    &["source", "runtime", "version", "endpoint"],
+    "Where the knowledge of live containers comes from. Source cgroup: no runtime was asked, and a container is live while its \
+     cgroup has a process.",
+);
 
 /// This mode.
-pub static MODE: Mode = Mode { id: "cgroup_leak", title: "", metrics: &[], build: |_| Box::new(C) };
+pub static MODE: Mode = Mode {
+    id: "cgroup_leak",
+    title: "cgroups leak until no container can start",
+    metrics: &[
+        &CGROUPS,
+        &DIRECTORIES,
+        &DYING,
+        &MEMCG_IDS_USED,
+        &MEMCG_IDS_LIMIT,
+        &KUBEPODS,
+        &CONTAINERS,
+        &ORPHANED,
+        &RUNTIME_INFO,
+    ],
+    build: |settings| Box::new(CgroupLeak::new(settings.cgroup_leak.clone())),
+};
 
-/// Settings.
-#[derive(Clone, Debug, Default)]
+/// Settings of this mode.
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// x
-    pub orphan_grace: std::time::Duration,
-    /// x
+    /// How long a directory below kubepods must have been without a process to be called orphaned.
+    pub orphan_grace: Duration,
+    /// Directories that one walk looks at.
     pub max_directories: usize,
-    /// x
+    /// v1 controllers whose directories are counted; `all` for each. Only `memory` has ids that run out.
     pub v1_hierarchies: Vec<String>,
 }
 
-struct C;
-impl Collector for C {
-    fn collect(&self, _: Context<'_>) -> Result<Samples> {
-        Err(Error::absent("not written"))
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            orphan_grace: Duration::from_secs(300),
+            max_directories: 100_000,
+            v1_hierarchies: vec!["memory".into()],
+        }
+    }
+}
+
+/// The collector; between scrapes it remembers since when each directory has been without a process.
+#[derive(Debug)]
+pub struct CgroupLeak {
+    settings: Settings,
+    ages: Mutex<orphans::Ages>,
+}
+
+impl CgroupLeak {
+    /// A collector that has seen nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        CgroupLeak { settings, ages: Mutex::default() }
+    }
+}
+
+impl Collector for CgroupLeak {
+    fn collect(&self, context: Context<'_>) -> Result<Samples> {
+        let mut samples = Samples::new();
+        let snapshot = snapshot::read(context, &self.settings, &mut samples)?;
+        let mut ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
+        assess::counts(&snapshot, &mut samples);
+        assess::kubepods(&snapshot, &mut ages, self.settings.orphan_grace, Instant::now(), &mut samples);
+        Ok(samples)
     }
 }

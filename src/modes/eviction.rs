@@ -1,26 +1,222 @@
-//! placeholder, being written
+//! Eviction: how far this node is from the point where the kubelet throws pods out.
+//!
+//! **What fails.** The kubelet evicts when less than a threshold is available of one of nine signals, and it does not spare
+//! a control plane: on a node at 88 % disk use it evicted etcd and coredns, and did so again after each restart. It looks
+//! at the file system under its root directory and at the one under the runtime's images, not at the machine's total, and
+//! at the thresholds that *it* was given.
+//!
+//! **Evidence.** The arithmetic is the kubelet's, read from its 1.36 source and held against real nodes: see
+//! [`crate::kubelet`]. Sources: its command line and files; `statfs(2)`; `/proc/meminfo` and the root memory cgroup (v1
+//! `memory.usage_in_bytes`, v2 `memory.stat`); `/proc/loadavg`, `kernel.pid_max`, `kernel.threads-max`.
+//!
+//! **What we export.** Per signal: available, capacity, thresholds (percentages resolved), headroom. Which file systems
+//! the roles fall on, where the configuration came from, when images are collected, whether a control plane runs here.
+//!
+//! **When it misleads.**
+//! - The kubelet reads its configuration at its start; a file that was edited since shows what it will do after the next.
+//! - The kubelet looks every 10 s at figures that are up to 10 s old; ours are of this moment.
+//! - `memory.available` has no kernel memory in it: a slab leak exhausts a node while it looks healthy. That is what
+//!   `headroom_memory_available_bytes` beside it is for.
+//! - Without a kubelet on the machine nodefs is the file system on which `/var/lib/kubelet` is or would be.
+//! - imagefs is the store of the runtime in its usual place, until the runtime itself is asked; a store that was
+//!   configured elsewhere, or two stores on two devices, show as no imagefs (and then no containerfs) at all.
+//! - The kubelet knows the devices that were there when it started. An image store mounted since is a signal that it does
+//!   not see, though we do.
+
+mod assess;
+mod read;
+
+use std::path::PathBuf;
 
 use super::{Collector, Context, Mode};
 use crate::error::{Error, Result};
-use crate::metric::Samples;
+use crate::kubelet::process::Finder;
+use crate::metric::{Metric, Samples, Unit};
+pub use read::Snapshot;
 
-/// This mode.
-pub static MODE: Mode = Mode { id: "eviction", title: "", metrics: &[], build: |_| Box::new(C) };
-
-/// Settings.
-#[derive(Clone, Debug, Default)]
+/// Where the kubelet's configuration is, if its own command line does not tell or is not to count. Paths as the observed
+/// machine calls them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// x
-    pub kubelet_config: Option<std::path::PathBuf>,
-    /// x
-    pub kubelet_config_dir: Option<std::path::PathBuf>,
-    /// x
-    pub kubelet_root_dir: Option<std::path::PathBuf>,
+    /// In place of the kubelet's `--config`.
+    pub kubelet_config: Option<PathBuf>,
+    /// In place of the kubelet's `--config-dir`.
+    pub kubelet_config_dir: Option<PathBuf>,
+    /// In place of the kubelet's `--root-dir`.
+    pub kubelet_root_dir: Option<PathBuf>,
 }
 
-struct C;
-impl Collector for C {
-    fn collect(&self, _: Context<'_>) -> Result<Samples> {
-        Err(Error::absent("not written"))
+/// This mode.
+pub static MODE: Mode = Mode {
+    id: "eviction",
+    title: "disk, memory or pid pressure evicts pods, a control plane included",
+    metrics: &[
+        &AVAILABLE_BYTES,
+        &AVAILABLE_INODES,
+        &AVAILABLE_PIDS,
+        &CAPACITY_BYTES,
+        &CAPACITY_INODES,
+        &CAPACITY_PIDS,
+        &THRESHOLD_BYTES,
+        &THRESHOLD_INODES,
+        &THRESHOLD_PIDS,
+        &HEADROOM,
+        &GRACE_PERIOD,
+        &CONFIG_INFO,
+        &FILESYSTEM_INFO,
+        &FILESYSTEM_READONLY,
+        &IMAGE_GC,
+        &MEMORY_AVAILABLE,
+        &CONTROL_PLANE,
+    ],
+    build: |settings| Box::new(Eviction { settings: settings.eviction.clone(), finder: Finder::default() }),
+};
+
+/// What is available of a signal, in bytes.
+pub static AVAILABLE_BYTES: Metric = Metric::gauge(
+    "headroom_eviction_available_bytes",
+    Unit::Bytes,
+    &["signal"],
+    "Available now of an eviction signal counted in bytes, by the kubelet's own arithmetic: memory less its working set, file systems without root's reserve. The kubelet acts on figures up to 20 s older.",
+);
+
+/// What is available of a signal, in inodes.
+pub static AVAILABLE_INODES: Metric = Metric::gauge(
+    "headroom_eviction_available_inodes",
+    Unit::None,
+    &["signal"],
+    "Free inodes now of an eviction signal (statfs f_ffree). Missing on file systems that make inodes as they need them, such as btrfs.",
+);
+
+/// What is available of a signal, in process ids.
+pub static AVAILABLE_PIDS: Metric = Metric::gauge(
+    "headroom_eviction_available_pids",
+    Unit::None,
+    &["signal"],
+    "Process ids left: capacity less the threads that exist (/proc/loadavg). By default no kubelet has a threshold for it, so nothing evicts before they are gone.",
+);
+
+/// The capacity of a signal, in bytes.
+pub static CAPACITY_BYTES: Metric = Metric::gauge(
+    "headroom_eviction_capacity_bytes",
+    Unit::Bytes,
+    &["signal"],
+    "What percentages of an eviction signal counted in bytes are taken of: MemTotal, the limit of all pods, or the size of the file system (root's reserve included).",
+);
+
+/// The capacity of a signal, in inodes.
+pub static CAPACITY_INODES: Metric = Metric::gauge(
+    "headroom_eviction_capacity_inodes",
+    Unit::None,
+    &["signal"],
+    "All inodes of the file system of an eviction signal (statfs f_files).",
+);
+
+/// The capacity of a signal, in process ids.
+pub static CAPACITY_PIDS: Metric = Metric::gauge(
+    "headroom_eviction_capacity_pids",
+    Unit::None,
+    &["signal"],
+    "All process ids: the lesser of kernel.pid_max and kernel.threads-max, as the kubelet takes it. A cgroup may allow a pod fewer.",
+);
+
+/// The threshold of a signal, in bytes.
+pub static THRESHOLD_BYTES: Metric = Metric::gauge(
+    "headroom_eviction_threshold_bytes",
+    Unit::Bytes,
+    &["signal", "type"],
+    "The kubelet evicts once less than this is available: type hard at once, soft after the grace period. From its configuration files and flags as they are now, which may be newer than its last start. No series: no threshold.",
+);
+
+/// The threshold of a signal, in inodes.
+pub static THRESHOLD_INODES: Metric = Metric::gauge(
+    "headroom_eviction_threshold_inodes",
+    Unit::None,
+    &["signal", "type"],
+    "The kubelet evicts once fewer inodes than this are free: type hard at once, soft after the grace period. No series: no threshold.",
+);
+
+/// The threshold of a signal, in process ids.
+pub static THRESHOLD_PIDS: Metric = Metric::gauge(
+    "headroom_eviction_threshold_pids",
+    Unit::None,
+    &["signal", "type"],
+    "The kubelet evicts once fewer process ids than this are left: type hard at once, soft after the grace period. No series: no threshold, which is the kubelet's default.",
+);
+
+/// How far a signal is from its threshold.
+pub static HEADROOM: Metric = Metric::gauge(
+    "headroom_eviction_headroom_ratio",
+    Unit::Ratio,
+    &["signal", "type"],
+    "(available - threshold) / capacity of an eviction signal: how far this node is from eviction. Below 0 the kubelet is evicting (hard) or counting down its grace period (soft).",
+);
+
+/// How long a soft threshold may be crossed.
+pub static GRACE_PERIOD: Metric = Metric::gauge(
+    "headroom_eviction_grace_period_seconds",
+    Unit::Seconds,
+    &["signal"],
+    "How long a soft threshold may be crossed before the kubelet evicts. The node condition appears at once. 0: the kubelet treats this soft threshold as a hard one, and so does the label type here.",
+);
+
+/// Where the thresholds come from.
+pub static CONFIG_INFO: Metric = Metric::info(
+    "headroom_eviction_config_info",
+    &["source", "path"],
+    "Where the thresholds come from, one series per source: flag (the running kubelet's command line), file (its --config or ours), dropin (--config-dir). default: no kubelet runs here, so these are only what one would do unconfigured.",
+);
+
+/// Which file systems the kubelet looks at.
+pub static FILESYSTEM_INFO: Metric = Metric::info(
+    "headroom_filesystem_info",
+    &["role", "device", "mountpoint", "fstype"],
+    "The file system behind nodefs (kubelet root directory), imagefs (runtime's images, in their usual place) and containerfs (the kubelet takes it for imagefs). Two roles on one device share its bytes and its first threshold.",
+);
+
+/// Whether it can be written.
+pub static FILESYSTEM_READONLY: Metric = Metric::gauge(
+    "headroom_filesystem_readonly",
+    Unit::None,
+    &["role"],
+    "1 if the file system itself is read-only, as ext4 becomes after an I/O error: nothing can be freed there. A read-only mount of a writable file system is 0.",
+);
+
+/// When images are collected.
+pub static IMAGE_GC: Metric = Metric::gauge(
+    "headroom_image_gc_threshold_ratio",
+    Unit::Ratio,
+    &["bound"],
+    "Part of imagefs in use at which the kubelet starts to delete unused images (high) and down to which it does (low). If 1 - high is at or below the imagefs.available threshold, eviction comes first.",
+);
+
+/// The kernel's own estimate.
+pub static MEMORY_AVAILABLE: Metric = Metric::gauge(
+    "headroom_memory_available_bytes",
+    Unit::Bytes,
+    &[],
+    "MemAvailable of /proc/meminfo: the kernel's estimate of memory for new programs. Unlike the signal memory.available it goes down when kernel memory (slab) leaks; the kubelet does not look at it.",
+);
+
+/// Whether more than pods is at stake.
+pub static CONTROL_PLANE: Metric = Metric::gauge(
+    "headroom_control_plane",
+    Unit::None,
+    &[],
+    "1 if a kube-apiserver, etcd or k3s server process runs on this machine: eviction here may take the cluster down. A new one is seen within a minute.",
+);
+
+struct Eviction {
+    settings: Settings,
+    finder: Finder,
+}
+
+impl Collector for Eviction {
+    fn collect(&self, context: Context<'_>) -> Result<Samples> {
+        let snapshot = Snapshot::read(context.host, &self.settings, &self.finder, context.deadline);
+        if snapshot.is_empty() {
+            return Err(Error::absent("no memory, pid or file-system figures to be read on this machine"));
+        }
+        Ok(assess::assess(snapshot))
     }
 }

@@ -1,0 +1,158 @@
+//! Golden pages: the whole page that the exporter shows on two recorded nodes, every mode at once.
+//!
+//! Single figures are held against the recording in each mode's own tests; here it is seen as a user sees it, and every change
+//! of it must be looked at. `HEADROOM_UPDATE_DOCS=1 cargo test golden` writes the pages anew.
+#![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::exposition::{Format, Page};
+use crate::host::cgroup::recorded::Machine;
+use crate::host::filesystem::{Filesystem, Mount};
+use crate::host::{Deadline, Host};
+use crate::modes::{MODES, Settings};
+use crate::scrape::{self, Outcome, Scraper};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// A recorded node with its processes, its kubelet's files and its file systems.
+struct Node {
+    machine: Machine,
+    folder: PathBuf,
+    host: Arc<Host>,
+}
+
+impl Node {
+    fn new(machine: Machine, name: &str, kubelet: (u32, &str), others: &[(u32, &str, &str)]) -> Self {
+        let folder = fixtures().join("node").join(name);
+        let text = |path: &str| std::fs::read_to_string(folder.join(path)).unwrap();
+        machine.proc("loadavg", &text("proc/host/loadavg.txt"));
+        machine.proc("sys/kernel/pid_max", &text("proc/host/sys-kernel-pid_max.txt"));
+        // Not recorded; min(pid_max, threads-max) was, as `rlimit.maxpid` of /stats/summary.
+        let summary: serde_json::Value = serde_json::from_str(&text("kubelet-http/stats-summary.json")).unwrap();
+        machine.proc("sys/kernel/threads-max", &summary["node"]["rlimit"]["maxpid"].to_string());
+        machine.proc("sys/fs/file-nr", &text(&format!("../../open_files/{}-file-nr.txt", &name[name.len() - 2..])));
+        machine.proc("sys/fs/inotify/max_user_instances", "128\n");
+        machine.proc("sys/fs/inotify/max_user_watches", "192536\n");
+
+        let (pid, recording) = kubelet;
+        process(&machine, pid, "kubelet", recording);
+        machine.proc(&format!("{pid}/stat"), &text("proc/kubelet/stat.txt"));
+        machine.proc(&format!("{pid}/cmdline"), &text("proc/kubelet/cmdline.txt").trim().replace('\n', "\0"));
+        for (pid, comm, recording) in others {
+            process(&machine, *pid, comm, recording);
+        }
+        for file in ["kubelet-config.yaml", "kubelet.conf.d/10-eviction.conf"] {
+            let place = machine.path().join("root/var/lib/tb").join(file);
+            std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+            std::fs::copy(folder.join("config").join(file), place).unwrap();
+        }
+        std::fs::create_dir_all(machine.path().join("root/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs"))
+            .unwrap();
+        let table = text("proc/host/statfs.txt").lines().map(filesystem).collect();
+        let host = Arc::new(Host::recorded(machine.host.roots().clone(), table));
+        Node { machine, folder, host }
+    }
+
+    async fn page(&self) -> String {
+        let modes = MODES.iter().map(|mode| (*mode, (mode.build)(&Settings::default()))).collect();
+        let scraper = Scraper::new(Arc::clone(&self.host), modes);
+        let scrape = scraper.scrape(Deadline::after(Duration::from_secs(60)), |_| true).await;
+        let mut page = Page::default();
+        page.add(scrape::METRICS, Arc::new(scrape.about));
+        for (mode, run) in scrape.runs {
+            assert_eq!(run.outcome, Outcome::Ok, "{}: {:?}", mode.id, run.samples.errors());
+            page.add(mode.metrics, Arc::clone(&run.samples));
+        }
+        let page = page.render(Format::OpenMetrics).unwrap();
+        // Durations differ each time, and the temporary folder is nobody's business.
+        let lines = page.lines().filter(|line| !line.starts_with("headroom_collector_duration_seconds{"));
+        lines.map(|line| line.replace(&*self.machine.path().to_string_lossy(), "") + "\n").collect()
+    }
+
+    async fn equals_golden(&self) {
+        let (page, golden) = (self.page().await, self.folder.join("page.prom"));
+        if std::env::var_os("HEADROOM_UPDATE_DOCS").is_some() {
+            std::fs::write(&golden, &page).unwrap();
+        }
+        let committed = std::fs::read_to_string(&golden).unwrap_or_default();
+        let differs: Vec<_> = committed.lines().zip(page.lines()).filter(|(a, b)| a != b).take(3).collect();
+        assert!(committed == page, "{}: differs (HEADROOM_UPDATE_DOCS=1 writes it): {differs:#?}", golden.display());
+    }
+}
+
+fn process(machine: &Machine, pid: u32, comm: &str, recording: &str) {
+    let folder = fixtures().join("open_files").join(recording);
+    machine.proc(&format!("{pid}/comm"), &format!("{comm}\n"));
+    for name in ["limits", "cgroup", "status"] {
+        let text = std::fs::read_to_string(folder.join(format!("{name}.txt"))).unwrap();
+        machine.proc(&format!("{pid}/{name}"), &text);
+    }
+    // `ls -l /proc/PID/fd` and, one block a descriptor, /proc/PID/fdinfo.
+    let fds = machine.host.proc(format!("{pid}/fd"));
+    std::fs::create_dir_all(&fds).unwrap();
+    for line in std::fs::read_to_string(folder.join("fd.txt")).unwrap().lines() {
+        if let Some((before, link)) = line.split_once(" -> ") {
+            std::os::unix::fs::symlink(link, fds.join(before.rsplit(' ').next().unwrap())).unwrap();
+        }
+    }
+    for block in std::fs::read_to_string(folder.join("fdinfo.txt")).unwrap_or_default().split("== ").skip(1) {
+        let (fd, info) = block.split_once('\n').unwrap();
+        machine.proc(&format!("{pid}/fdinfo/{}", fd.trim()), info);
+    }
+}
+
+/// `/var/lib/kubelet: type=ext2/ext3 bsize=4096 blocks=3 bfree=2 bavail=1 files=9 ffree=8`
+fn filesystem(line: &str) -> (PathBuf, Filesystem) {
+    let (path, rest) = line.split_once(": ").unwrap();
+    let field = |name: &str| {
+        let word = rest.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        word.unwrap().parse::<u64>().unwrap()
+    };
+    let tmpfs = rest.starts_with("type=tmpfs");
+    let mount = Mount {
+        device: if tmpfs { "tmpfs" } else { "/dev/vda" }.to_owned(),
+        mountpoint: if tmpfs { path } else { "/" }.into(),
+        fstype: if tmpfs { "tmpfs" } else { "ext4" }.to_owned(),
+        readonly: false,
+    };
+    let filesystem = Filesystem {
+        capacity_bytes: field("bsize") * field("blocks"),
+        available_bytes: field("bsize") * field("bavail"),
+        inodes: field("files"),
+        inodes_free: field("ffree"),
+        mount: Some(mount),
+    };
+    (path.into(), filesystem)
+}
+
+#[tokio::test]
+async fn the_page_of_a_cgroup_v1_node() {
+    let others = [(10_758, "pause", "v1-pause"), (11_133, "sleep", "v1-container")];
+    let node = Node::new(Machine::v1(), "k8s-1.36-cgroupv1", (10_153, "v1-kubelet"), &others);
+    let memory = "memory/memory";
+    for (place, folder) in [(memory, "root"), ("memory/kubepods/memory", "kubepods")] {
+        for file in ["stat", "usage_in_bytes", "limit_in_bytes"] {
+            let path = node.folder.join(format!("cgroup/memory/{folder}/memory.{file}"));
+            if let Ok(text) = std::fs::read_to_string(path) {
+                node.machine.cgroup(&format!("{place}.{file}"), &text);
+            }
+        }
+    }
+    node.equals_golden().await;
+}
+
+#[tokio::test]
+async fn the_page_of_a_cgroup_v2_node() {
+    let others = [(2_406, "pause", "v2-pause"), (2_870, "sleep", "v2-container")];
+    let node = Node::new(Machine::v2(), "k8s-1.36-cgroupv2", (1_555, "v2-kubelet"), &others);
+    for file in ["memory.current", "memory.max"] {
+        let text = std::fs::read_to_string(node.folder.join("cgroup/kubepods").join(file)).unwrap();
+        node.machine.cgroup(&format!("kubepods.slice/{file}"), &text);
+    }
+    node.equals_golden().await;
+}

@@ -1,0 +1,163 @@
+//! Processes by number: a cheap look at every one of them, for those who only search for a few.
+//!
+//! One open directory of procfs and three system calls per process (`openat`, `read`, `close`). What is read of a process
+//! that exits meanwhile is an error that [`crate::error::Error::is_gone`] knows.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rustix::fs::{Dir, Mode, OFlags};
+
+use super::Host;
+use crate::error::{Error, Result};
+
+/// The longest command line that we read: what Linux allows for one argument.
+const LONGEST_CMDLINE: usize = 128 << 10;
+
+/// The machine's procfs, open.
+#[derive(Debug)]
+pub struct Pids {
+    dir: OwnedFd,
+    path: PathBuf,
+}
+
+impl Host {
+    /// Opens the machine's procfs to look at processes.
+    ///
+    /// # Errors
+    /// The operating system's, with the path.
+    pub fn pids(&self) -> Result<Pids> {
+        let path = self.roots().proc.clone();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(&path, flags, Mode::empty())
+            .map_err(|errno| Error::os(path.display(), &io::Error::from(errno)))?;
+        Ok(Pids { dir, path })
+    }
+}
+
+impl Pids {
+    /// The processes that are there now, in ascending order.
+    ///
+    /// # Errors
+    /// The operating system's, with the path.
+    pub fn list(&self) -> Result<Vec<u32>> {
+        let os = |errno| Error::os(self.path.display(), &io::Error::from(errno));
+        let mut pids = Vec::new();
+        for entry in Dir::read_from(&self.dir).map_err(os)? {
+            let entry = entry.map_err(os)?;
+            pids.extend(entry.file_name().to_str().ok().and_then(|name| name.parse::<u32>().ok()));
+        }
+        pids.sort_unstable();
+        Ok(pids)
+    }
+
+    /// Its name, at most 15 bytes: `/proc/PID/comm`.
+    ///
+    /// # Errors
+    /// The operating system's; gone if it exited.
+    pub fn comm(&self, pid: u32) -> Result<String> {
+        let bytes = self.read(pid, "comm", 64)?;
+        let bytes = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+        Ok(String::from_utf8_lossy(bytes).into_owned())
+    }
+
+    /// Its arguments, the program first: `/proc/PID/cmdline`. Empty for a kernel thread and for a zombie.
+    ///
+    /// # Errors
+    /// The operating system's; gone if it exited.
+    pub fn cmdline(&self, pid: u32) -> Result<Vec<String>> {
+        let bytes = self.read(pid, "cmdline", LONGEST_CMDLINE)?;
+        let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+        if bytes.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(bytes.split(|&byte| byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect())
+    }
+
+    /// Its parent: the fourth field of `/proc/PID/stat`, counted from behind the name, which may hold anything.
+    ///
+    /// # Errors
+    /// The operating system's; gone if it exited; malformed if there is no such field.
+    pub fn parent(&self, pid: u32) -> Result<u32> {
+        let stat = self.read(pid, "stat", 4096)?;
+        let stat = String::from_utf8_lossy(&stat);
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        parent.ok_or_else(|| Error::malformed(format!("{}/{pid}/stat: no parent in it", self.path.display())))
+    }
+
+    /// Its working directory: where `/proc/PID/cwd` leads.
+    ///
+    /// # Errors
+    /// The operating system's; denied without `CAP_SYS_PTRACE` if it is another user's.
+    pub fn cwd(&self, pid: u32) -> Result<PathBuf> {
+        use std::os::unix::ffi::OsStringExt as _;
+        let link = rustix::fs::readlinkat(&self.dir, format!("{pid}/cwd"), Vec::new())
+            .map_err(|errno| Error::os(format_args!("{}/{pid}/cwd", self.path.display()), &io::Error::from(errno)))?;
+        Ok(std::ffi::OsString::from_vec(link.into_bytes()).into())
+    }
+
+    fn read(&self, pid: u32, name: &str, limit: usize) -> Result<Vec<u8>> {
+        let relative = format!("{pid}/{name}");
+        let os = |errno| Error::os(format_args!("{}/{relative}", self.path.display()), &io::Error::from(errno));
+        let fd =
+            rustix::fs::openat(&self.dir, &relative, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(os)?;
+        let mut bytes = vec![0; limit.min(4096)];
+        let mut length = 0;
+        loop {
+            let read = rustix::io::read(&fd, &mut bytes[length..]).map_err(os)?;
+            length += read;
+            // A short read of these files is their end; a full buffer may not be.
+            if read == 0 || length < bytes.len() || bytes.len() == limit {
+                break;
+            }
+            bytes.resize((bytes.len() * 2).min(limit), 0);
+        }
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Reason;
+    use crate::host::Roots;
+
+    #[test]
+    fn we_find_ourselves() {
+        let pids = Host::new(Roots::default()).pids().unwrap();
+        let me = std::process::id();
+        assert!(pids.list().unwrap().binary_search(&me).is_ok());
+        assert_eq!(pids.cmdline(me).unwrap(), std::env::args().collect::<Vec<_>>());
+        assert_eq!(pids.parent(me).unwrap(), std::os::unix::process::parent_id());
+        assert_eq!(pids.cwd(me).unwrap(), std::env::current_dir().unwrap());
+    }
+
+    #[test]
+    fn odd_names_and_long_command_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("7")).unwrap();
+        std::fs::create_dir(at("irq")).unwrap();
+        std::fs::write(at("7/comm"), b"a) \xc3\"x\n").unwrap();
+        std::fs::write(at("7/stat"), b"7 (a) \xc3\"x) S 42 7 7").unwrap();
+        let long = "x".repeat(10_000);
+        std::fs::write(at("7/cmdline"), format!("kubelet\0\0--a={long}\0")).unwrap();
+        let pids = Host::new(Roots { proc: dir.path().into(), ..Roots::default() }).pids().unwrap();
+        assert_eq!(pids.list().unwrap(), [7]);
+        assert_eq!(pids.comm(7).unwrap(), "a) \u{fffd}\"x");
+        assert_eq!(pids.parent(7).unwrap(), 42);
+        assert_eq!(pids.cmdline(7).unwrap(), ["kubelet", "", &format!("--a={long}")]);
+        assert_eq!(pids.comm(8).unwrap_err().reason(), Reason::Absent);
+    }
+
+    #[test]
+    fn a_kernel_thread_has_no_arguments() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("2")).unwrap();
+        std::fs::write(dir.path().join("2/cmdline"), "").unwrap();
+        let pids = Host::new(Roots { proc: dir.path().into(), ..Roots::default() }).pids().unwrap();
+        assert!(pids.cmdline(2).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,142 @@
+//! A root file system that is not ours: the machine's, or the one that another process sees.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Dir, FileType, OFlags};
+
+use super::{Host, read};
+use crate::error::{Error, Result};
+
+/// No directory that we list for its configuration files is anywhere near this long.
+const MOST_ENTRIES: usize = 4096;
+
+/// The file system below one root. Absolute symbolic links stay below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tree {
+    root: PathBuf,
+}
+
+/// What a directory entry is, its own symbolic link not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A symbolic link, to whatever.
+    Link,
+    /// Anything else: a file, mostly.
+    File,
+}
+
+impl From<FileType> for Kind {
+    fn from(file_type: FileType) -> Self {
+        match file_type {
+            FileType::Directory => Kind::Directory,
+            FileType::Symlink => Kind::Link,
+            _ => Kind::File,
+        }
+    }
+}
+
+impl Host {
+    /// The machine's own root file system.
+    pub fn tree(&self) -> Tree {
+        Tree { root: self.roots().root.clone() }
+    }
+
+    /// The root file system that process `pid` sees, which differs from the machine's if it runs in a container. To look
+    /// into it takes `CAP_SYS_PTRACE`.
+    pub fn tree_of(&self, pid: u32) -> Tree {
+        Tree { root: self.proc(format!("{pid}/root")) }
+    }
+}
+
+impl Tree {
+    /// The text of a file.
+    ///
+    /// # Errors
+    /// The operating system's, with the path; malformed beyond 4 MiB.
+    pub fn read(&self, path: impl AsRef<Path>) -> Result<String> {
+        read::text_in_root(&self.root, path.as_ref())
+    }
+
+    /// What `path` is. Its last symbolic link is not followed, unless `path` ends in a slash: as `lstat(2)` does it.
+    ///
+    /// # Errors
+    /// The operating system's, with the path.
+    pub fn kind(&self, path: impl AsRef<Path>) -> Result<Kind> {
+        let path = path.as_ref();
+        let os = |error: std::io::Error| Error::os(path.display(), &error);
+        let follow = path.as_os_str().as_bytes().ends_with(b"/");
+        let flags = OFlags::PATH | OFlags::CLOEXEC | if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
+        let fd = read::open_in_root(&self.root, path, flags).map_err(os)?;
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| os(errno.into()))?;
+        Ok(FileType::from_raw_mode(stat.st_mode).into())
+    }
+
+    /// The entries of a directory with what they are, sorted by name.
+    ///
+    /// # Errors
+    /// The operating system's, with the path; malformed if there are thousands.
+    pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<(OsString, Kind)>> {
+        let path = path.as_ref();
+        let os = |error: std::io::Error| Error::os(path.display(), &error);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = read::open_in_root(&self.root, path, flags).map_err(os)?;
+        let mut entries = Vec::new();
+        for entry in Dir::new(fd).map_err(|errno| os(errno.into()))? {
+            let entry = entry.map_err(|errno| os(errno.into()))?;
+            let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            if entries.len() >= MOST_ENTRIES {
+                return Err(Error::malformed(format!("{}: more than {MOST_ENTRIES} entries", path.display())));
+            }
+            let kind = match entry.file_type() {
+                // Some file systems do not say it in the directory itself.
+                FileType::Unknown => self.kind(path.join(name))?,
+                known => known.into(),
+            };
+            entries.push((name.to_owned(), kind));
+        }
+        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Ok(entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Reason;
+    use crate::host::Roots;
+
+    #[test]
+    fn entries_are_sorted_and_known_for_what_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("conf.d")).unwrap();
+        std::fs::create_dir(at("conf.d/20-sub")).unwrap();
+        std::fs::write(at("conf.d/10.conf"), "x").unwrap();
+        std::os::unix::fs::symlink("/conf.d/10.conf", at("conf.d/05.conf")).unwrap();
+        std::os::unix::fs::symlink("conf.d", at("link")).unwrap();
+        let tree = Host::new(Roots { root: dir.path().into(), ..Roots::default() }).tree();
+        let names: Vec<_> = tree.list("/conf.d").unwrap();
+        assert_eq!(
+            names,
+            [("05.conf".into(), Kind::Link), ("10.conf".into(), Kind::File), ("20-sub".into(), Kind::Directory)]
+        );
+        assert_eq!(tree.read("/conf.d/05.conf").unwrap(), "x", "an absolute link stays below the root");
+        assert_eq!(tree.kind("/link").unwrap(), Kind::Link);
+        assert_eq!(tree.kind("/link/").unwrap(), Kind::Directory);
+        assert_eq!(tree.kind("/none").unwrap_err().reason(), Reason::Absent);
+    }
+
+    #[test]
+    fn another_process_sees_this_root() {
+        let host = Host::new(Roots::default());
+        let tree = host.tree_of(std::process::id());
+        assert_eq!(tree.read("/proc/sys/kernel/ostype").unwrap(), "Linux\n");
+    }
+}

@@ -1,0 +1,327 @@
+//! Reading what a kubelet was told: its command line, its file, its drop-ins.
+//!
+//! What is on disk now is what the kubelet will run with after its next start; an edit since the last one misleads.
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use super::configuration::{Text, Told};
+use super::flags::Flags;
+use super::process::Kubelet;
+use crate::error::{Error, Reason, Result};
+use crate::host::tree::{Kind, Tree};
+use crate::host::{Deadline, Host};
+
+/// Far more drop-ins, and far deeper folders of them, than anyone has.
+const MOST_DROPINS: usize = 256;
+const DEEPEST: usize = 16;
+
+/// Paths that take the place of the kubelet's own, as the machine calls them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// In place of `--config`.
+    pub config: Option<PathBuf>,
+    /// In place of `--config-dir`.
+    pub config_dir: Option<PathBuf>,
+    /// In place of `--root-dir`.
+    pub root_dir: Option<PathBuf>,
+}
+
+/// Where the kubelet keeps its files unless it is told otherwise.
+pub const DEFAULT_ROOT_DIR: &str = "/var/lib/kubelet";
+
+/// One kubelet's command line, with the paths on it made absolute.
+#[derive(Clone, Debug)]
+pub struct Sources<'a> {
+    host: &'a Host,
+    pid: Option<u32>,
+    flags: Option<Flags>,
+    overrides: &'a Overrides,
+}
+
+impl<'a> Sources<'a> {
+    /// What `kubelet`, if one runs, has on its command line.
+    pub fn of(host: &'a Host, kubelet: Option<&Kubelet>, overrides: &'a Overrides) -> Self {
+        let flags = kubelet.map(|kubelet| Flags::parse(kubelet.arguments.iter().map(String::as_str)));
+        Sources { host, pid: kubelet.map(|kubelet| kubelet.pid), flags, overrides }
+    }
+
+    /// The flags; `None` without a kubelet.
+    pub fn flags(&self) -> Option<&Flags> {
+        self.flags.as_ref()
+    }
+
+    /// The directory whose file system is nodefs.
+    ///
+    /// # Errors
+    /// If the kubelet's is relative and its working directory cannot be read.
+    pub fn root_dir(&self) -> Result<PathBuf> {
+        match (&self.overrides.root_dir, self.flags.as_ref().and_then(|flags| flags.root_dir.as_ref())) {
+            (Some(ours), _) => Ok(ours.clone()),
+            (None, Some(theirs)) => self.absolute(theirs),
+            (None, None) => Ok(DEFAULT_ROOT_DIR.into()),
+        }
+    }
+
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Denied if we may not; malformed if a file that was named is not there or cannot be read, which a kubelet would not
+    /// start with either.
+    pub fn read(&self, deadline: Deadline) -> Result<Told> {
+        let flag = |of: fn(&Flags) -> Option<&PathBuf>| self.flags.as_ref().and_then(of);
+        let mut told = Told { flags: self.flags.clone(), ..Told::default() };
+        if let Some((path, option)) =
+            self.named(self.overrides.config.as_ref(), flag(|flags| flags.config.as_ref()), "--kubelet.config")?
+        {
+            let text = self.in_either_tree(|tree| tree.read(&path)).map_err(|error| explain(error, option))?;
+            told.file = Some(Text { path, text });
+        }
+        if let Some((path, option)) = self.named(
+            self.overrides.config_dir.as_ref(),
+            flag(|flags| flags.config_dir.as_ref()),
+            "--kubelet.config-dir",
+        )? {
+            let dropins = self.in_either_tree(|tree| dropins(tree, &path, deadline));
+            told.dropins = Some(dropins.map_err(|error| explain(error, option))?);
+        }
+        Ok(told)
+    }
+
+    /// The path that counts, and the option of ours that could name another.
+    fn named(
+        &self,
+        ours: Option<&PathBuf>,
+        theirs: Option<&PathBuf>,
+        option: &'static str,
+    ) -> Result<Option<(PathBuf, &'static str)>> {
+        let path = match (ours, theirs) {
+            (Some(ours), _) => Some(ours.clone()),
+            (None, Some(theirs)) => Some(self.absolute(theirs).map_err(|error| explain(error, option))?),
+            (None, None) => None,
+        };
+        Ok(path.map(|path| (path, option)))
+    }
+
+    /// A path on the command line is relative to where the kubelet was started.
+    fn absolute(&self, path: &Path) -> Result<PathBuf> {
+        match self.pid {
+            Some(pid) if path.is_relative() => Ok(self.host.pids()?.cwd(pid)?.join(path)),
+            _ => Ok(path.to_owned()),
+        }
+    }
+
+    /// On the machine, or, if it is not there, where the kubelet sees it: it may run in a container.
+    fn in_either_tree<T>(&self, read: impl Fn(&Tree) -> Result<T>) -> Result<T> {
+        match (read(&self.host.tree()), self.pid) {
+            (Err(error), Some(pid)) if error.is_gone() => {
+                // What the machine says is the better story unless the kubelet's own view exists and tells another.
+                read(&self.host.tree_of(pid)).map_err(|inside| if inside.is_gone() { error } else { inside })
+            }
+            (result, _) => result,
+        }
+    }
+}
+
+/// A file that was named and is not there is not "this machine has no such thing".
+fn explain(error: Error, option: &str) -> Error {
+    let reason = if error.is_gone() { Reason::Malformed } else { error.reason() };
+    Error::new(
+        reason,
+        format!(
+            "kubelet configuration: {error}; eviction thresholds are unknown until it can be read, or {option} names another"
+        ),
+    )
+}
+
+/// The files of a `--config-dir` as `filepath.WalkDir` meets them: by name, folders in their place, only `*.conf`.
+fn dropins(tree: &Tree, dir: &Path, deadline: Deadline) -> Result<Vec<Text>> {
+    let mut found = Vec::new();
+    match tree.kind(dir)? {
+        Kind::Directory => walk(tree, dir, 0, deadline, &mut found)?,
+        // The walk does not follow a symbolic link that it starts at: without a slash behind it the kubelet finds nothing.
+        Kind::Link | Kind::File => {
+            if is_dropin(dir) {
+                found.push(Text { path: dir.to_owned(), text: tree.read(dir)? });
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn walk(tree: &Tree, dir: &Path, depth: usize, deadline: Deadline, found: &mut Vec<Text>) -> Result<()> {
+    if depth > DEEPEST {
+        return Err(Error::malformed(format!("{}: folders more than {DEEPEST} deep", dir.display())));
+    }
+    for (name, kind) in tree.list(dir)? {
+        if deadline.expired() {
+            return Err(Error::new(Reason::Timeout, format!("{}: no time left to read it", dir.display())));
+        }
+        let path = dir.join(&name);
+        match kind {
+            Kind::Directory => walk(tree, &path, depth + 1, deadline, found)?,
+            Kind::Link | Kind::File if is_dropin(&path) => {
+                if found.len() >= MOST_DROPINS {
+                    return Err(Error::malformed(format!("{}: more than {MOST_DROPINS} drop-ins", dir.display())));
+                }
+                found.push(Text { text: tree.read(&path)?, path });
+            }
+            Kind::Link | Kind::File => {}
+        }
+    }
+    Ok(())
+}
+
+/// Go's `filepath.Ext` is `.conf`, also for a file that has no other name.
+fn is_dropin(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_bytes().ends_with(b".conf"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Roots;
+    use std::time::Duration;
+
+    struct Machine {
+        dir: tempfile::TempDir,
+        host: Host,
+    }
+
+    impl Machine {
+        fn new(files: &[(&str, &str)]) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (root, proc) = (dir.path().join("root"), dir.path().join("proc"));
+            std::fs::create_dir_all(&root).unwrap();
+            std::fs::create_dir_all(proc.join("7")).unwrap();
+            let host = Host::new(Roots { root, proc, ..Roots::default() });
+            let machine = Machine { dir, host };
+            for (path, text) in files {
+                machine.write(path, text);
+            }
+            machine
+        }
+
+        fn write(&self, path: &str, text: &str) {
+            let path = self.dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+
+        fn link(&self, target: &str, path: &str) {
+            std::os::unix::fs::symlink(target, self.dir.path().join(path)).unwrap();
+        }
+
+        fn read(&self, flags: &[&str]) -> Result<Told> {
+            let kubelet = Kubelet { pid: 7, arguments: flags.iter().map(|&flag| flag.to_owned()).collect() };
+            Sources::of(&self.host, Some(&kubelet), &Overrides::default()).read(Deadline::after(Duration::from_secs(5)))
+        }
+
+        fn dropins(&self, flags: &[&str]) -> Vec<String> {
+            let dropins = self.read(flags).unwrap().dropins.unwrap();
+            dropins.into_iter().map(|Text { path, text }| format!("{}={text}", path.display())).collect()
+        }
+    }
+
+    #[test]
+    fn the_walk_is_lexical_and_takes_conf_files_only() {
+        let machine = Machine::new(&[
+            ("root/d/20-b.conf", "b"),
+            ("root/d/10-a.conf", "a"),
+            ("root/d/15-sub/99.conf", "sub"),
+            ("root/d/15-sub/deeper/00.conf", "deeper"),
+            ("root/d/05-x.yaml", "no"),
+            ("root/d/30.conf.bak", "no"),
+            ("root/d/40.conf/00.conf", "in a folder of that name"),
+            ("root/d/.conf", "hidden"),
+            ("root/elsewhere", "linked"),
+        ]);
+        machine.link("/elsewhere", "root/d/50.conf");
+        machine.link("/d/15-sub", "root/d/60");
+        assert_eq!(
+            machine.dropins(&["--config-dir=/d"]),
+            [
+                "/d/.conf=hidden",
+                "/d/10-a.conf=a",
+                "/d/15-sub/99.conf=sub",
+                "/d/15-sub/deeper/00.conf=deeper",
+                "/d/20-b.conf=b",
+                "/d/40.conf/00.conf=in a folder of that name",
+                "/d/50.conf=linked",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_walk_does_not_follow_the_link_that_it_starts_at() {
+        let machine = Machine::new(&[("root/real/10.conf", "x")]);
+        machine.link("/real", "root/d");
+        assert!(machine.dropins(&["--config-dir=/d"]).is_empty());
+        assert_eq!(machine.dropins(&["--config-dir=/d/"]), ["/d/10.conf=x"]);
+    }
+
+    #[test]
+    fn relative_paths_are_the_kubelets() {
+        let machine = Machine::new(&[("root/etc/k/config.yaml", "x")]);
+        machine.link("/etc/k", "proc/7/cwd");
+        let told = machine.read(&["--config=config.yaml"]).unwrap();
+        assert_eq!(told.file, Some(Text { path: "/etc/k/config.yaml".into(), text: "x".into() }));
+    }
+
+    #[test]
+    fn a_kubelet_in_a_container_sees_other_files() {
+        let machine =
+            Machine::new(&[("root/both", "machine"), ("inside/only", "container"), ("inside/both", "container")]);
+        machine.link("../../inside", "proc/7/root");
+        let text = |path: &str| machine.read(&[&format!("--config={path}")]).map(|told| told.file.unwrap().text);
+        assert_eq!(text("/both").unwrap(), "machine");
+        assert_eq!(text("/only").unwrap(), "container");
+        let error = text("/none").unwrap_err();
+        assert_eq!(error.reason(), Reason::Malformed, "{error}");
+        assert!(error.to_string().contains("/none") && error.to_string().contains("--kubelet.config"), "{error}");
+    }
+
+    #[test]
+    fn what_we_may_not_read_is_denied() {
+        let denied = explain(Error::new(Reason::Denied, "/etc/k.yaml: Permission denied"), "--kubelet.config");
+        assert_eq!(denied.reason(), Reason::Denied);
+    }
+
+    #[test]
+    fn a_missing_folder_stops_a_kubelet_too() {
+        let machine = Machine::new(&[]);
+        let error = machine.read(&["--config-dir=/none"]).unwrap_err();
+        assert_eq!(error.reason(), Reason::Malformed);
+        assert!(error.to_string().contains("--kubelet.config-dir"), "{error}");
+    }
+
+    #[test]
+    fn too_much_is_refused() {
+        let machine = Machine::new(&[]);
+        for index in 0..=MOST_DROPINS {
+            machine.write(&format!("root/many/{index:04}.conf"), "x");
+        }
+        machine.write(&format!("root/deep/{}x.conf", "d/".repeat(DEEPEST + 1)), "x");
+        machine.write("root/large.yaml", &"#".repeat(5 << 20));
+        for flag in ["--config-dir=/many", "--config-dir=/deep", "--config=/large.yaml"] {
+            assert!(machine.read(&[flag]).is_err(), "{flag}");
+        }
+    }
+
+    #[test]
+    fn ours_take_the_place_of_theirs_one_by_one() {
+        let machine = Machine::new(&[("root/ours", "ours"), ("root/theirs", "theirs"), ("root/d/1.conf", "dropin")]);
+        let flags = ["--config=/theirs", "--config-dir=/d", "--root-dir=/r", "--eviction-hard="];
+        let kubelet = Kubelet { pid: 7, arguments: flags.map(str::to_owned).to_vec() };
+        let overrides = Overrides { config: Some("/ours".into()), ..Overrides::default() };
+        let sources = Sources::of(&machine.host, Some(&kubelet), &overrides);
+        let told = sources.read(Deadline::after(Duration::from_secs(5))).unwrap();
+        assert_eq!(told.file.unwrap().text, "ours");
+        assert_eq!(told.dropins.unwrap().len(), 1);
+        assert!(told.flags.unwrap().eviction_hard.is_some(), "its flags count on top");
+        assert_eq!(sources.root_dir().unwrap(), Path::new("/r"));
+        let none = Sources::of(&machine.host, None, &overrides);
+        assert_eq!(none.root_dir().unwrap(), Path::new(DEFAULT_ROOT_DIR));
+        assert_eq!(none.read(Deadline::after(Duration::from_secs(5))).unwrap().flags, None);
+    }
+}

@@ -1,0 +1,289 @@
+//! The whole mode on the recorded nodes. Expected numbers were counted in `kubepods-dirs.txt` and `top-dirs.txt` with grep.
+
+use super::*;
+use crate::error::Reason;
+use crate::host::Deadline;
+use crate::host::cgroup::recorded::Machine;
+
+const ID: &str = "55f765a8788dcccb46fae55db15b169605b66df347604a06a4f6ed7c15f879c6";
+
+fn settings() -> Settings {
+    Settings { orphan_grace: Duration::ZERO, ..Settings::default() }
+}
+
+fn try_collect(collector: &CgroupLeak, machine: &Machine) -> Result<Samples> {
+    let deadline = Deadline::after(Duration::from_secs(30));
+    let mut samples = collector.collect(Context { host: &machine.host, deadline })?;
+    samples.refuse_duplicates();
+    Ok(samples)
+}
+
+fn collect(machine: &Machine) -> Samples {
+    try_collect(&CgroupLeak::new(settings()), machine).unwrap()
+}
+
+fn reasons(samples: &Samples) -> Vec<Reason> {
+    samples.errors().iter().map(crate::error::Error::reason).collect()
+}
+
+/// guaranteed, burstable, besteffort.
+fn by_qos(samples: &Samples, kind: &str) -> [Option<f64>; 3] {
+    ["guaranteed", "burstable", "besteffort"].map(|qos| samples.value(&KUBEPODS, &[kind, qos]))
+}
+
+#[test]
+fn recorded_v1_node() {
+    let samples = collect(&Machine::v1());
+    assert_eq!(reasons(&samples), []);
+    // /proc/cgroups: eight rows with a hierarchy; the other four are cgroup2's.
+    assert_eq!(samples.rows().iter().filter(|row| row.metric.name == "headroom_cgroups").count(), 8);
+    assert_eq!(samples.value(&CGROUPS, &["memory"]), Some(73.0));
+    assert_eq!(samples.value(&CGROUPS, &["pids"]), Some(45.0));
+    assert_eq!(samples.value(&CGROUPS, &["perf_event"]), None);
+    // grep -c /memory/kubepods kubepods-dirs.txt = 36; grep -c /memory/system.slice top-dirs.txt = 7; the root.
+    assert_eq!(samples.value(&DIRECTORIES, &["memory"]), Some(44.0));
+    assert_eq!(samples.value(&DYING, &["memory"]), Some(29.0));
+    assert_eq!(samples.value(&DIRECTORIES, &["pids"]), None, "only memory is walked by default");
+    assert_eq!(samples.value(&MEMCG_IDS_USED, &[]), Some(44.0), "6.18: those that one can see");
+    assert_eq!(samples.value(&MEMCG_IDS_LIMIT, &[]), Some(65535.0));
+    assert_eq!(by_qos(&samples, "pod"), [Some(1.0), Some(7.0), Some(3.0)]);
+    assert_eq!(by_qos(&samples, "container"), [Some(3.0), Some(14.0), Some(5.0)]);
+    assert_eq!(by_qos(&samples, "other"), [Some(0.0); 3]);
+    assert_eq!(samples.value(&CONTAINERS, &["running"]), Some(22.0));
+    assert_eq!(samples.value(&CONTAINERS, &["unknown"]), Some(0.0));
+    assert_eq!(samples.value(&RUNTIME_INFO, &["cgroup", "", "", ""]), Some(1.0));
+    for kind in ["pod", "container", "other"] {
+        assert_eq!(samples.value(&ORPHANED, &[kind]), Some(0.0), "{kind}");
+    }
+}
+
+#[test]
+fn recorded_v2_node() {
+    let samples = collect(&Machine::v2());
+    assert_eq!(reasons(&samples), []);
+    // nr_descendants 63, nr_dying_descendants 29, and the root: 93, as each row of /proc/cgroups has it.
+    assert_eq!(samples.value(&CGROUPS, &["unified"]), Some(93.0));
+    assert_eq!(samples.value(&DIRECTORIES, &["unified"]), Some(64.0));
+    assert_eq!(samples.value(&DYING, &["unified"]), Some(29.0));
+    assert_eq!(samples.value(&CGROUPS, &["memory"]), None, "6.1 does not count by controller");
+    // 36 below and with kubepods.slice, 18 with system.slice, the root; systemd-udevd.service/udev has no memory controller.
+    assert_eq!(samples.value(&MEMCG_IDS_USED, &[]), Some(54.0));
+    assert_eq!(by_qos(&samples, "pod"), [Some(1.0), Some(7.0), Some(3.0)]);
+    assert_eq!(by_qos(&samples, "container"), [Some(3.0), Some(14.0), Some(5.0)]);
+    assert_eq!(samples.value(&CONTAINERS, &["running"]), Some(22.0));
+}
+
+#[test]
+fn v2_on_a_kernel_that_counts_controllers() {
+    let machine = Machine::v2();
+    machine.cgroup(
+        "cgroup.stat",
+        "nr_descendants 63\nnr_subsys_memory 60\nnr_dying_descendants 29\nnr_dying_subsys_memory 27\n",
+    );
+    let samples = collect(&machine);
+    assert_eq!(samples.value(&CGROUPS, &["memory"]), Some(87.0));
+    assert_eq!(samples.value(&DIRECTORIES, &["memory"]), Some(60.0));
+    assert_eq!(samples.value(&DYING, &["memory"]), Some(27.0));
+    assert_eq!(samples.value(&MEMCG_IDS_USED, &[]), Some(60.0));
+}
+
+#[test]
+fn ids_are_held_ones_before_4_8() {
+    let machine = Machine::v1();
+    for (release, ids) in [("3.10.0-1160.el7.x86_64", 73.0), ("4.7.10", 73.0), ("4.8.0", 44.0)] {
+        machine.proc("sys/kernel/osrelease", release);
+        assert_eq!(collect(&machine).value(&MEMCG_IDS_USED, &[]), Some(ids), "{release}");
+    }
+}
+
+#[test]
+fn hybrid_and_all_v1_hierarchies() {
+    let machine = Machine::v1();
+    machine.cgroup("unified/cgroup.controllers", "hugetlb\n");
+    let stat =
+        "nr_descendants 0\nnr_subsys_perf_event 1\nnr_subsys_hugetlb 1\nnr_subsys_memory 5\nnr_dying_descendants 0\n";
+    machine.cgroup("unified/cgroup.stat", stat);
+    let collector = CgroupLeak::new(Settings { v1_hierarchies: vec!["all".into()], ..settings() });
+    let samples = try_collect(&collector, &machine).unwrap();
+    assert_eq!(reasons(&samples), []);
+    assert_eq!(samples.value(&CGROUPS, &["unified"]), Some(1.0));
+    assert_eq!(samples.value(&DIRECTORIES, &["perf_event"]), Some(1.0));
+    assert_eq!(samples.value(&DIRECTORIES, &["memory"]), Some(44.0), "what is mounted on v1 is counted there");
+    // blkio has no system.slice: kubepods (36) and the root.
+    assert_eq!(samples.value(&DIRECTORIES, &["blkio"]), Some(37.0));
+    assert_eq!(samples.value(&DYING, &["blkio"]), Some(1.0));
+    assert_eq!(by_qos(&samples, "pod"), [Some(1.0), Some(7.0), Some(3.0)], "counted in one hierarchy only");
+}
+
+#[test]
+fn strays_and_what_a_container_made_for_itself() {
+    let machine = Machine::v1();
+    let pod = "memory/kubepods/besteffort/pod09db1d60-9264-4892-a9b0-1013901eb188";
+    let container = format!("{pod}/594b28c0d534729d7d46245ae6d5ee6ab916095241e4f83c7204eee45cf1d7cb");
+    for idle in [
+        format!("memory/kubepods/burstable/{ID}"), // a container's, directly in a QoS directory
+        "memory/kubepods/burstable/stray".into(),  // other
+        format!("{container}/init.scope"),         // made by a live container: its own business
+        format!("{pod}/crio-conmon-{ID}"),         // other, beside a live container
+        "memory/kubepods/podold".into(),           // a pod's,
+        format!("memory/kubepods/podold/{ID}"),    // and the container in it,
+        format!("memory/kubepods/podold/{ID}/deep"), // and a cgroup in that
+    ] {
+        machine.cgroup(&format!("{idle}/cgroup.procs"), "");
+    }
+    // A container whose processes are all one level down is running.
+    machine.cgroup(&format!("memory/kubepods/podnew/{ID}/cgroup.procs"), "");
+    machine.cgroup("memory/kubepods/podnew/cgroup.procs", "");
+    machine.cgroup(&format!("memory/kubepods/podnew/{ID}/init.scope/cgroup.procs"), "1\n");
+    let samples = collect(&machine);
+    assert_eq!(by_qos(&samples, "pod"), [Some(3.0), Some(7.0), Some(3.0)]);
+    assert_eq!(by_qos(&samples, "container"), [Some(5.0), Some(15.0), Some(5.0)]);
+    assert_eq!(by_qos(&samples, "other"), [Some(2.0), Some(1.0), Some(2.0)]);
+    assert_eq!(samples.value(&CONTAINERS, &["running"]), Some(23.0));
+    assert_eq!(samples.value(&CONTAINERS, &["unknown"]), Some(2.0));
+    let orphaned = |kind| samples.value(&ORPHANED, &[kind]);
+    assert_eq!((orphaned("pod"), orphaned("container"), orphaned("other")), (Some(1.0), Some(2.0), Some(3.0)));
+    // With the default grace nothing is orphaned at first sight.
+    let samples = try_collect(&CgroupLeak::new(Settings::default()), &machine).unwrap();
+    assert_eq!(samples.value(&ORPHANED, &["container"]), Some(0.0));
+}
+
+#[test]
+fn an_unpopulated_pod_of_v2_is_orphaned_with_all_below_it() {
+    let machine = Machine::v2();
+    let pod = "kubepods.slice/kubepods-pod020a8993_ffb4_499a_9de5_9cc87ef94d71.slice";
+    machine.cgroup(&format!("{pod}/cgroup.events"), "populated 0\nfrozen 0\n");
+    let samples = collect(&machine);
+    assert_eq!(samples.value(&ORPHANED, &["pod"]), Some(1.0));
+    assert_eq!(samples.value(&ORPHANED, &["container"]), Some(3.0), "the kernel says it of the whole subtree");
+    assert_eq!(samples.value(&CONTAINERS, &["unknown"]), Some(3.0));
+}
+
+#[test]
+fn a_tree_below_a_cgroup_root_and_two_trees() {
+    let machine = Machine::empty();
+    for (controller, file) in [("memory", "notify_on_release"), ("memory", "release_agent")] {
+        machine.cgroup(&format!("{controller}/{file}"), "0\n");
+    }
+    machine.proc("cgroups", "memory 4 5 1\n");
+    machine.proc("sys/kernel/osrelease", "6.18.1");
+    machine.cgroup(&format!("memory/a/b/kubepods/podx/{ID}/cgroup.procs"), "1\n");
+    machine.cgroup("memory/a/b/kubepods/podx/cgroup.procs", "");
+    machine.cgroup("memory/a/b/c/kubepods/pody/cgroup.procs", "1\n");
+    let samples = collect(&machine);
+    assert_eq!(by_qos(&samples, "pod"), [Some(1.0), Some(0.0), Some(0.0)], "three levels down, not four");
+    // At the root it is the node's own; what lies deeper is then somebody else's.
+    machine.cgroup("memory/kubepods/podz/cgroup.procs", "1\n");
+    machine.cgroup("memory/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podo.slice/cgroup.procs", "");
+    let samples = collect(&machine);
+    assert_eq!(
+        by_qos(&samples, "pod"),
+        [Some(1.0), Some(1.0), Some(0.0)],
+        "the old driver's tree is a leak to be seen"
+    );
+    assert_eq!(by_qos(&samples, "container"), [Some(0.0); 3]);
+    assert_eq!(samples.value(&ORPHANED, &["pod"]), Some(1.0));
+}
+
+#[test]
+fn no_kubepods_no_series_about_them() {
+    let machine = Machine::v1();
+    std::fs::remove_dir_all(machine.cgroup_path("memory/kubepods")).unwrap();
+    let samples = collect(&machine);
+    assert_eq!(by_qos(&samples, "pod"), [None; 3]);
+    assert!(samples.rows().iter().all(|row| {
+        !["headroom_containers", "headroom_orphaned_cgroups", "headroom_runtime_info"].contains(&row.metric.name)
+    }));
+    assert_eq!(samples.value(&DIRECTORIES, &["memory"]), Some(8.0), "system.slice and the root");
+}
+
+#[test]
+fn a_kernel_without_the_memory_controller() {
+    let machine = Machine::v1();
+    std::fs::remove_dir_all(machine.cgroup_path("memory")).unwrap();
+    machine.proc(
+        "cgroups",
+        "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t1\t45\t1\npids\t8\t45\t1\nmemory\t0\t1\t0\n",
+    );
+    let samples = collect(&machine);
+    assert_eq!(reasons(&samples), []);
+    assert_eq!((samples.value(&MEMCG_IDS_USED, &[]), samples.value(&MEMCG_IDS_LIMIT, &[])), (None, None));
+    assert_eq!(samples.value(&CGROUPS, &["pids"]), Some(45.0));
+    assert_eq!(by_qos(&samples, "container"), [Some(3.0), Some(14.0), Some(5.0)], "from the pids hierarchy");
+}
+
+#[test]
+fn a_machine_without_our_files() {
+    let error = try_collect(&CgroupLeak::new(settings()), &Machine::empty()).unwrap_err();
+    assert_eq!(error.reason(), Reason::Absent, "not applicable: {error}");
+}
+
+#[test]
+fn garbage_in_proc_cgroups() {
+    let machine = Machine::v1();
+    machine.proc("cgroups", "\u{1}\u{2} what is this\nmemory\t4");
+    let samples = collect(&machine);
+    assert_eq!(reasons(&samples), [Reason::Malformed]);
+    assert_eq!(samples.value(&CGROUPS, &["memory"]), None);
+    assert_eq!(samples.value(&DYING, &["memory"]), None);
+    assert_eq!(samples.value(&DIRECTORIES, &["memory"]), Some(44.0), "what can be counted is there all the same");
+    assert_eq!(samples.value(&MEMCG_IDS_USED, &[]), Some(44.0));
+    assert_eq!(samples.value(&CONTAINERS, &["running"]), Some(22.0));
+}
+
+#[test]
+fn garbage_in_cgroup_stat() {
+    let machine = Machine::v2();
+    machine.cgroup("cgroup.stat", "nr_descendants many\n");
+    let samples = collect(&machine);
+    assert_eq!(reasons(&samples), [Reason::Malformed]);
+    assert_eq!(samples.value(&CGROUPS, &["unified"]), None);
+    assert_eq!(samples.value(&MEMCG_IDS_USED, &[]), Some(54.0));
+}
+
+#[test]
+fn a_namespace_root_is_refused() {
+    let machine = Machine::v2();
+    machine.cgroup("cgroup.events", "populated 1\nfrozen 0\n");
+    let error = try_collect(&CgroupLeak::new(settings()), &machine).unwrap_err();
+    assert_eq!(error.reason(), Reason::Malformed);
+    // On v1 the counts of /proc/cgroups are the machine's, wherever one looks from.
+    let machine = Machine::v1();
+    std::fs::remove_file(machine.cgroup_path("memory/release_agent")).unwrap();
+    let samples = collect(&machine);
+    assert_eq!(reasons(&samples), [Reason::Malformed]);
+    assert_eq!(samples.value(&CGROUPS, &["memory"]), Some(73.0));
+    assert_eq!((samples.value(&DIRECTORIES, &["memory"]), by_qos(&samples, "pod")), (None, [None; 3]));
+}
+
+#[test]
+fn a_cut_walk_leaves_out_what_would_be_wrong() {
+    for machine in [Machine::v1(), Machine::v2()] {
+        let samples = try_collect(&CgroupLeak::new(Settings { max_directories: 20, ..settings() }), &machine).unwrap();
+        assert!(samples.dropped() > 0);
+        assert_eq!(reasons(&samples), [], "a cap of ours is no failure");
+        assert!(samples.rows().iter().any(|row| row.metric.name == "headroom_cgroups"));
+        assert_eq!((samples.value(&MEMCG_IDS_USED, &[]), by_qos(&samples, "pod")), (None, [None; 3]));
+        assert_eq!(samples.value(&DIRECTORIES, &["memory"]), None);
+
+        let context = Context { host: &machine.host, deadline: Deadline::after(Duration::ZERO) };
+        let samples = CgroupLeak::new(settings()).collect(context).unwrap();
+        assert_eq!(reasons(&samples), [Reason::Timeout]);
+        assert_eq!((samples.value(&MEMCG_IDS_USED, &[]), by_qos(&samples, "pod")), (None, [None; 3]));
+    }
+}
+
+#[test]
+fn a_container_whose_processes_cannot_be_read_is_not_judged() {
+    let machine = Machine::v1();
+    let procs = machine.cgroup_path(&format!(
+        "memory/kubepods/besteffort/pod09db1d60-9264-4892-a9b0-1013901eb188/{}/cgroup.procs",
+        "594b28c0d534729d7d46245ae6d5ee6ab916095241e4f83c7204eee45cf1d7cb"
+    ));
+    std::fs::remove_file(&procs).unwrap();
+    std::fs::create_dir(&procs).unwrap();
+    let samples = collect(&machine);
+    assert_eq!(reasons(&samples), [Reason::Io]);
+    assert_eq!((samples.value(&CONTAINERS, &["running"]), samples.value(&ORPHANED, &["pod"])), (None, None));
+    assert_eq!(by_qos(&samples, "container"), [Some(3.0), Some(14.0), Some(5.0)]);
+}

@@ -1,0 +1,102 @@
+//! From what was read to what is exposed. Pure.
+
+use super::read::Snapshot;
+use super::*;
+use crate::host::filesystem::Filesystem;
+use crate::kubelet::configuration::{Configuration, Source};
+use crate::kubelet::signals::{self, Counts, Observation, Signal};
+use crate::kubelet::thresholds::Thresholds;
+use crate::metric::{Metric, Samples};
+
+/// A configuration of more files than this is shown in part.
+const MOST_SOURCES: usize = 32;
+
+/// The numbers, and the errors of what is missing.
+pub(super) fn assess(snapshot: Snapshot) -> Samples {
+    let mut samples = Samples::new();
+    // On the CRI path the kubelet takes the image file system for that of the containers' writable layers.
+    let containerfs = snapshot.imagefs.as_ref();
+    let observations = observations(&snapshot, containerfs);
+    for &(signal, Observation { available, capacity }) in &observations {
+        let [available_metric, capacity_metric, _] = by_unit(signal);
+        samples.push(available_metric, &[signal.as_str()], available as f64);
+        samples.push(capacity_metric, &[signal.as_str()], capacity as f64);
+    }
+    samples.push_some(&MEMORY_AVAILABLE, &[], snapshot.mem_available.map(|bytes| bytes as f64));
+    if let Some((configuration, thresholds)) = &snapshot.kubelet {
+        let dedicated =
+            snapshot.nodefs.as_ref().zip(containerfs).and_then(|(node, image)| signals::dedicated(node, image));
+        push_thresholds(&mut samples, &observations, &thresholds.clone().on_filesystems(dedicated));
+        push_image_gc(&mut samples, configuration);
+    }
+    push_sources(&mut samples, &snapshot.sources);
+    let roles =
+        [("nodefs", snapshot.nodefs.as_ref()), ("imagefs", snapshot.imagefs.as_ref()), ("containerfs", containerfs)];
+    for (role, filesystem) in roles {
+        push_filesystem(&mut samples, role, filesystem);
+    }
+    samples.push_some(&CONTROL_PLANE, &[], snapshot.control_plane.map(f64::from));
+    snapshot.errors.into_iter().for_each(|error| samples.fail(error));
+    samples
+}
+
+fn observations(snapshot: &Snapshot, containerfs: Option<&Filesystem>) -> Vec<(Signal, Observation)> {
+    let (nodefs, imagefs) = (snapshot.nodefs.as_ref(), snapshot.imagefs.as_ref());
+    let observe = |signal| match signal {
+        Signal::MemoryAvailable => snapshot.memory,
+        Signal::AllocatableMemoryAvailable => snapshot.allocatable,
+        Signal::NodefsAvailable => nodefs.map(signals::bytes),
+        Signal::NodefsInodesFree => nodefs.and_then(signals::inodes),
+        Signal::ImagefsAvailable => imagefs.map(signals::bytes),
+        Signal::ImagefsInodesFree => imagefs.and_then(signals::inodes),
+        Signal::ContainerfsAvailable => containerfs.map(signals::bytes),
+        Signal::ContainerfsInodesFree => containerfs.and_then(signals::inodes),
+        Signal::PidAvailable => snapshot.pids,
+    };
+    Signal::ALL.into_iter().filter_map(|signal| Some((signal, observe(signal)?))).collect()
+}
+
+fn push_thresholds(samples: &mut Samples, observations: &[(Signal, Observation)], thresholds: &Thresholds) {
+    for &(signal, Observation { available, capacity }) in observations {
+        for (kind, hard) in [("hard", true), ("soft", false)] {
+            // Without an observation the kubelet skips a threshold, and a percentage of nothing cannot be said.
+            let Some(threshold) = thresholds.resolve(signal, hard, capacity) else { continue };
+            let labels = [signal.as_str(), kind];
+            samples.push(by_unit(signal)[2], &labels, threshold);
+            let ratio = (available as f64 - threshold) / capacity as f64;
+            samples.push_some(&HEADROOM, &labels, (capacity > 0).then_some(ratio));
+        }
+    }
+    for (signal, period) in &thresholds.grace_periods {
+        samples.push(&GRACE_PERIOD, &[signal.as_str()], period.as_secs_f64());
+    }
+}
+
+fn push_image_gc(samples: &mut Samples, configuration: &Configuration) {
+    samples.push(&IMAGE_GC, &["high"], f64::from(configuration.image_gc_high_percent) / 100.0);
+    samples.push(&IMAGE_GC, &["low"], f64::from(configuration.image_gc_low_percent) / 100.0);
+}
+
+fn push_sources(samples: &mut Samples, sources: &[Source]) {
+    for source in sources.iter().take(MOST_SOURCES) {
+        let path = source.path().map(|path| path.display().to_string()).unwrap_or_default();
+        samples.info(&CONFIG_INFO, &[source.as_str(), &path]);
+    }
+    samples.drop_count(sources.len().saturating_sub(MOST_SOURCES) as u64);
+}
+
+fn push_filesystem(samples: &mut Samples, role: &str, filesystem: Option<&Filesystem>) {
+    let Some(mount) = filesystem.and_then(|filesystem| filesystem.mount.as_ref()) else { return };
+    let mountpoint = mount.mountpoint.display().to_string();
+    samples.info(&FILESYSTEM_INFO, &[role, &mount.device, &mountpoint, &mount.fstype]);
+    samples.push(&FILESYSTEM_READONLY, &[role], f64::from(mount.readonly));
+}
+
+/// The families of a signal: available, capacity, threshold.
+fn by_unit(signal: Signal) -> [&'static Metric; 3] {
+    match signal.counts() {
+        Counts::Bytes => [&AVAILABLE_BYTES, &CAPACITY_BYTES, &THRESHOLD_BYTES],
+        Counts::Inodes => [&AVAILABLE_INODES, &CAPACITY_INODES, &THRESHOLD_INODES],
+        Counts::Pids => [&AVAILABLE_PIDS, &CAPACITY_PIDS, &THRESHOLD_PIDS],
+    }
+}

@@ -1,0 +1,369 @@
+//! Reads the evidence: what the kubelet was told, memory, pids, and the file systems of the three roles.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Settings;
+use crate::error::{Error, Reason, Result};
+use crate::host::filesystem::Filesystem;
+use crate::host::{Deadline, Host};
+use crate::kubelet::configuration::{Configuration, Source};
+use crate::kubelet::process::Finder;
+use crate::kubelet::signals::{self, Observation, Signal};
+use crate::kubelet::sources::{Overrides, Sources};
+use crate::kubelet::thresholds::Thresholds;
+
+/// How long a file system may take to answer `statfs`: as long as the kubelet gives it.
+const STATFS: Duration = Duration::from_secs(2);
+
+/// How long once another one hangs: a healthy one answers in microseconds, and both may lie on the same dead mount.
+const STATFS_AFTER_A_HANG: Duration = Duration::from_millis(200);
+
+/// Everything that one scrape read.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// The configuration and its thresholds; `None` if the kubelet's could not be had (the errors say why).
+    pub kubelet: Option<(Configuration, Thresholds)>,
+    /// Where it came from.
+    pub sources: Vec<Source>,
+    /// The apiserver or etcd runs here; `None` if the processes could not be listed.
+    pub control_plane: Option<bool>,
+    /// `memory.available`
+    pub memory: Option<Observation>,
+    /// `MemAvailable` of meminfo.
+    pub mem_available: Option<u64>,
+    /// `allocatableMemory.available`
+    pub allocatable: Option<Observation>,
+    /// `pid.available`
+    pub pids: Option<Observation>,
+    /// The file system of the kubelet's root directory.
+    pub nodefs: Option<Filesystem>,
+    /// The file system of the runtime's image store.
+    pub imagefs: Option<Filesystem>,
+    /// What could not be read.
+    pub errors: Vec<Error>,
+}
+
+impl Snapshot {
+    /// Reads it all. What cannot be read is `None`, with an error unless the kernel merely has no such file.
+    pub fn read(host: &Host, settings: &Settings, finder: &Finder, deadline: Deadline) -> Self {
+        let mut snapshot = Snapshot::default();
+        let mut statfs = Statfs { host, deadline, hung: false, asked: Vec::new() };
+        let overrides = Overrides {
+            config: settings.kubelet_config.clone(),
+            config_dir: settings.kubelet_config_dir.clone(),
+            root_dir: settings.kubelet_root_dir.clone(),
+        };
+        snapshot.read_memory(host);
+        snapshot.read_pids(host);
+
+        // Without a look at the processes we do not know that there is no kubelet: its defaults would be a guess.
+        let found = finder.find(host, deadline);
+        let found = snapshot.ok(found);
+        snapshot.control_plane = found.as_ref().map(|found| found.control_plane);
+        let kubelet = found.as_ref().and_then(|found| found.kubelet.as_ref());
+        let sources = Sources::of(host, kubelet, &overrides);
+        if found.is_some() {
+            snapshot.read_configuration(&sources, deadline);
+        }
+        let pods = Signal::AllocatableMemoryAvailable;
+        let allowed = snapshot.kubelet.as_ref().filter(|(_, thresholds)| thresholds.watch(pods));
+        if let Some((configuration, _)) = allowed.filter(|_| !snapshot.sources.contains(&Source::Default)) {
+            let pods = pods_memory(host, &configuration.cgroup_root);
+            snapshot.allocatable = snapshot.ok(pods).flatten();
+        }
+
+        let told_root = settings.kubelet_root_dir.is_some() || kubelet.is_some();
+        if told_root || found.is_some() {
+            let root = sources.root_dir().and_then(|dir| statfs.of_root_dir(&dir, told_root));
+            snapshot.nodefs = snapshot.ok(root);
+        }
+        let endpoint = match &snapshot.kubelet {
+            Some((configuration, _)) => configuration.runtime_endpoint.clone(),
+            None => sources.flags().and_then(|flags| flags.runtime_endpoint.clone()),
+        };
+        let imagefs = statfs.of_image_store(endpoint.as_deref());
+        snapshot.imagefs = snapshot.ok(imagefs).flatten();
+        snapshot
+    }
+
+    /// True if nothing of what a node has was there, and nothing stood in the way of reading it.
+    pub fn is_empty(&self) -> bool {
+        let observed = self.memory.is_some() || self.mem_available.is_some() || self.pids.is_some();
+        let observed = observed || self.nodefs.is_some() || self.imagefs.is_some();
+        !observed && self.errors.iter().all(Error::is_gone)
+    }
+
+    fn ok<T>(&mut self, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.errors.push(error)).ok()
+    }
+
+    fn read_configuration(&mut self, sources: &Sources<'_>, deadline: Deadline) {
+        let Some(told) = self.ok(sources.read(deadline)) else { return };
+        self.sources = told.sources();
+        let parsed = told.effective().and_then(|configuration| {
+            let thresholds = Thresholds::parse(&configuration).map_err(|error| told.blame(error))?;
+            Ok((configuration, thresholds))
+        });
+        let hint = "correct it where a kubelet would refuse it, or name the file that this kubelet runs with (--kubelet.config); until then its thresholds are unknown";
+        self.kubelet = self.ok(parsed.map_err(|error| Error::new(error.reason(), format!("{error}; {hint}"))));
+    }
+
+    fn read_memory(&mut self, host: &Host) {
+        let meminfo = host.read_some(host.proc("meminfo"));
+        let Some(meminfo) = self.ok(meminfo).flatten() else { return };
+        self.mem_available = signals::meminfo_bytes(&meminfo, "MemAvailable");
+        let Some(total) = signals::meminfo_bytes(&meminfo, "MemTotal") else {
+            self.errors.push(Error::malformed(format!("{}: no MemTotal", host.proc("meminfo").display())));
+            return;
+        };
+        let working_set = node_working_set(host);
+        self.memory = self.ok(working_set).flatten().map(|working_set| signals::memory(total, working_set));
+    }
+
+    fn read_pids(&mut self, host: &Host) {
+        let mut number = |name: &str| {
+            let path = host.proc(name);
+            let read = match host.read_number(path) {
+                Ok(number) => Ok(Some(number)),
+                Err(error) if error.is_gone() => Ok(None),
+                Err(error) => Err(error),
+            };
+            self.ok(read).flatten()
+        };
+        let (pid_max, threads_max) = (number("sys/kernel/pid_max"), number("sys/kernel/threads-max"));
+        let loadavg = host.read_some(host.proc("loadavg"));
+        if let Some(loadavg) = self.ok(loadavg).flatten() {
+            self.pids = signals::pids(pid_max, threads_max, &loadavg);
+        }
+    }
+}
+
+/// The node's working set; `None` on a kernel that does not account memory by cgroup.
+fn node_working_set(host: &Host) -> Result<Option<u64>> {
+    let malformed =
+        |path: &Path| Error::malformed(format!("{}: figures of the working set are missing", path.display()));
+    // The v1 controller wins on a hybrid hierarchy: its cgroup2 has no memory controller.
+    let v1 = host.sys("fs/cgroup/memory");
+    match host.read_number(v1.join("memory.usage_in_bytes")) {
+        Ok(usage) => {
+            let path = v1.join("memory.stat");
+            let stat = host.read(&path)?;
+            return signals::node_working_set_v1(usage, &stat).map(Some).ok_or_else(|| malformed(&path));
+        }
+        Err(error) if error.is_gone() => {}
+        Err(error) => return Err(error),
+    }
+    let path = host.sys("fs/cgroup/memory.stat");
+    match host.read_some(&path)? {
+        Some(stat) => signals::node_working_set_v2(&stat).map(Some).ok_or_else(|| malformed(&path)),
+        None => Ok(None),
+    }
+}
+
+/// Memory of the cgroup of all pods: `kubepods`, or `kubepods.slice` where systemd makes it, below the kubelet's
+/// `cgroupRoot`. `None` if there is none or it has no limit.
+fn pods_memory(host: &Host, cgroup_root: &str) -> Result<Option<Observation>> {
+    let v1 = host.sys("fs/cgroup/memory");
+    let v2 = host.sys("fs/cgroup");
+    for name in pods_cgroups(cgroup_root) {
+        let dir = v1.join(&name);
+        if let Some(limit) = host.read_some(dir.join("memory.limit_in_bytes"))? {
+            return observe_pods(host, &dir, &limit, "memory.usage_in_bytes", "total_inactive_file");
+        }
+        let dir = v2.join(&name);
+        if let Some(limit) = host.read_some(dir.join("memory.max"))? {
+            return observe_pods(host, &dir, &limit, "memory.current", "inactive_file");
+        }
+    }
+    Ok(None)
+}
+
+fn observe_pods(host: &Host, dir: &Path, limit: &str, usage: &str, inactive: &str) -> Result<Option<Observation>> {
+    let limit = match limit.trim() {
+        "max" => return Ok(None),
+        text => text.parse().map_err(|_| Error::malformed(format!("{}: no limit: {text:?}", dir.display())))?,
+    };
+    let usage = host.read_number(dir.join(usage))?;
+    let path = dir.join("memory.stat");
+    let inactive = signals::stat_value(&host.read(&path)?, inactive)
+        .ok_or_else(|| Error::malformed(format!("{}: no {inactive}", path.display())))?;
+    Ok(signals::allocatable(limit, signals::working_set(usage, inactive)))
+}
+
+/// Where the pods' cgroup may be, for both cgroup drivers. The driver is not asked: it comes from the runtime these days.
+fn pods_cgroups(cgroup_root: &str) -> [PathBuf; 2] {
+    let parts: Vec<&str> = cgroup_root.split('/').filter(|part| !part.is_empty() && *part != "..").collect();
+    let plain = parts.iter().copied().chain(["kubepods"]).collect();
+    // systemd nests a.slice/a-b.slice/a-b-kubepods.slice; a dash within a name is written `_`.
+    let mut slices = PathBuf::new();
+    let mut name = String::new();
+    for part in
+        parts.iter().map(|part| part.trim_end_matches(".slice").replace('-', "_")).chain(["kubepods".to_owned()])
+    {
+        if !name.is_empty() {
+            name.push('-');
+        }
+        name.push_str(&part);
+        slices.push(format!("{name}.slice"));
+    }
+    [plain, slices]
+}
+
+/// Asks each path for its file system once per scrape.
+struct Statfs<'a> {
+    host: &'a Host,
+    deadline: Deadline,
+    hung: bool,
+    asked: Vec<(PathBuf, Result<Filesystem>)>,
+}
+
+/// Where runtimes keep images unless they are told otherwise: the word in their endpoint, and the directory.
+const IMAGE_STORES: [(&str, &str); 5] = [
+    // Before containerd, whose word is in this endpoint as well: /run/k3s/containerd/containerd.sock.
+    ("/k3s/", "/var/lib/rancher/k3s/agent/containerd"),
+    ("/k3s/", "/var/lib/rancher/rke2/agent/containerd"),
+    ("containerd", "/var/lib/containerd"),
+    ("crio", "/var/lib/containers/storage"),
+    ("docker", "/var/lib/docker"),
+];
+
+impl Statfs<'_> {
+    fn of(&mut self, path: &Path) -> Result<Filesystem> {
+        if let Some((_, answer)) = self.asked.iter().find(|(asked, _)| asked == path) {
+            return answer.clone();
+        }
+        let limit = if self.hung { STATFS_AFTER_A_HANG } else { STATFS };
+        let answer = self.host.filesystem(path, self.deadline.part(limit));
+        self.hung |= answer.as_ref().is_err_and(|error| matches!(error.reason(), Reason::Timeout | Reason::Busy));
+        self.asked.push((path.to_owned(), answer.clone()));
+        answer
+    }
+
+    /// nodefs. Where nobody named the directory and it is not there, the file system that it would come to lie on.
+    fn of_root_dir(&mut self, dir: &Path, told: bool) -> Result<Filesystem> {
+        let mut dir = dir;
+        loop {
+            match (self.of(dir), dir.parent()) {
+                (Err(error), Some(parent)) if error.is_gone() && !told => dir = parent,
+                (answer, _) => {
+                    let about = "nodefs, the kubelet's root directory (--kubelet.root-dir names another)";
+                    return answer.map_err(|error| error.context(about));
+                }
+            }
+        }
+    }
+
+    /// imagefs: the store of the runtime that the kubelet's endpoint names; without a name the one that is there, if all
+    /// that are there lie on one device. Otherwise nothing: a guess would be wrong on just the nodes that matter.
+    fn of_image_store(&mut self, endpoint: Option<&str>) -> Result<Option<Filesystem>> {
+        let named = endpoint.and_then(|endpoint| IMAGE_STORES.iter().find(|(word, _)| endpoint.contains(word)));
+        let candidates = IMAGE_STORES.iter().filter(|(word, _)| named.is_none_or(|(name, _)| name == word));
+        if endpoint.is_some() && named.is_none() {
+            return Ok(None);
+        }
+        let mut stores: Vec<Filesystem> = Vec::new();
+        for (_, dir) in candidates {
+            stores.extend(self.of_store(Path::new(dir))?);
+        }
+        let first = stores.first().cloned();
+        let one_device =
+            |first: &Filesystem| stores.iter().all(|store| signals::dedicated(first, store) == Some(false));
+        Ok(first.filter(|first| stores.len() == 1 || one_device(first)))
+    }
+
+    fn of_store(&mut self, dir: &Path) -> Result<Option<Filesystem>> {
+        let about = |error: Error| error.context("imagefs, the runtime's image store");
+        // Asked first: to list a directory on a dead mount would hang us.
+        match self.of(dir) {
+            Err(error) if error.is_gone() => return Ok(None),
+            Err(error) => return Err(about(error)),
+            Ok(_) => {}
+        }
+        let Ok(entries) = self.host.tree().list(dir) else { return Ok(None) };
+        let exists = |name: &str| entries.iter().any(|(entry, _)| entry == name);
+        // The directories that ImageFsInfo names as mount points.
+        let below = match dir.file_name().and_then(|name| name.to_str()) {
+            Some("containerd") => {
+                let prefix = "io.containerd.snapshotter.v1.";
+                let overlayfs = format!("{prefix}overlayfs");
+                let any = entries.iter().filter_map(|(name, _)| name.to_str()).find(|name| name.starts_with(prefix));
+                if exists(&overlayfs) { Some(overlayfs) } else { any.map(str::to_owned) }
+            }
+            Some("storage") => exists("overlay-images").then(|| "overlay-images".to_owned()),
+            _ => None,
+        };
+        match below {
+            Some(name) => self.of(&dir.join(name)).map(Some).map_err(about),
+            None => self.of(dir).map(Some).map_err(about),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Roots;
+    use crate::host::filesystem::Mount;
+
+    #[test]
+    fn pods_cgroups_of_both_drivers() {
+        let of = |root: &str| pods_cgroups(root).map(|path| path.display().to_string());
+        assert_eq!(of(""), ["kubepods", "kubepods.slice"]);
+        assert_eq!(of("/"), ["kubepods", "kubepods.slice"]);
+        assert_eq!(of("/a/b-c"), ["a/b-c/kubepods", "a.slice/a-b_c.slice/a-b_c-kubepods.slice"]);
+        assert_eq!(of("/../etc"), ["etc/kubepods", "etc.slice/etc-kubepods.slice"]);
+    }
+
+    fn on(device: &str, capacity_bytes: u64) -> Filesystem {
+        let mount = Mount { device: device.into(), mountpoint: "/".into(), fstype: "ext4".into(), readonly: false };
+        Filesystem { capacity_bytes, available_bytes: 1, inodes: 9, inodes_free: 1, mount: Some(mount) }
+    }
+
+    /// The capacity of the image store found on a machine with these directories and file systems.
+    fn store(dirs: &[&str], disks: &[(&str, &str, u64)], endpoint: Option<&str>) -> Option<u64> {
+        let dir = tempfile::tempdir().unwrap();
+        for name in dirs {
+            std::fs::create_dir_all(dir.path().join(&name[1..])).unwrap();
+        }
+        // Every store directory has an entry of its own, absent ones none, so that what is not there is not there.
+        let table = disks.iter().map(|&(path, device, size)| (path.into(), on(device, size))).collect();
+        let host = Host::recorded(Roots { root: dir.path().into(), ..Roots::default() }, table);
+        let deadline = Deadline::after(Duration::from_secs(5));
+        let mut statfs = Statfs { host: &host, deadline, hung: false, asked: Vec::new() };
+        statfs.of_image_store(endpoint).unwrap().map(|filesystem| filesystem.capacity_bytes)
+    }
+
+    const CONTAINERD: &str = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs";
+    const NATIVE: &str = "/var/lib/containerd/io.containerd.snapshotter.v1.native";
+    const CRIO: &str = "/var/lib/containers/storage/overlay-images";
+    const DOCKER: &str = "/var/lib/docker";
+
+    #[test]
+    fn the_named_runtime_counts() {
+        let disks = [("/", "/dev/a", 1), (CONTAINERD, "/dev/a", 2), (CRIO, "/dev/b", 3), (DOCKER, "/dev/a", 4)];
+        let all = [CONTAINERD, NATIVE, CRIO, DOCKER];
+        assert_eq!(store(&all, &disks, Some("unix:///run/containerd/containerd.sock")), Some(2));
+        assert_eq!(store(&all, &disks, Some("unix:///var/run/crio/crio.sock")), Some(3));
+        assert_eq!(store(&all, &disks, Some("unix:///run/cri-dockerd.sock")), Some(4));
+        assert_eq!(store(&all, &disks, Some("unix:///run/k3s/containerd/containerd.sock")), None);
+        assert_eq!(store(&all, &disks, Some("unix:///run/other.sock")), None, "a runtime that we do not know");
+        assert_eq!(store(&[DOCKER], &disks, Some("unix:///run/crio/crio.sock")), None, "its store is elsewhere");
+    }
+
+    #[test]
+    fn unnamed_it_is_taken_only_if_there_is_no_doubt() {
+        let disks = [("/", "/dev/a", 1), (CONTAINERD, "/dev/a", 2), (CRIO, "/dev/b", 3), (DOCKER, "/dev/a", 4)];
+        assert_eq!(store(&[CONTAINERD], &disks, None), Some(2));
+        assert_eq!(store(&[CONTAINERD, DOCKER], &disks, None), Some(2), "two on one device");
+        assert_eq!(store(&[CONTAINERD, CRIO], &disks, None), None, "two on two devices");
+        assert_eq!(store(&[], &disks, None), None);
+    }
+
+    #[test]
+    fn the_snapshotter_may_lie_on_a_disk_of_its_own() {
+        let disks = [("/", "/dev/a", 1), (NATIVE, "/dev/b", 5)];
+        assert_eq!(store(&[NATIVE], &disks, None), Some(5));
+        assert_eq!(store(&["/var/lib/containerd"], &disks, None), Some(1));
+    }
+}
