@@ -104,6 +104,12 @@ fn soon() -> Deadline {
 
 type Pairs = BTreeMap<String, String>;
 
+/// Paths below a `--config-dir`, and what is in them.
+type Dropins<'a> = Option<&'a [(&'a str, &'a str)]>;
+
+/// What `--config` and `--config-dir` hold, further flags, and what is expected of it.
+type Case<'a, T> = (Option<&'a str>, Dropins<'a>, &'a [&'a str], T);
+
 fn pairs(text: &str) -> Pairs {
     text.split(' ').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap()).map(owned).collect()
 }
@@ -274,12 +280,12 @@ struct Vector {
     /// Without its head; `None`: no --config.
     config: Option<&'static str>,
     /// Path below the folder and text without its head; `None`: no --config-dir.
-    dropins: Option<&'static [(&'static str, &'static str)]>,
+    dropins: Dropins<'static>,
     flags: &'static [&'static str],
     hard: &'static str,
 }
 
-fn machine(config: Option<&str>, dropins: Option<&[(&str, &str)]>, flags: &[&str]) -> Machine {
+fn machine(config: Option<&str>, dropins: Dropins<'_>, flags: &[&str]) -> Machine {
     let machine = Machine::new();
     let mut flags = flags.to_vec();
     if let Some(config) = config {
@@ -524,14 +530,16 @@ fn soft_thresholds_by_source() {
         "--eviction-soft-grace-period=imagefs.available=30s",
         "--eviction-minimum-reclaim=imagefs.available=1Gi",
     ];
-    let cases: [(&[(&str, &str)], &[&str], &str, &str); 4] = [
-        (&[], &[], "memory.available=1Gi nodefs.available=15%", "memory.available=1m30s nodefs.available=2m"),
-        (&[("1.conf", dropin)], &[], "nodefs.available=20%", "nodefs.available=1h"),
-        (&[("1.conf", dropin)], flags, "imagefs.available=25%", "imagefs.available=30s"),
-        (&[("1.conf", "evictionSoft: null")], &[], "", ""),
+    // Here the first column is the grace periods that come of it; the base is always the one above.
+    let cases: [Case<'_, &str>; 4] = [
+        (Some("memory.available=1m30s nodefs.available=2m"), None, &[], "memory.available=1Gi nodefs.available=15%"),
+        (Some("nodefs.available=1h"), Some(&[("1.conf", dropin)]), &[], "nodefs.available=20%"),
+        (Some("imagefs.available=30s"), Some(&[("1.conf", dropin)]), flags, "imagefs.available=25%"),
+        (Some(""), Some(&[("1.conf", "evictionSoft: null")]), &[], ""),
     ];
-    for (dropins, flags, soft, grace) in cases {
-        let machine = machine(Some(config), Some(dropins), flags);
+    for (grace, dropins, flags, soft) in cases {
+        let machine = machine(Some(config), dropins, flags);
+        let grace = grace.unwrap();
         assert_eq!(machine.configuration().unwrap().eviction_soft, pairs(soft));
         let samples = machine.collect();
         assert!(samples.errors().is_empty(), "{:?}", samples.errors());
@@ -549,7 +557,7 @@ fn soft_thresholds_by_source() {
 
 #[test]
 fn image_collection_by_source() {
-    let cases: [(Option<&str>, Option<&[(&str, &str)]>, &[&str], (i32, i32)); 7] = [
+    let cases: [Case<'_, (i32, i32)>; 7] = [
         (None, None, &[], (85, 80)),
         (Some(""), None, &[], (85, 80)),
         (Some("imageGCHighThresholdPercent: 90\nimageGCLowThresholdPercent: 70"), None, &[], (90, 70)),
@@ -581,7 +589,7 @@ fn image_collection_by_source() {
 
 #[test]
 fn allocatable_memory_by_source() {
-    let cases: [(Option<&str>, Option<&[(&str, &str)]>, &[&str], bool); 10] = [
+    let cases: [Case<'_, bool>; 10] = [
         (Some(""), None, &[], true),
         (Some("enforceNodeAllocatable: [pods, system-reserved]"), None, &[], true),
         (Some("enforceNodeAllocatable: [none]"), None, &[], false),
@@ -609,7 +617,7 @@ fn allocatable_memory_by_source() {
 
 #[test]
 fn what_a_kubelet_would_refuse() {
-    let cases: [(&str, Option<&[(&str, &str)]>, &[&str], &str); 23] = [
+    let cases: [(&str, Dropins<'_>, &[&str], &str); 23] = [
         ("evictionHard: {disk.available: 10%}", None, &[], "disk.available"),
         ("evictionHard: {disk.available: 0%}", None, &[], "disk.available"),
         ("evictionHard: {memory.available: 5}", None, &[], "quotes"),

@@ -231,6 +231,7 @@ mod tests {
             ("root/d/15-sub/99.conf", "sub"),
             ("root/d/15-sub/deeper/00.conf", "deeper"),
             ("root/d/05-x.yaml", "no"),
+            ("root/d/07-kubelet-conf", "no"),
             ("root/d/30.conf.bak", "no"),
             ("root/d/40.conf/00.conf", "in a folder of that name"),
             ("root/d/.conf", "hidden"),
