@@ -3,6 +3,7 @@
 //! `fixtures/eviction/configz-matrix` holds what a real kubelet 1.36 served at `/configz`; the vectors below are what
 //! follows from its source. Each is held against the configuration that we make of it, and against the series that come
 //! out of a whole collection on a machine made of files.
+#![allow(clippy::type_complexity, reason = "tables of cases")]
 #![allow(clippy::disallowed_methods, reason = "a test makes its machine of files")]
 
 use std::collections::BTreeMap;
