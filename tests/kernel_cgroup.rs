@@ -3,6 +3,8 @@
 //! machines; says loudly what it skips elsewhere. Everything it makes is removed again, also after a failure.
 #![allow(clippy::disallowed_methods, reason = "tests make the files that the library may only read through `host`")]
 
+mod common;
+
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -32,7 +34,7 @@ struct Lab {
 impl Lab {
     fn open() -> Option<Self> {
         let skip = |what: &str| {
-            eprintln!("SKIP: {what}");
+            common::say_skip(format_args!("{what}"));
             None
         };
         if !rustix::process::geteuid().is_root() {
@@ -309,7 +311,9 @@ fn pods_and_containers_on_v2() {
 fn dying_memory_cgroups_are_seen_and_seen_to_go() {
     const LEAKED: usize = 200;
     let Some(_lab) = Lab::open() else { return };
-    let Ok(files) = tempfile::tempdir_in("/dev/shm") else { return eprintln!("SKIP: no tmpfs at /dev/shm") };
+    let Ok(files) = tempfile::tempdir_in("/dev/shm") else {
+        return common::say_skip(format_args!("no tmpfs at /dev/shm"));
+    };
     let tree = Tree::new(format!("{V1}/headroom-test"));
     let collector = collector(Duration::ZERO);
     let host = Lab::v1();
@@ -437,7 +441,7 @@ fn kernel_memory_of_this_kernel() {
     assert_eq!(samples.value(&kmem::ACCOUNTED, &["pod"]), None, "no kubepods");
     assert!(value(&samples, &kmem::PERCPU, &[]) > 0.0);
     if off {
-        return eprintln!("SKIP: booted with nokmem, nothing is charged");
+        return common::say_skip(format_args!("booted with nokmem, nothing is charged"));
     }
 
     let tree = Tree::new(format!("{V1}/kubepods"));

@@ -4,6 +4,8 @@
 //! Needs root to mount. What is missing on a machine is said on stderr, as SKIP.
 #![allow(clippy::disallowed_methods, reason = "a test makes its machine of files")]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -133,7 +135,7 @@ fn bytes_run_out_on_ext4() {
     let _alone = alone();
     let disk = match Mounted::ext4() {
         Ok(disk) => disk,
-        Err(error) => return eprintln!("SKIP: no loop-mounted ext4: {error}"),
+        Err(error) => return common::say_skip(format_args!("no loop-mounted ext4: {error}")),
     };
     let config = tempfile::NamedTempFile::new().unwrap();
     let settings = nodefs(disk.path(), config.path());
@@ -174,7 +176,7 @@ fn inodes_run_out_on_tmpfs() {
     let _alone = alone();
     let disk = match Mounted::tmpfs("size=8m,nr_inodes=200") {
         Ok(disk) => disk,
-        Err(error) => return eprintln!("SKIP: no tmpfs: {error}"),
+        Err(error) => return common::say_skip(format_args!("no tmpfs: {error}")),
     };
     let config = tempfile::NamedTempFile::new().unwrap();
     let settings = nodefs(disk.path(), config.path());
@@ -219,7 +221,9 @@ fn memory_and_pids_by_shell_arithmetic() {
         text.split_once(' ')
             .map(|(total, available)| (total.parse::<f64>().unwrap(), available.parse::<f64>().unwrap()))
     };
-    let Some((total, before)) = witness() else { return eprintln!("SKIP: this kernel has no memory cgroup") };
+    let Some((total, before)) = witness() else {
+        return common::say_skip(format_args!("this kernel has no memory cgroup"));
+    };
     let samples = collect(&eviction::Settings::default());
     let (_, after) = witness().unwrap();
     // Other programs allocate and free between our reading and the shell's: a build on the same machine moves some 100 MB.
@@ -275,7 +279,7 @@ fn no_kubelet_here() -> bool {
     let samples = collect(&eviction::Settings::default());
     let none = samples.value(&CONFIG_INFO, &["default", ""]).is_some();
     if !none {
-        eprintln!("SKIP: a kubelet runs on this machine");
+        common::say_skip(format_args!("a kubelet runs on this machine"));
     }
     none
 }
@@ -318,7 +322,7 @@ fn a_running_kubelet_is_found_with_its_files() {
         let _etcd = start(&mut Command::new(dir.path().join("etcd")), "etcd");
         assert_eq!(collect(&eviction::Settings::default()).value(&CONTROL_PLANE, &[]), Some(1.0));
     } else {
-        eprintln!("SKIP: a control plane runs on this machine");
+        common::say_skip(format_args!("a control plane runs on this machine"));
     }
     drop(kubelet);
     let samples = collect(&eviction::Settings::default());
@@ -353,7 +357,7 @@ fn a_kubelet_in_a_mount_namespace_of_its_own() {
         CONFIG.replace('\n', "\\n")
     );
     if let Err(error) = run("unshare", &["--mount", "true"]) {
-        return eprintln!("SKIP: no mount namespaces: {error}");
+        return common::say_skip(format_args!("no mount namespaces: {error}"));
     }
     let _kubelet = start(Command::new("unshare").args(["--mount", "sh", "-c", &script]), "kubelet");
     assert!(!PathBuf::from(inside).join("k.yaml").exists(), "the machine itself does not have it");

@@ -4,6 +4,8 @@
 #![allow(clippy::disallowed_methods, reason = "witnesses read the machine themselves")]
 #![allow(clippy::print_stdout, reason = "how a helper answers")]
 
+mod common;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
@@ -28,7 +30,7 @@ fn alone() -> MutexGuard<'static, ()> {
 fn root_or_skip(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        eprintln!("SKIP: {test}: needs root");
+        common::say_skip(format_args!("{test}: needs root"));
     }
     root
 }

@@ -419,7 +419,8 @@ mod tests {
         let processes = Processes::open(&Host::new(crate::host::Roots::default())).unwrap();
         // Only where the procfs is that of the first pid namespace.
         let Some(kthreadd) = find(&processes, 2).filter(|_| processes.entitled()) else {
-            eprintln!("SKIP: kernel_threads_have_no_fds: needs the procfs of the first pid namespace");
+            let text = "SKIP: kernel_threads_have_no_fds: needs the procfs of the first pid namespace\n";
+            let _ = std::io::stderr().write_all(text.as_bytes());
             return;
         };
         assert_eq!(kthreadd.fds, Some(0));
