@@ -143,6 +143,15 @@ struct OpenFiles {
     /// File descriptors whose kind is read in one scrape at the most, over all processes in detail
     #[arg(long = "collector.open_files.max-readlinks", value_name = "N", default_value_t = 10_000)]
     max_readlinks: usize,
+    /// Processes that are always shown in detail, by name
+    #[arg(long = "collector.open_files.daemons", value_name = "NAME", default_values_t = open_files_defaults().daemons, value_delimiter = ',')]
+    daemons: Vec<String>,
+    /// File descriptors read in one scrape at the most to find inotify instances
+    #[arg(long = "collector.open_files.inotify-max-readlinks", value_name = "N", default_value_t = 10_000)]
+    inotify_max_readlinks: usize,
+    /// Of these, file descriptors read again in turn although nothing says that they changed
+    #[arg(long = "collector.open_files.inotify-reexamine", value_name = "N", default_value_t = 1_000)]
+    inotify_reexamine: usize,
 }
 
 #[derive(clap::Args, Debug)]
@@ -156,6 +165,10 @@ struct Log {
     #[arg(long = "log.format", value_name = "FORMAT", default_value = "logfmt",
           value_parser = PossibleValuesParser::new(["logfmt", "json"]).map(|format| if format == "json" { LogFormat::Json } else { LogFormat::Logfmt }))]
     format: LogFormat,
+}
+
+fn open_files_defaults() -> modes::open_files::Settings {
+    modes::open_files::Settings::default()
 }
 
 fn telemetry_path(text: &str) -> Result<String, String> {
@@ -279,7 +292,9 @@ impl Config {
                 top: flags.open_files.top,
                 commands: flags.open_files.commands,
                 max_readlinks: flags.open_files.max_readlinks,
-                ..modes::open_files::Settings::default()
+                daemons: flags.open_files.daemons,
+                inotify_max_readlinks: flags.open_files.inotify_max_readlinks,
+                inotify_reexamine: flags.open_files.inotify_reexamine,
             },
         };
         Ok(Config {
@@ -338,8 +353,9 @@ mod tests {
         assert_eq!(config.listen, ["".to_owned() + DEFAULT_LISTEN_ADDRESS].map(|text| text.parse().unwrap()));
         assert_eq!(config.roots, Roots::default());
         assert_eq!(config.modes.len(), MODES.len());
-        assert_eq!(config.settings.open_files.top, modes::open_files::Settings::default().top);
-        assert_eq!(config.settings.cgroup_leak.orphan_grace, modes::cgroup_leak::Settings::default().orphan_grace);
+        assert_eq!(config.settings.open_files, modes::open_files::Settings::default());
+        assert_eq!(config.settings.cgroup_leak, modes::cgroup_leak::Settings::default());
+        assert_eq!(config.settings.eviction, modes::eviction::Settings::default());
     }
 
     #[test]

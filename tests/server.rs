@@ -145,6 +145,62 @@ fn the_page_passes_promtool() {
 }
 
 #[test]
+fn odd_process_names_do_not_break_the_page() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    // A quote, a newline, a backslash, and UTF-8 that the kernel cuts in the middle at 15 bytes.
+    let names: [&[u8]; 3] = [b"say \"hi\"", b"new\nli\\ne", "0123456789abcd\u{e9}".as_bytes()];
+    let mut sleepers = Vec::new();
+    for name in names {
+        let program = dir.path().join(std::ffi::OsStr::from_bytes(name));
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        // Three of four file descriptors: among the nearest to their limit.
+        let sleeper = Command::new("prlimit").arg("--nofile=4").arg(program).arg("60").spawn().unwrap();
+        sleepers.push(sleeper);
+    }
+    let exporter = Exporter::start(&["--collector.open_files.top=100"]);
+    let shown = |page: &str, name: &str| page.contains(&format!("comm=\"{name}\""));
+    eventually("all three are on the page", || {
+        let page = exporter.get("/metrics", &[]).text();
+        [r#"say \"hi\""#, r"new\nli\\ne", "0123456789abcd\u{fffd}"].iter().all(|name| shown(&page, name))
+    });
+    let page = exporter.get("/metrics", &["Accept: application/openmetrics-text"]).text();
+    assert!(
+        page.lines().all(|line| line.starts_with('#') || line.starts_with("headroom_") || line.starts_with("process_"))
+    );
+    for mut sleeper in sleepers {
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+    }
+}
+
+#[test]
+fn without_permission_it_says_so_and_shows_what_it_may() {
+    if !is_root() || !has("setpriv") {
+        skip!("root and setpriv are needed to become somebody else");
+    }
+    // Where nobody may run it: the target folder can be root's alone.
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let program = dir.path().join("headroom-exporter");
+    std::fs::copy(env!("CARGO_BIN_EXE_headroom-exporter"), &program).unwrap();
+    let mut nobody = Command::new("setpriv");
+    nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
+    nobody.arg(program);
+    let exporter = Exporter::start_as(nobody, &[]);
+    let page = exporter.scrape();
+    assert_eq!(page.outcome("open_files"), "failed");
+    assert!(page.errors("open_files", "denied") >= 1.0);
+    assert!(page.get("headroom_file_handles_allocated").is_some() && page.get("headroom_processes").is_some());
+    let own = format!("headroom_process_fds{{pid=\"{}\"", exporter.pid());
+    assert!(page.0.keys().any(|series| series.starts_with(&own)), "its own kinds it may read");
+    assert_eq!(page.get("headroom_inotify_instances{uid=\"0\"}"), None, "absent, not zero");
+    for id in ["cgroup_leak", "kmem", "eviction"] {
+        assert_eq!(page.outcome(id), "ok", "{id} needs no permission");
+    }
+}
+
+#[test]
 fn a_real_prometheus_scrapes_it() {
     if !has("prometheus") || !has("curl") {
         skip!("prometheus or curl (Debian packages) is not installed");

@@ -128,7 +128,7 @@ pub static MODE: Mode = Mode {
 };
 
 /// Settings of this mode.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// How long a directory below kubepods must have been without a process to be called orphaned.
     pub orphan_grace: Duration,

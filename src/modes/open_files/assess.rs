@@ -148,12 +148,18 @@ fn refusals(uncounted: u64, kinds: Option<(u64, Error)>, inotify: u64, entitled:
         _ => Reason::Denied,
     };
     let first = first.map(|error| format!("; first: {error}")).unwrap_or_default();
+    let parts = [
+        (uncounted, "could not be counted"),
+        (kinds, "shown in detail could not be told apart by kind"),
+        (inotify, "could not be searched for inotify"),
+    ];
+    let parts = parts.iter().filter(|(count, _)| *count > 0);
+    let parts = parts.map(|(count, what)| format!("fds of {count} processes {what}")).collect::<Vec<_>>().join(", ");
     samples.fail(Error::new(
         reason,
         format!(
-            "fds could not be counted in {uncounted} processes, not told apart by kind in {kinds} of those shown in detail, not \
-             searched for inotify in {inotify}: give the exporter CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE, \
-             and no AppArmor profile that keeps it from ptrace (read){first}"
+            "{parts}: give the exporter CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE, and no AppArmor profile that keeps it from \
+             ptrace (read){first}"
         ),
     ));
 }
