@@ -86,3 +86,16 @@ fn every_mode_has_its_file_its_row_and_its_words() {
         assert!(!mode.title.is_empty() && mode.title.len() < 90, "{}: title", mode.id);
     }
 }
+
+#[test]
+fn the_lines_shown_in_the_readme_are_on_the_golden_page() {
+    let readme = std::fs::read_to_string(project("README.md")).unwrap();
+    let page = std::fs::read_to_string(project("tests/fixtures/node/k8s-1.36-cgroupv2/page.prom")).unwrap();
+    // What stands after two spaces is an explanation.
+    let shown = readme.lines().filter(|line| line.starts_with("headroom_"));
+    let shown: Vec<&str> = shown.map(|line| line.split("  ").next().unwrap()).collect();
+    assert!(shown.len() > 10, "the picture of the page is gone");
+    for line in shown {
+        assert!(page.lines().any(|golden| golden == line), "not on the golden page: {line}");
+    }
+}
