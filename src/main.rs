@@ -99,7 +99,15 @@ fn log_to_stderr(level: tracing::Level, format: LogFormat) {
             registry.with(layer).init();
         }
         LogFormat::Json => {
-            registry.with(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr)).init();
+            registry
+                .with(
+                    tracing_subscriber::fmt::layer()
+                        .json()
+                        .flatten_event(true)
+                        .with_target(false)
+                        .with_writer(std::io::stderr),
+                )
+                .init();
         }
     }
 }
