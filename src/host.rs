@@ -167,14 +167,6 @@ impl Host {
         }
     }
 
-    /// The text of a file that the *machine* calls `path`, its symbolic links resolved inside the machine's root.
-    ///
-    /// # Errors
-    /// As [`Host::read`].
-    pub fn read_root(&self, path: impl AsRef<Path>) -> Result<String> {
-        read::text_in_root(&self.roots.root, path.as_ref())
-    }
-
     /// A whole file that holds one number.
     ///
     /// # Errors
