@@ -12,7 +12,8 @@
 //! **Whom the kernel charges** is the effective user of the creator at that moment. We take the effective user of the holder when
 //! we first see the instance: wrong for a daemon that gave up root after making it.
 //!
-//! **When it misleads.** An instance that was inherited by fork, passed on or duplicated is one for the kernel and counted
+//! **When it misleads.** What we may not examine (processes of others without `CAP_SYS_PTRACE`, a pid 1 that no one may look
+//! into) is not in the sums: `headroom_inotify_unexamined_fds` tells how much that is. An instance that was inherited by fork, passed on or duplicated is one for the kernel and counted
 //! once per fd here: only `kcmp(2)` could tell, which takes ptrace rights and a call for each pair. One made in a user
 //! namespace is charged to its user and also to the namespace's owner; we count it for the former only. A watch on an inode
 //! that was deleted is still charged while its event is unread. A process with a million fds is complete after hundreds of scrapes.
@@ -32,9 +33,9 @@ pub(super) static INSTANCES: Metric = Metric::gauge(
     "headroom_inotify_instances",
     Unit::None,
     &["uid"],
-    "Inotify instances in use by one user, found among the fds of its processes. An upper bound where processes inherit an \
-     instance by fork. Missing until every process was examined once after start, and for a user with a process that may not \
-     be examined. A user without any has no series.",
+    "Inotify instances in use by one user, found among the fds of its processes: at least so many while \
+     headroom_inotify_unexamined_fds is not 0, at most so many where processes inherit one by fork. Missing until every process \
+     was examined once after start. A user without any has no series.",
 );
 pub(super) static INSTANCES_LIMIT: Metric = Metric::gauge(
     "headroom_inotify_instances_limit",
@@ -48,7 +49,8 @@ pub(super) static WATCHES: Metric = Metric::gauge(
     Unit::None,
     &["uid"],
     "Inotify watches in use by one user (fdinfo of its instances). Up to some scrapes old for an instance with tens of \
-     thousands. Missing as headroom_inotify_instances is, and for a user with an instance whose watches were not counted yet.",
+     thousands. At least so many and missing as headroom_inotify_instances is, and missing for a user with an instance whose watches \
+     could not be counted yet.",
 );
 pub(super) static WATCHES_LIMIT: Metric = Metric::gauge(
     "headroom_inotify_watches_limit",
@@ -62,7 +64,7 @@ pub(super) static UNEXAMINED: Metric = Metric::gauge(
     Unit::None,
     &[],
     "File descriptors that were never looked at for inotify: since the exporter started or their process did, or because we may \
-     not. Why headroom_inotify_instances is missing. A process whose fds cannot even be counted adds 1.",
+     not. While it is not 0, headroom_inotify_instances may be too small. A process whose fds cannot even be counted adds 1.",
 );
 
 /// Users shown: those that use the largest share of a limit. The rest is counted as dropped.
@@ -70,7 +72,7 @@ const MOST_UIDS: usize = 20;
 /// What is in use by whom.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
-    /// By uid. `None` for one with a process that was not examined. The map is `None` before the first pass is complete.
+    /// By uid, of those that have any. `None` before the first pass is complete.
     uids: Option<BTreeMap<u32, Used>>,
     /// As [`UNEXAMINED`] says.
     unexamined: u64,
@@ -83,9 +85,10 @@ pub(super) struct Usage {
 }
 
 /// Usage of one user.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Used {
-    instances: Option<u64>,
+    instances: u64,
+    /// `None` while those of one of its instances are not counted.
     watches: Option<u64>,
 }
 
@@ -115,13 +118,13 @@ pub(super) fn assess(usage: &Usage, limits: &Limits, samples: &mut Samples) {
     }
     let Some(uids) = &usage.uids else { return };
     let share = |used: Option<u64>, limit: Option<u64>| used.unwrap_or(0) as f64 / limit.unwrap_or(1).max(1) as f64;
-    let key = |used: &Used| share(used.instances, limits.instances).max(share(used.watches, limits.watches));
-    let mut rows: Vec<_> = uids.iter().filter(|(_, used)| used.instances.is_some()).collect();
+    let key = |used: &Used| share(Some(used.instances), limits.instances).max(share(used.watches, limits.watches));
+    let mut rows: Vec<_> = uids.iter().collect();
     rows.sort_by(|(_, a), (_, b)| key(b).total_cmp(&key(a)));
     samples.drop_count(rows.len().saturating_sub(MOST_UIDS) as u64);
     for (uid, used) in rows.into_iter().take(MOST_UIDS) {
         let uid = uid.to_string();
-        samples.push_some(&INSTANCES, &[&uid], used.instances.map(|number| number as f64));
+        samples.push(&INSTANCES, &[&uid], used.instances as f64);
         samples.push_some(&INSTANCES_LIMIT, &[&uid], limits.instances.map(|number| number as f64));
         samples.push_some(&WATCHES, &[&uid], used.watches.map(|number| number as f64));
         samples.push_some(&WATCHES_LIMIT, &[&uid], limits.watches.map(|number| number as f64));

@@ -1,6 +1,6 @@
 //! The index: which process holds which inotify instances, brought up to date within budgets.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::error::{Error, Reason};
 use crate::host::Deadline;
@@ -34,14 +34,12 @@ enum State {
     Overflow,
 }
 
-/// A process with fds. 24 bytes: there may be tens of thousands.
+/// A process with fds. 20 bytes: there may be tens of thousands.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     pid: u32,
     fds: u32,
     comm: u32,
-    /// Only read for one that cannot be examined, to know whose numbers are incomplete.
-    uid: u32,
     /// The round in which an examination was last completed or refused.
     examined: u32,
     state: State,
@@ -124,7 +122,7 @@ impl Index {
                     self.holders.remove(&pid);
                     self.partial.remove(&pid);
                 }
-                Entry { pid, fds, comm, uid: UNKNOWN, examined: 0, state: State::New, changed: true }
+                Entry { pid, fds, comm, examined: 0, state: State::New, changed: true }
             }
         };
         self.observed.push(entry);
@@ -154,7 +152,7 @@ impl Index {
         self.count_watches(processes, deadline);
         self.holders.retain(|_, holder| !holder.instances.is_empty());
         self.warm |= complete && self.entries.iter().all(|entry| entry.state != State::New);
-        self.usage(processes, deadline)
+        self.usage(deadline)
     }
 
     /// New and changed processes, those that waited longest first, then small ones first. None takes more than half of
@@ -336,47 +334,34 @@ impl Index {
         }
     }
 
-    fn usage(&mut self, processes: &Processes, deadline: Deadline) -> Usage {
+    fn usage(&self, deadline: Deadline) -> Usage {
         let mut usage = Usage::default();
-        let mut blind = BTreeSet::new();
-        let mut all_blind = false;
-        for entry in &mut self.entries {
+        for entry in &self.entries {
             match entry.state {
                 State::Known => continue,
+                State::Overflow => {
+                    usage.dropped += 1;
+                    continue;
+                }
                 State::Refused => usage.refused += 1,
-                State::Overflow => usage.dropped += 1,
                 State::New => {}
             }
-            if entry.state != State::Overflow {
-                let looked_at = self.partial.get(&entry.pid).map_or(0, |partial| partial.looked_at);
-                let fds = if entry.fds == UNKNOWN { 1 } else { entry.fds };
-                usage.unexamined += u64::from(fds.saturating_sub(looked_at).max(1));
-            }
-            if self.warm && entry.uid == UNKNOWN {
-                match processes.effective_uid(entry.pid) {
-                    Ok(uid) => entry.uid = uid,
-                    Err(error) if error.is_gone() => continue,
-                    Err(_) => all_blind = true,
-                }
-            }
-            blind.insert(entry.uid);
+            let looked_at = self.partial.get(&entry.pid).map_or(0, |partial| partial.looked_at);
+            let fds = if entry.fds == UNKNOWN { 1 } else { entry.fds };
+            usage.unexamined += u64::from(fds.saturating_sub(looked_at).max(1));
         }
         usage.timeout = deadline.expired();
-        if !self.warm || all_blind || usage.timeout {
+        if !self.warm || usage.timeout {
             return usage;
         }
         let mut uids: BTreeMap<u32, Used> = BTreeMap::new();
         for holder in self.holders.values() {
-            let zero = Used { instances: Some(0), watches: Some(0) };
-            let used = uids.entry(holder.uid).or_insert(zero);
-            used.instances = used.instances.map(|sum| sum + holder.instances.len() as u64);
+            let used = uids.entry(holder.uid).or_insert(Used { instances: 0, watches: Some(0) });
+            used.instances += holder.instances.len() as u64;
             for instance in &holder.instances {
                 used.watches = used.watches.zip(instance.watches).map(|(sum, watches)| sum + u64::from(watches));
                 usage.dropped += u64::from(instance.watches.is_none());
             }
-        }
-        for uid in blind {
-            uids.insert(uid, Used::default());
         }
         usage.uids = Some(uids);
         usage
