@@ -281,6 +281,7 @@ impl Config {
                 max_readlinks: flags.open_files.max_readlinks,
                 ..modes::open_files::Settings::default()
             },
+            runtime: crate::runtime::Runtime::default(),
         };
         Ok(Config {
             listen: flags.web.listen_address,
