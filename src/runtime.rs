@@ -3,7 +3,10 @@
 //! One [`Inventory`] behind one [`Runtime`], whoever answers: a CRI v1 runtime (containerd, CRI-O, cri-dockerd) or the Docker Engine
 //! API. Only calls that list; nothing is ever changed. Knows no metrics.
 
+mod double;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::host::{Deadline, Host};
@@ -129,14 +132,23 @@ pub struct Settings {
 
 /// A handle on the runtime, shared by the modes. Cheap to clone; the default one has no runtime.
 #[derive(Clone, Debug, Default)]
-pub struct Runtime(Option<Arc<()>>);
+pub struct Runtime {
+    double: double::Double,
+}
+
+/// How old an answer may be: modes that ask within this time of each other share one poll.
+pub const SHARED_FOR: Duration = Duration::from_secs(1);
 
 impl Runtime {
-    /// What runs now. The modes of one scrape that ask within a second of each other share one poll.
+    /// What runs now: the answer to a poll that began at most [`SHARED_FOR`] before this call, so that the modes of one scrape
+    /// share one.
     ///
     /// # Errors
     /// Absent: no runtime here (no socket, or switched off). Others: there is a socket, and it did not answer, or nonsense.
     pub fn inventory(&self, _host: &Host, _deadline: Deadline) -> Result<Arc<Inventory>> {
+        if let Some(answer) = self.double.answer() {
+            return answer;
+        }
         Err(Error::absent("no runtime socket"))
     }
 }
