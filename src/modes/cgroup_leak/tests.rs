@@ -11,6 +11,10 @@ fn settings() -> Settings {
     Settings { orphan_grace: Duration::ZERO, ..Settings::default() }
 }
 
+fn without_runtime(settings: Settings) -> CgroupLeak {
+    CgroupLeak::new(settings, Runtime::default())
+}
+
 fn try_collect(collector: &CgroupLeak, machine: &Machine) -> Result<Samples> {
     let deadline = Deadline::after(Duration::from_secs(30));
     let mut samples = collector.collect(Context { host: &machine.host, deadline })?;
@@ -19,7 +23,7 @@ fn try_collect(collector: &CgroupLeak, machine: &Machine) -> Result<Samples> {
 }
 
 fn collect(machine: &Machine) -> Samples {
-    try_collect(&CgroupLeak::new(settings()), machine).unwrap()
+    try_collect(&without_runtime(settings()), machine).unwrap()
 }
 
 fn reasons(samples: &Samples) -> Vec<Reason> {
@@ -103,7 +107,7 @@ fn hybrid_and_all_v1_hierarchies() {
     let stat =
         "nr_descendants 0\nnr_subsys_perf_event 1\nnr_subsys_hugetlb 1\nnr_subsys_memory 5\nnr_dying_descendants 0\n";
     machine.cgroup("unified/cgroup.stat", stat);
-    let collector = CgroupLeak::new(Settings { v1_hierarchies: vec!["all".into()], ..settings() });
+    let collector = without_runtime(Settings { v1_hierarchies: vec!["all".into()], ..settings() });
     let samples = try_collect(&collector, &machine).unwrap();
     assert_eq!(reasons(&samples), []);
     assert_eq!(samples.value(&CGROUPS, &["unified"]), Some(1.0));
@@ -144,7 +148,7 @@ fn strays_and_what_a_container_made_for_itself() {
     let orphaned = |kind| samples.value(&ORPHANED, &[kind]);
     assert_eq!((orphaned("pod"), orphaned("container"), orphaned("other")), (Some(1.0), Some(2.0), Some(3.0)));
     // With the default grace nothing is orphaned at first sight.
-    let samples = try_collect(&CgroupLeak::new(Settings::default()), &machine).unwrap();
+    let samples = try_collect(&without_runtime(Settings::default()), &machine).unwrap();
     assert_eq!(samples.value(&ORPHANED, &["container"]), Some(0.0));
 }
 
@@ -214,7 +218,7 @@ fn a_kernel_without_the_memory_controller() {
 
 #[test]
 fn a_machine_without_our_files() {
-    let error = try_collect(&CgroupLeak::new(settings()), &Machine::empty()).unwrap_err();
+    let error = try_collect(&without_runtime(settings()), &Machine::empty()).unwrap_err();
     assert_eq!(error.reason(), Reason::Absent, "not applicable: {error}");
 }
 
@@ -245,7 +249,7 @@ fn garbage_in_cgroup_stat() {
 fn a_namespace_root_is_refused() {
     let machine = Machine::v2();
     machine.cgroup("cgroup.events", "populated 1\nfrozen 0\n");
-    let error = try_collect(&CgroupLeak::new(settings()), &machine).unwrap_err();
+    let error = try_collect(&without_runtime(settings()), &machine).unwrap_err();
     assert_eq!(error.reason(), Reason::Malformed);
     // On v1 the counts of /proc/cgroups are the machine's, wherever one looks from.
     let machine = Machine::v1();
@@ -259,7 +263,7 @@ fn a_namespace_root_is_refused() {
 #[test]
 fn a_cut_walk_leaves_out_what_would_be_wrong() {
     for machine in [Machine::v1(), Machine::v2()] {
-        let samples = try_collect(&CgroupLeak::new(Settings { max_directories: 20, ..settings() }), &machine).unwrap();
+        let samples = try_collect(&without_runtime(Settings { max_directories: 20, ..settings() }), &machine).unwrap();
         assert!(samples.dropped() > 0);
         assert_eq!(reasons(&samples), [], "a cap of ours is no failure");
         assert!(samples.rows().iter().any(|row| row.metric.name == "headroom_cgroups"));
@@ -267,7 +271,7 @@ fn a_cut_walk_leaves_out_what_would_be_wrong() {
         assert_eq!(samples.value(&DIRECTORIES, &["memory"]), None);
 
         let context = Context { host: &machine.host, deadline: Deadline::after(Duration::ZERO) };
-        let samples = CgroupLeak::new(settings()).collect(context).unwrap();
+        let samples = without_runtime(settings()).collect(context).unwrap();
         assert_eq!(reasons(&samples), [Reason::Timeout]);
         assert_eq!((samples.value(&MEMCG_IDS_USED, &[]), by_qos(&samples, "pod")), (None, [None; 3]));
     }
