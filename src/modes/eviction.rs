@@ -6,7 +6,7 @@
 //! at the thresholds that *it* was given.
 //!
 //! **Evidence.** The arithmetic is the kubelet's, read from its 1.36 source and held against real nodes: see
-//! [`crate::kubelet`]. Sources: its command line and files; `statfs(2)`; `/proc/meminfo` and the root memory cgroup (v1
+//! [`crate::kubelet`]. Sources: its command line and files; the runtime's image file system and images; `statfs(2)`; `/proc/meminfo` and the root memory cgroup (v1
 //! `memory.usage_in_bytes`, v2 `memory.stat`); `/proc/loadavg`, `kernel.pid_max`, `kernel.threads-max`.
 //!
 //! **What we export.** Per signal: available, capacity, thresholds (percentages resolved), headroom. Which file systems
@@ -18,8 +18,10 @@
 //! - `memory.available` has no kernel memory in it: a slab leak exhausts a node while it looks healthy. That is what
 //!   `headroom_memory_available_bytes` beside it is for.
 //! - Without a kubelet on the machine nodefs is the file system on which `/var/lib/kubelet` is or would be.
-//! - imagefs is the store of the runtime in its usual place, until the runtime itself is asked; a store that was
+//! - imagefs is what the runtime names first, as the kubelet takes it. A runtime that is there and does not answer leaves no
+//!   imagefs (the kubelet has none then, either). Without a runtime it is the image store in its usual place: one that was
 //!   configured elsewhere, or two stores on two devices, show as no imagefs (and then no containerfs) at all.
+//! - A runtime counts an image by its own size: layers that two images share count twice, so deleting an image may free less.
 //! - The kubelet knows the devices that were there when it started. An image store mounted since is a signal that it does
 //!   not see, though we do.
 
@@ -32,6 +34,7 @@ use super::{Collector, Context, Mode};
 use crate::error::{Error, Result};
 use crate::kubelet::process::Finder;
 use crate::metric::{Metric, Samples, Unit};
+use crate::runtime::Runtime;
 pub use read::Snapshot;
 
 /// Where the kubelet's configuration is, if its own command line does not tell or is not to count. Paths as the observed
@@ -66,10 +69,16 @@ pub static MODE: Mode = Mode {
         &FILESYSTEM_INFO,
         &FILESYSTEM_READONLY,
         &IMAGE_GC,
+        &IMAGES,
+        &IMAGES_BYTES,
+        &IMAGES_UNUSED_BYTES,
         &MEMORY_AVAILABLE,
         &CONTROL_PLANE,
     ],
-    build: |settings| Box::new(Eviction { settings: settings.eviction.clone(), finder: Finder::default() }),
+    build: |settings| {
+        let (runtime, settings) = (settings.runtime.clone(), settings.eviction.clone());
+        Box::new(Eviction { settings, runtime, finder: Finder::default() })
+    },
 };
 
 /// What is available of a signal, in bytes.
@@ -171,7 +180,7 @@ pub static CONFIG_INFO: Metric = Metric::info(
 pub static FILESYSTEM_INFO: Metric = Metric::info(
     "headroom_filesystem_info",
     &["role", "device", "mountpoint", "fstype"],
-    "The file system behind nodefs (kubelet root directory), imagefs (runtime's images, in their usual place) and containerfs (the kubelet takes it for imagefs). Two roles on one device share its bytes and its first threshold.",
+    "The file system behind nodefs (kubelet root directory), imagefs (what the runtime names; without a runtime its store in the usual place) and containerfs (the kubelet takes it for imagefs). Two roles on one device share its bytes and its first threshold.",
 );
 
 /// Whether it can be written.
@@ -188,6 +197,30 @@ pub static IMAGE_GC: Metric = Metric::gauge(
     Unit::Ratio,
     &["bound"],
     "Part of imagefs in use at which the kubelet starts to delete unused images (high) and down to which it does (low). If 1 - high is at or below the imagefs.available threshold, eviction comes first.",
+);
+
+/// How many images there are.
+pub static IMAGES: Metric = Metric::gauge(
+    "headroom_images",
+    Unit::None,
+    &[],
+    "Images in the runtime's store, as it lists them. Missing without a runtime.",
+);
+
+/// How large they are.
+pub static IMAGES_BYTES: Metric = Metric::gauge(
+    "headroom_images_bytes",
+    Unit::Bytes,
+    &[],
+    "Sum of the sizes that the runtime gives for its images. Layers that images share count once for each; some runtimes (containerd) give compressed sizes: the disk holds more or less than this.",
+);
+
+/// How much of that could go.
+pub static IMAGES_UNUSED_BYTES: Metric = Metric::gauge(
+    "headroom_images_unused_bytes",
+    Unit::Bytes,
+    &[],
+    "Sizes of the images that no container uses, running or not, and that are not pinned: roughly what the kubelet's image collection could free. The pause image is among them where the runtime does not pin it.",
 );
 
 /// The kernel's own estimate.
@@ -208,12 +241,13 @@ pub static CONTROL_PLANE: Metric = Metric::gauge(
 
 struct Eviction {
     settings: Settings,
+    runtime: Runtime,
     finder: Finder,
 }
 
 impl Collector for Eviction {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
-        let snapshot = Snapshot::read(context.host, &self.settings, &self.finder, context.deadline);
+        let snapshot = Snapshot::read(context.host, &self.settings, &self.finder, &self.runtime, context.deadline);
         if snapshot.is_empty() {
             return Err(Error::absent("no memory, pid or file-system figures to be read on this machine"));
         }

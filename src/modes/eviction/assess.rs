@@ -35,6 +35,11 @@ pub(super) fn assess(snapshot: Snapshot) -> Samples {
     for (role, filesystem) in roles {
         push_filesystem(&mut samples, role, filesystem);
     }
+    if let Some(images) = snapshot.images {
+        samples.push(&IMAGES, &[], images.count as f64);
+        samples.push(&IMAGES_BYTES, &[], images.bytes as f64);
+        samples.push(&IMAGES_UNUSED_BYTES, &[], images.unused_bytes as f64);
+    }
     samples.push_some(&CONTROL_PLANE, &[], snapshot.control_plane.map(f64::from));
     snapshot.errors.into_iter().for_each(|error| samples.fail(error));
     samples

@@ -12,9 +12,13 @@ use crate::kubelet::process::Finder;
 use crate::kubelet::signals::{self, Observation, Signal};
 use crate::kubelet::sources::{Overrides, Sources};
 use crate::kubelet::thresholds::Thresholds;
+use crate::runtime::{Images, Inventory, Runtime};
 
 /// How long a file system may take to answer `statfs`: as long as the kubelet gives it.
 const STATFS: Duration = Duration::from_secs(2);
+
+/// How long the runtime may take.
+const RUNTIME: Duration = Duration::from_secs(5);
 
 /// How long once another one hangs: a healthy one answers in microseconds, and both may lie on the same dead mount.
 const STATFS_AFTER_A_HANG: Duration = Duration::from_millis(200);
@@ -40,13 +44,15 @@ pub struct Snapshot {
     pub nodefs: Option<Filesystem>,
     /// The file system of the runtime's image store.
     pub imagefs: Option<Filesystem>,
+    /// The images in it, where a runtime tells.
+    pub images: Option<Images>,
     /// What could not be read.
     pub errors: Vec<Error>,
 }
 
 impl Snapshot {
     /// Reads it all. What cannot be read is `None`, with an error unless the kernel merely has no such file.
-    pub fn read(host: &Host, settings: &Settings, finder: &Finder, deadline: Deadline) -> Self {
+    pub fn read(host: &Host, settings: &Settings, finder: &Finder, runtime: &Runtime, deadline: Deadline) -> Self {
         let mut snapshot = Snapshot::default();
         let mut statfs = Statfs { host, deadline, hung: false, asked: Vec::new() };
         let overrides = Overrides {
@@ -78,13 +84,34 @@ impl Snapshot {
             let root = sources.root_dir().and_then(|dir| statfs.of_root_dir(&dir, told_root));
             snapshot.nodefs = snapshot.ok(root);
         }
-        let endpoint = match &snapshot.kubelet {
-            Some((configuration, _)) => configuration.runtime_endpoint.clone(),
-            None => sources.flags().and_then(|flags| flags.runtime_endpoint.clone()),
-        };
-        let imagefs = statfs.of_image_store(endpoint.as_deref());
-        snapshot.imagefs = snapshot.ok(imagefs).flatten();
+        // Last, so that a runtime that does not answer takes no time from the others.
+        match runtime.inventory(host, deadline.part(RUNTIME)) {
+            Ok(inventory) => snapshot.take_images(&inventory, &mut statfs),
+            Err(error) if error.reason() == Reason::Absent => {
+                let endpoint = match &snapshot.kubelet {
+                    Some((configuration, _)) => configuration.runtime_endpoint.clone(),
+                    None => sources.flags().and_then(|flags| flags.runtime_endpoint.clone()),
+                };
+                let imagefs = statfs.of_image_store(endpoint.as_deref());
+                snapshot.imagefs = snapshot.ok(imagefs).flatten();
+            }
+            // Nor does the kubelet know an imagefs then, and what lies on the disk may be another runtime's.
+            Err(error) => snapshot.errors.push(error.context("imagefs, by the runtime")),
+        }
         snapshot
+    }
+
+    /// By the word of the runtime: the first file system it names, as the kubelet takes it
+    /// (`stats/cri_stats_provider.go:505`), and its images.
+    fn take_images(&mut self, inventory: &Inventory, statfs: &mut Statfs<'_>) {
+        self.images = inventory.images;
+        self.errors.extend(inventory.errors.iter().cloned());
+        let answer = match inventory.image_filesystems.first() {
+            Some(mountpoint) => statfs.of(Path::new(mountpoint)),
+            None if inventory.errors.is_empty() => Err(Error::malformed("the runtime names no image file system")),
+            None => return,
+        };
+        self.imagefs = self.ok(answer.map_err(|error| error.context("imagefs, by the runtime")));
     }
 
     /// True if nothing of what a node has was there, and nothing stood in the way of reading it.
