@@ -12,6 +12,11 @@ use super::*;
 use crate::error::Reason;
 use crate::host::{Deadline, Roots};
 
+/// Without a runtime.
+fn mode_with(settings: Settings) -> OpenFiles {
+    OpenFiles::new(settings, Runtime::default())
+}
+
 struct FakeProc(tempfile::TempDir);
 
 impl FakeProc {
@@ -83,7 +88,7 @@ impl FakeProc {
     }
 
     fn collect_with(&self, settings: Settings) -> Samples {
-        self.collect(&OpenFiles::new(settings))
+        self.collect(&mode_with(settings))
     }
 }
 
@@ -127,7 +132,7 @@ fn a_procfs_without_our_files_is_absent() {
     fake.write("meminfo", b"");
     let collect = |host: &Host| {
         let context = Context { host, deadline: Deadline::after(Duration::from_secs(60)) };
-        OpenFiles::new(Settings::default()).collect(context).unwrap_err().reason()
+        mode_with(Settings::default()).collect(context).unwrap_err().reason()
     };
     assert_eq!(collect(&fake.host()), Reason::Absent);
     let nothing = Host::new(Roots { proc: fake.path("nothing"), ..Roots::default() });
@@ -268,7 +273,7 @@ fn a_process_that_protects_itself_is_no_failure() {
 fn a_passed_deadline_leaves_no_sums() {
     let fake = FakeProc::new();
     fake.process(1, b"a", 100, &[FILE, "anon_inode:inotify"]);
-    let (mode, host) = (OpenFiles::new(Settings::default()), fake.host());
+    let (mode, host) = (mode_with(Settings::default()), fake.host());
     assert_eq!(fake.collect(&mode).value(&INSTANCES, &["1000"]), Some(1.0));
     let late = mode.collect(Context { host: &host, deadline: Deadline::after(Duration::ZERO) }).unwrap();
     assert!(late.errors().iter().all(|error| error.reason() == Reason::Timeout) && !late.errors().is_empty());
@@ -286,7 +291,7 @@ fn inotify_is_absent_until_everything_was_examined() {
     fake.process(2, b"b", 100, &[FILE, "anon_inode:inotify", "anon_inode:inotify"]);
     fake.watches(2, 1, 3);
     fake.watches(2, 2, 4);
-    let mode = OpenFiles::new(Settings { inotify_max_readlinks: 1000, ..Settings::default() });
+    let mode = mode_with(Settings { inotify_max_readlinks: 1000, ..Settings::default() });
     let mut before = f64::INFINITY;
     for _ in 0..2 {
         let samples = fake.collect(&mode);
@@ -305,7 +310,7 @@ fn inotify_is_absent_until_everything_was_examined() {
 #[test]
 fn inotify_follows_what_changes() {
     let fake = FakeProc::new();
-    let mode = OpenFiles::new(Settings::default());
+    let mode = mode_with(Settings::default());
     let instances = |samples: &Samples| samples.value(&INSTANCES, &["1000"]);
     fake.process(1, b"a", 100, &[FILE, "anon_inode:inotify"]);
     fake.watches(1, 1, 2);
@@ -332,7 +337,7 @@ fn inotify_follows_what_changes() {
 #[test]
 fn without_examination_in_turn_only_counts_tell() {
     let fake = FakeProc::new();
-    let mode = OpenFiles::new(Settings { inotify_reexamine: 0, ..Settings::default() });
+    let mode = mode_with(Settings { inotify_reexamine: 0, ..Settings::default() });
     fake.process(1, b"a", 100, &[FILE, "anon_inode:inotify"]);
     fake.collect(&mode);
     fake.process(1, b"a", 100, &["anon_inode:inotify", "anon_inode:inotify"]);
@@ -342,7 +347,7 @@ fn without_examination_in_turn_only_counts_tell() {
 #[test]
 fn the_examination_in_turn_comes_round() {
     let fake = FakeProc::new();
-    let mode = OpenFiles::new(Settings { inotify_reexamine: 10, ..Settings::default() });
+    let mode = mode_with(Settings { inotify_reexamine: 10, ..Settings::default() });
     for pid in 1..=20 {
         fake.process(pid, b"a", 100, &[FILE; 25]);
     }
@@ -361,7 +366,7 @@ fn a_new_process_that_waits_hides_only_its_own_user() {
     fake.process(1, b"a", 100, &["anon_inode:inotify"]);
     fake.process(2, b"a", 100, &["anon_inode:inotify"]);
     fake.write("2/status", b"Name:\tx\nUid:\t7\t7\t7\t7\n");
-    let mode = OpenFiles::new(Settings { inotify_max_readlinks: 1000, ..Settings::default() });
+    let mode = mode_with(Settings { inotify_max_readlinks: 1000, ..Settings::default() });
     let samples = fake.collect(&mode);
     assert_eq!((samples.value(&INSTANCES, &["7"]), samples.value(&INSTANCES, &["1000"])), (Some(1.0), Some(1.0)));
     fake.process(3, b"giant", 5000, &[FILE; 1500]);
@@ -377,7 +382,7 @@ fn an_instance_with_very_many_watches_is_read_alone() {
     fake.process(2, b"b", 100, &["anon_inode:inotify"]);
     fake.write("2/status", b"Name:\tx\nUid:\t7\t7\t7\t7\n");
     fake.watches(2, 0, 3);
-    let mode = OpenFiles::new(Settings::default());
+    let mode = mode_with(Settings::default());
     let watches = |samples: &Samples| [samples.value(&WATCHES, &["1000"]), samples.value(&WATCHES, &["7"])];
     let samples = fake.collect(&mode);
     assert_eq!((watches(&samples), samples.dropped()), ([None, None], 2), "the budget ended in the large one");
