@@ -188,4 +188,53 @@ mod tests {
         }
         assert!(strangers.known.len() <= MOST);
     }
+
+    /// A thousand containers whose cgroup is there up to 2 s before the runtime lists them (a sandbox of containerd 1.6) and up to
+    /// 2 s after it has forgotten them, scraped back to back with answers up to a second old and no grace at all.
+    #[test]
+    fn churn_makes_no_orphan() {
+        let mut seed = 1_u64;
+        let mut random = move |below: f64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) as f64 / f64::from(1_u32 << 31) * below
+        };
+        // (made, listed, forgotten, removed)
+        let lives: Vec<[f64; 4]> = (0..1000)
+            .map(|_| {
+                let made = random(600.0);
+                let listed = made + random(2.0);
+                let forgotten = listed + random(8.0);
+                [made, listed, forgotten, forgotten + random(2.0)]
+            })
+            .collect();
+        let left_over = 1000;
+        let start = Instant::now();
+        let mut strangers = Strangers::default();
+        let (mut clock, mut sighted, mut found) = (0.0, 0, None);
+        while clock < 620.0 {
+            let asked = clock;
+            let polled = (asked - random(1.0)).max(0.0);
+            let answered = asked + random(0.1);
+            // Each directory is looked at somewhere in the walk.
+            let walked = answered + random(0.3);
+            let mut unknown = vec![left_over];
+            for (inode, &[made, listed, forgotten, removed]) in lives.iter().enumerate() {
+                let looked = answered + random(walked - answered);
+                if (made..removed).contains(&looked) && !(listed..forgotten).contains(&polled) {
+                    unknown.push(inode as u64);
+                }
+            }
+            sighted += unknown.len() - 1;
+            strangers.update(unknown.into_iter(), at(start, asked), at(start, walked), true);
+            for inode in 0..1000 {
+                assert!(!strangers.reached(inode, Duration::ZERO), "{:?} at {asked}", lives[inode as usize]);
+            }
+            if strangers.reached(left_over, Duration::ZERO) {
+                found.get_or_insert(asked);
+            }
+            clock = walked + random(0.1);
+        }
+        assert!(sighted > 1000, "the races were there: {sighted}");
+        assert!(found.is_some_and(|after| after < 8.0), "{found:?}");
+    }
 }
