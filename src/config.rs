@@ -57,6 +57,8 @@ struct Flags {
     #[command(flatten)]
     kubelet: Kubelet,
     #[command(flatten)]
+    runtime: Runtime,
+    #[command(flatten)]
     cgroup_leak: CgroupLeak,
     #[command(flatten)]
     open_files: OpenFiles,
@@ -110,6 +112,22 @@ struct Kubelet {
     /// The kubelet's drop-in directory [default: what the running kubelet was started with]
     #[arg(long = "kubelet.config-dir", value_name = "DIR")]
     config_dir: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Container runtime")]
+struct Runtime {
+    /// Ask the container runtime which containers and images there are (on by default). Only calls that list are made
+    #[arg(id = "runtime", long = "runtime", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true",
+          default_missing_value = "true", hide_possible_values = true, hide_default_value = true,
+          value_parser = BoolishValueParser::new(), overrides_with = "no-runtime")]
+    enabled: bool,
+    /// Never talk to the container runtime: its socket is as good as root
+    #[arg(id = "no-runtime", long = "no-runtime", overrides_with = "runtime")]
+    disabled: bool,
+    /// The runtime's socket: CRI v1, or the Docker Engine API if it is called docker.sock [default: the first of the well-known ones that answers]
+    #[arg(long = "runtime.endpoint", value_name = "unix:///PATH", value_parser = endpoint)]
+    endpoint: Option<String>,
 }
 
 #[derive(clap::Args, Debug)]
@@ -167,6 +185,13 @@ fn telemetry_path(text: &str) -> Result<String, String> {
         return Err(format!("{text} is taken"));
     }
     Ok(text.to_owned())
+}
+
+fn endpoint(text: &str) -> Result<String, String> {
+    match crate::runtime::endpoint_path(text) {
+        Some(path) => Ok(format!("unix://{path}")),
+        None => Err("expected unix:///PATH or /PATH of a socket".to_owned()),
+    }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -281,7 +306,11 @@ impl Config {
                 max_readlinks: flags.open_files.max_readlinks,
                 ..modes::open_files::Settings::default()
             },
-            runtime: crate::runtime::Runtime::default(),
+            runtime: crate::runtime::Runtime::new(crate::runtime::Settings {
+                endpoint: flags.runtime.endpoint,
+                disabled: flags.runtime.disabled || !flags.runtime.enabled,
+                ..crate::runtime::Settings::default()
+            }),
         };
         Ok(Config {
             listen: flags.web.listen_address,
@@ -353,6 +382,16 @@ mod tests {
     }
 
     #[test]
+    fn the_runtime_is_named_or_switched_off() {
+        let runtime = |arguments| format!("{:?}", parse(arguments).unwrap().settings.runtime);
+        assert_eq!(runtime(&["--no-runtime"]), "Runtime(None)");
+        assert_eq!(runtime(&["--runtime=false"]), "Runtime(None)");
+        assert!(runtime(&["--no-runtime", "--runtime"]).contains("endpoint: None"));
+        let named = runtime(&["--runtime.endpoint=/run/crio/crio.sock"]);
+        assert!(named.contains("unix:///run/crio/crio.sock"), "{named}");
+    }
+
+    #[test]
     fn listen_addresses_repeat() {
         let config = parse(&["--web.listen-address", "127.0.0.1:1", "--web.listen-address=[::1]:2"]).unwrap();
         assert_eq!(config.listen.len(), 2);
@@ -368,6 +407,7 @@ mod tests {
             (vec!["--web.telemetry-path=metrics"], "expected a path"),
             (vec!["--web.telemetry-path=/healthz"], "is taken"),
             (vec!["--collector.cpu"], "--collector.cpu"),
+            (vec!["--runtime.endpoint=tcp://127.0.0.1:2375"], "expected unix:///PATH"),
             (vec!["--log.level=loud"], "[possible values: error, warn, info, debug]"),
             (vec!["surplus"], "surplus"),
         ] {

@@ -197,9 +197,8 @@ impl Collector for CgroupLeak {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
         let mut samples = Samples::new();
         // Before the walk: `strangers` tells why.
-        let asked = Instant::now();
-        let word = match self.runtime.inventory(context.host, context.deadline.part(RUNTIME)) {
-            Ok(inventory) => Word::Known(inventory, asked),
+        let word = match self.runtime.inventory_and_when(context.host, context.deadline.part(RUNTIME)) {
+            Ok((inventory, asked)) => Word::Known(inventory, asked),
             Err(error) if error.reason() == Reason::Absent => Word::Nobody,
             Err(error) => {
                 samples.fail(error);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{Inventory, Runtime};
 use crate::error::Result;
@@ -13,8 +14,9 @@ type Answer = dyn Fn() -> Result<Arc<Inventory>> + Send + Sync;
 pub(super) struct Double(Option<Arc<Answer>>);
 
 impl Double {
-    pub(super) fn answer(&self) -> Option<Result<Arc<Inventory>>> {
-        self.0.as_ref().map(|answer| answer())
+    pub(super) fn answer(&self) -> Option<Result<(Arc<Inventory>, Instant)>> {
+        let began = Instant::now();
+        self.0.as_ref().map(|answer| answer().map(|inventory| (inventory, began)))
     }
 }
 
@@ -33,7 +35,6 @@ impl Runtime {
 
     /// A runtime that answers anew each time it is asked, for tests.
     pub fn answering(answer: impl Fn() -> Result<Arc<Inventory>> + Send + Sync + 'static) -> Self {
-        #[allow(clippy::needless_update, reason = "a real runtime has more fields")]
         Runtime { double: Double(Some(Arc::new(answer))), ..Runtime::default() }
     }
 }

@@ -9,8 +9,8 @@
 //! 3. then this walk sees it again.
 //!
 //! So it existed when the runtime was asked. The other way around a container that is deleted between walk and question would
-//! look unknown; without the earlier walk one that is made between question and walk would. An answer may have been
-//! shared, that is begun up to [`SHARED_FOR`] before it was asked for, so that much is taken off.
+//! look unknown; without the earlier walk one that is made between question and walk would. An answer may be shared with
+//! other modes: what counts is when its poll began, not when we asked.
 //!
 //! What remains is no race of ours but a state of the runtime: containerd 1.6 lists a sandbox only when it runs, some hundred
 //! milliseconds after its cgroup was made, and a pod's own directory is there before its first sandbox and after its last. This
@@ -20,7 +20,6 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::orphans::MOST;
-use crate::runtime::SHARED_FOR;
 
 /// A sandbox is registered within a second or two of its cgroup on a slow machine; with a shorter grace period each would be an
 /// orphan for a moment.
@@ -46,7 +45,7 @@ pub(super) struct Strangers {
 }
 
 impl Strangers {
-    /// Takes in what the runtime did not know when it was `asked`, of what the walk that ended at `walked` saw. What the runtime
+    /// Takes in what the runtime did not know to a question that began to be `asked` then, of what the walk that ended at `walked` saw. What the runtime
     /// knows, and what is gone, is forgotten; if the walk was cut short (`complete` is false), what was not seen is not.
     pub(super) fn update(
         &mut self,
@@ -55,8 +54,6 @@ impl Strangers {
         walked: Instant,
         complete: bool,
     ) {
-        // Earliest moment at which the poll behind this answer can have begun.
-        let begun = asked.checked_sub(SHARED_FOR).unwrap_or(asked);
         if let (true, Some(last)) = (self.paused, self.asked) {
             let gap = asked.saturating_duration_since(last);
             self.known.values_mut().for_each(|one| one.proven = one.proven.map(|proven| proven + gap));
@@ -65,7 +62,7 @@ impl Strangers {
         let mut now: HashMap<u64, Stranger> = HashMap::new();
         for inode in unknown.take(MOST) {
             let mut one = self.known.get(&inode).copied().unwrap_or(Stranger { seen: walked, proven: None });
-            if one.proven.is_none() && begun >= one.seen {
+            if one.proven.is_none() && asked >= one.seen {
                 one.proven = Some(asked);
             }
             now.insert(inode, one);
@@ -130,16 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_answer_may_be_older_than_the_walk() {
+    fn a_shared_answer_older_than_the_first_walk_proves_nothing() {
         let start = Instant::now();
         let mut strangers = Strangers::default();
-        // Walks end at 0.1, 0.2, …: an answer asked for at 1.0 may be of 0.0, when nothing had been seen yet.
-        for tenth in 0..=10 {
-            scrape(&mut strangers, start, f64::from(tenth) / 10.0, &[1]);
-            assert_eq!(strangers.known[&1].proven, None, "{tenth}");
+        for walked in [10.0, 10.5, 10.9] {
+            strangers.update([1].into_iter(), at(start, 9.9), at(start, walked), true);
+            assert_eq!(strangers.known[&1].proven, None, "{walked}");
         }
-        scrape(&mut strangers, start, 1.2, &[1]);
-        assert_eq!(strangers.known[&1].proven, Some(at(start, 1.2)));
+        scrape(&mut strangers, start, 11.0, &[1]);
+        assert_eq!(strangers.known[&1].proven, Some(at(start, 11.0)));
     }
 
     #[test]
@@ -212,9 +208,10 @@ mod tests {
         let mut strangers = Strangers::default();
         let (mut clock, mut sighted, mut found) = (0.0, 0, None);
         while clock < 620.0 {
-            let asked = clock;
-            let polled = (asked - random(1.0)).max(0.0);
-            let answered = asked + random(0.1);
+            // The answer may be a shared one, and what it says is of some moment of its poll.
+            let asked = (clock - random(1.0)).max(0.0);
+            let polled = asked + random(clock + 0.1 - asked);
+            let answered = clock + 0.1;
             // Each directory is looked at somewhere in the walk.
             let walked = answered + random(0.3);
             let mut unknown = vec![left_over];
