@@ -84,14 +84,18 @@ impl Snapshot {
             let root = sources.root_dir().and_then(|dir| statfs.of_root_dir(&dir, told_root));
             snapshot.nodefs = snapshot.ok(root);
         }
+        let endpoint = match &snapshot.kubelet {
+            Some((configuration, _)) => configuration.runtime_endpoint.clone(),
+            None => sources.flags().and_then(|flags| flags.runtime_endpoint.clone()),
+        };
+        if endpoint.is_some() {
+            // Of two runtimes on one machine the kubelet's is meant, by every mode.
+            runtime.hint(endpoint.as_deref());
+        }
         // Last, so that a runtime that does not answer takes no time from the others.
         match runtime.inventory(host, deadline.part(RUNTIME)) {
             Ok(inventory) => snapshot.take_images(&inventory, &mut statfs),
             Err(error) if error.reason() == Reason::Absent => {
-                let endpoint = match &snapshot.kubelet {
-                    Some((configuration, _)) => configuration.runtime_endpoint.clone(),
-                    None => sources.flags().and_then(|flags| flags.runtime_endpoint.clone()),
-                };
                 let imagefs = statfs.of_image_store(endpoint.as_deref());
                 snapshot.imagefs = snapshot.ok(imagefs).flatten();
             }
