@@ -27,6 +27,8 @@
 
 mod assess;
 mod read;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 

@@ -4,13 +4,17 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::assess::*;
 use super::inotify::{INSTANCES, INSTANCES_LIMIT, UNEXAMINED, WATCHES};
 use super::*;
 use crate::error::Reason;
+use crate::golden::inventory::recorded;
 use crate::host::{Deadline, Roots};
+use crate::runtime::Inventory;
 
 /// Without a runtime.
 fn mode_with(settings: Settings) -> OpenFiles {
@@ -124,6 +128,55 @@ fn recorded_processes() {
     let lines = fdinfo.lines().filter(|line| line.starts_with("inotify ")).count();
     assert_eq!(samples.value(&WATCHES, &["0"]), Some(lines as f64));
     assert_eq!(samples.value(&UNEXAMINED, &[]), Some(0.0));
+}
+
+#[test]
+fn names_are_the_runtimes() {
+    let fake = FakeProc::new();
+    fake.recorded(1555, "kubelet", "v2-kubelet");
+    fake.recorded(2000, "sleep", "v1-container");
+    fake.recorded(2001, "pause", "v1-pause");
+    fake.recorded(2002, "gone", "v2-container");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let mut inventory = recorded("k8s-1.36-cgroupv1");
+    let runtime = move |inventory: Inventory, count: Arc<AtomicUsize>| {
+        let inventory = Arc::new(inventory);
+        Runtime::answering(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(Arc::clone(&inventory))
+        })
+    };
+    let samples = fake.collect(&OpenFiles::new(Settings::default(), runtime(inventory.clone(), Arc::clone(&count))));
+    assert_eq!(samples.errors(), []);
+    let uid = "bcb1982f-2628-449a-accb-e40ecdefbb3b";
+    let (container, sandbox) = (
+        "55f765a8788dcccb46fae55db15b169605b66df347604a06a4f6ed7c15f879c6",
+        "5d254dd4d3bde41c7c4a6a3248daea1f1c364728b68bb57782b4a271430706dd",
+    );
+    let value = |samples: &Samples, labels: &[&str]| samples.value(&PROCESS_OPEN_FDS, labels);
+    assert_eq!(value(&samples, &["2000", "sleep", uid, container, "default", "memvol", "w"]), Some(3.0));
+    assert_eq!(value(&samples, &["2001", "pause", uid, sandbox, "default", "memvol", ""]), Some(3.0));
+    // Of a pod of the other node, which this runtime does not know; and of none.
+    let id = "fbac8099e388339f9fbcb5c13711ebbc562fb774b7a291a4387f6a5bceb13091";
+    let ids_only = ["2002", "gone", "dffe967d-a11f-417e-8310-08020db089c7", id, "", "", ""];
+    assert_eq!(value(&samples, &ids_only), Some(3.0));
+    assert_eq!(value(&samples, &["1555", "kubelet", "", "", "", "", ""]), Some(26.0));
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+
+    // A container that the runtime has forgotten has its pod's names.
+    inventory.containers.retain(|one| one.id != container);
+    let samples = fake.collect(&OpenFiles::new(Settings::default(), runtime(inventory.clone(), Arc::clone(&count))));
+    assert_eq!(value(&samples, &["2000", "sleep", uid, container, "default", "memvol", ""]), Some(3.0));
+
+    // A runtime that does not answer costs names and nothing else, and without a pod's process nobody asks it.
+    let silent = || OpenFiles::new(Settings::default(), Runtime::fixed(Err(Error::new(Reason::Timeout, "x"))));
+    let samples = fake.collect(&silent());
+    assert_eq!(samples.errors().iter().map(Error::reason).collect::<Vec<_>>(), [Reason::Timeout]);
+    assert_eq!(value(&samples, &["2000", "sleep", uid, container, "", "", ""]), Some(3.0));
+    let fake = FakeProc::new();
+    fake.recorded(1555, "kubelet", "v2-kubelet");
+    assert_eq!(fake.collect(&silent()).errors(), []);
 }
 
 #[test]
