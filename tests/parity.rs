@@ -33,6 +33,9 @@ use serde_json::Value;
 
 const BLOCK: u64 = 4096;
 
+/// A signal, its families, what the kubelet saw of it (available, capacity), and the key of configz that rules it.
+type Row = (&'static str, [&'static Metric; 3], (u64, u64), &'static str);
+
 struct Node {
     fixtures: PathBuf,
     dir: tempfile::TempDir,
@@ -156,9 +159,8 @@ impl Node {
         let of_bytes = [&AVAILABLE_BYTES, &CAPACITY_BYTES, &THRESHOLD_BYTES];
         let of_inodes = [&AVAILABLE_INODES, &CAPACITY_INODES, &THRESHOLD_INODES];
         let of_pids = [&AVAILABLE_PIDS, &CAPACITY_PIDS, &THRESHOLD_PIDS];
-        // The signal, its families, what the kubelet saw, and which key of configz rules it: allocatable memory goes by the
-        // threshold of memory, and on one undivided file system containerfs by those of nodefs (helpers.go:161-183, 186-359).
-        let rows: [(&str, [&'static Metric; 3], (u64, u64), &str); 9] = [
+        // Allocatable memory goes by the threshold of memory, and on one undivided file system containerfs by those of nodefs (helpers.go:161-183, 186-359).
+        let rows: [Row; 9] = [
             ("memory.available", of_bytes, memory(&stats["memory"]), "memory.available"),
             ("allocatableMemory.available", of_bytes, memory(self.pods()), "memory.available"),
             ("nodefs.available", of_bytes, bytes(&stats["fs"]), "nodefs.available"),
