@@ -44,7 +44,7 @@ impl Failure {
         }
     }
 
-    /// What a failed HTTP exchange means: an I/O error or an end is a lost connection, anything else is nonsense.
+    /// A failed HTTP exchange, after which a connection is of no use any more, be it an end, the daemon's orderly GOAWAY or nonsense.
     pub(super) fn http(error: &hyper::Error) -> Self {
         let mut text = error.to_string();
         let mut io = error.is_closed() || error.is_canceled() || error.is_incomplete_message();
@@ -54,7 +54,7 @@ impl Failure {
             text = format!("{text}: {cause}");
             source = cause.source();
         }
-        if io { Failure::Lost(Error::new(Reason::Io, text)) } else { Failure::Failed(Error::malformed(text)) }
+        Failure::Lost(Error::new(if io { Reason::Io } else { Reason::Malformed }, text))
     }
 }
 
