@@ -159,7 +159,8 @@ impl Node {
         let of_bytes = [&AVAILABLE_BYTES, &CAPACITY_BYTES, &THRESHOLD_BYTES];
         let of_inodes = [&AVAILABLE_INODES, &CAPACITY_INODES, &THRESHOLD_INODES];
         let of_pids = [&AVAILABLE_PIDS, &CAPACITY_PIDS, &THRESHOLD_PIDS];
-        // Allocatable memory goes by the threshold of memory, and on one undivided file system containerfs by those of nodefs (helpers.go:161-183, 186-359).
+        // Allocatable memory goes by the threshold of memory, and on one undivided file system containerfs by those of
+        // nodefs (helpers.go:161-183, 186-359).
         let rows: [Row; 9] = [
             ("memory.available", of_bytes, memory(&stats["memory"]), "memory.available"),
             ("allocatableMemory.available", of_bytes, memory(self.pods()), "memory.available"),
