@@ -8,6 +8,8 @@ use crate::error::{Error, Reason, Result};
 use crate::host::filesystem::Filesystem;
 use crate::host::{Deadline, Host};
 use crate::kubelet::configuration::{Configuration, Source};
+use crate::kubelet::configz::drift::{self, Drift};
+use crate::kubelet::configz::{Configz, Running};
 use crate::kubelet::process::Finder;
 use crate::kubelet::signals::{self, Observation, Signal};
 use crate::kubelet::sources::{Overrides, Sources};
@@ -26,6 +28,8 @@ pub struct Snapshot {
     pub kubelet: Option<(Configuration, Thresholds)>,
     /// Where it came from.
     pub sources: Vec<Source>,
+    /// What a restart of the kubelet would change; empty unless both sides are known.
+    pub drift: Vec<Drift>,
     /// The apiserver or etcd runs here; `None` if the processes could not be listed.
     pub control_plane: Option<bool>,
     /// `memory.available`
@@ -46,7 +50,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Reads it all. What cannot be read is `None`, with an error unless the kernel merely has no such file.
-    pub fn read(host: &Host, settings: &Settings, finder: &Finder, deadline: Deadline) -> Self {
+    pub fn read(host: &Host, settings: &Settings, finder: &Finder, configz: &Configz, deadline: Deadline) -> Self {
         let mut snapshot = Snapshot::default();
         let mut statfs = Statfs { host, deadline, hung: false, asked: Vec::new() };
         let overrides = Overrides {
@@ -63,8 +67,12 @@ impl Snapshot {
         snapshot.control_plane = found.as_ref().map(|found| found.control_plane);
         let kubelet = found.as_ref().and_then(|found| found.kubelet.as_ref());
         let sources = Sources::of(host, kubelet, &overrides);
-        if found.is_some() {
-            snapshot.read_configuration(&sources, deadline);
+        let answer = configz.ask(host, kubelet, sources.flags(), deadline);
+        snapshot.errors.extend(answer.error);
+        match answer.running {
+            Some(running) => snapshot.take_running(running, &sources, deadline),
+            None if found.is_some() => snapshot.read_configuration(&sources, deadline),
+            None => {}
         }
         let pods = Signal::AllocatableMemoryAvailable;
         let allowed = snapshot.kubelet.as_ref().filter(|(_, thresholds)| thresholds.watch(pods));
@@ -96,6 +104,22 @@ impl Snapshot {
 
     fn ok<T>(&mut self, result: Result<T>) -> Option<T> {
         result.map_err(|error| self.errors.push(error)).ok()
+    }
+
+    /// The kubelet's own word counts. Its files and flags are read beside it to see what its next start would change, if we can.
+    fn take_running(&mut self, running: Running, sources: &Sources<'_>, deadline: Deadline) {
+        self.sources.push(Source::Configz(running.url));
+        // Without its command line we do not know which files are the kubelet's, nor what it would make of them.
+        if let Some(Ok(told)) = sources.flags().map(|_| sources.read(deadline)) {
+            self.sources.extend(told.sources());
+            let next = told.effective();
+            let drift =
+                next.and_then(|next| drift::compare(&running.configuration, &next).map_err(|error| told.blame(error)));
+            let hint = "the kubelet runs with other settings, and with these it would not start again";
+            let drift = drift.map_err(|error| Error::new(error.reason(), format!("{error}; {hint}")));
+            self.drift = self.ok(drift).unwrap_or_default();
+        }
+        self.kubelet = Some((running.configuration, running.thresholds));
     }
 
     fn read_configuration(&mut self, sources: &Sources<'_>, deadline: Deadline) {
