@@ -25,6 +25,7 @@ pub struct Drift {
     pub differs: bool,
 }
 
+type Bound = fn(&Configuration) -> i32;
 type Maps = fn(&Configuration) -> (&BTreeMap<String, String>, Option<&BTreeMap<String, String>>);
 
 /// Every threshold that is set on either side, and the bounds of image collection.
@@ -49,7 +50,7 @@ pub fn compare(running: &Configuration, configured: &Configuration) -> Result<Ve
             Drift { signal, kind, running, configured, differs: meant[0].get(&signal) != meant[1].get(&signal) }
         }));
     }
-    let bounds: [(&str, fn(&Configuration) -> i32); 2] = [
+    let bounds: [(&str, Bound); 2] = [
         ("image_gc_high", |configuration| configuration.image_gc_high_percent),
         ("image_gc_low", |configuration| configuration.image_gc_low_percent),
     ];
