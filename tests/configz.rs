@@ -544,6 +544,41 @@ fn nobody_to_ask() {
 }
 
 #[test]
+fn with_a_token_the_kubelet_of_this_machine_is_asked() {
+    let ca = Authority::new("cluster");
+    let identity = ca.issue(&["node-7"]);
+    let machine = Machine::new();
+    let elsewhere = Server::start(&identity, Act::Close);
+    let settings = Settings { ask: Ask::IfToken, ..machine.settings(&elsewhere, &ca.pem) };
+    let Ok(probe) = std::net::TcpListener::bind("127.0.0.1:10250") else {
+        skip!("port 10250 is taken on this machine");
+    };
+    drop(probe);
+    // Nobody listens. Without a kubelet to be seen there is none; with one it should.
+    assert_eq!(machine.ask(&Configz::new(settings.clone())), Answer::default());
+    machine.kubelet(7, &[]);
+    assert_eq!(failure(&machine.ask(&Configz::new(settings.clone()))).reason(), Reason::Io);
+    let server = Server::start_at("127.0.0.1:10250".parse().unwrap(), &identity, Act::configz(&recorded()));
+    let answer = machine.ask(&Configz::new(settings));
+    assert_eq!(answer.error, None);
+    assert_eq!(answer.running.unwrap().url, "https://127.0.0.1:10250/configz");
+    assert_eq!((server.heads().len(), elsewhere.connections()), (1, 0));
+}
+
+#[test]
+fn a_kubelet_that_does_not_tell_has_no_known_thresholds() {
+    let ca = Authority::new("cluster");
+    let server = Server::start(&ca.issue(&["127.0.0.1"]), Act::answer("403 Forbidden", ""));
+    let machine = Machine::new();
+    // No process to be seen, but something answers as a kubelet: the defaults would be a guess.
+    let page = machine.page(&*machine.collector(machine.settings(&server, &ca.pem)));
+    assert_eq!(page.errors().len(), 1, "{:?}", page.errors());
+    assert!(sources(&page).is_empty());
+    assert_eq!(page.value(&eviction::THRESHOLD_BYTES, &["memory.available", "hard"]), None);
+    assert!(page.value(&eviction::AVAILABLE_BYTES, &["memory.available"]).is_some());
+}
+
+#[test]
 fn files_that_cannot_be_read_do_not_matter() {
     let ca = Authority::new("cluster");
     let server = Server::start(&ca.issue(&["127.0.0.1"]), Act::configz(&recorded()));

@@ -255,7 +255,7 @@ impl Last {
                 }
                 let instead = match self.good {
                     Some(_) => "its last answer still holds, because it is the same process",
-                    None => "thresholds come from its files and flags, if from anywhere",
+                    None => "thresholds come from its files and flags, where they can be read",
                 };
                 self.error = Some(Error::new(error.reason(), format!("kubelet's /configz: {error}; {instead}")));
             }

@@ -68,10 +68,13 @@ impl Snapshot {
         let kubelet = found.as_ref().and_then(|found| found.kubelet.as_ref());
         let sources = Sources::of(host, kubelet, &overrides);
         let answer = configz.ask(host, kubelet, sources.flags(), deadline);
+        // Whoever did not answer us is a kubelet with thresholds of its own: the defaults would be a guess.
+        let known =
+            answer.error.is_none() || kubelet.is_some() || overrides.config.is_some() || overrides.config_dir.is_some();
         snapshot.errors.extend(answer.error);
         match answer.running {
             Some(running) => snapshot.take_running(running, &sources, deadline),
-            None if found.is_some() => snapshot.read_configuration(&sources, deadline),
+            None if found.is_some() && known => snapshot.read_configuration(&sources, deadline),
             None => {}
         }
         let pods = Signal::AllocatableMemoryAvailable;
