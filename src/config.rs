@@ -111,7 +111,7 @@ struct Kubelet {
     /// The kubelet's drop-in directory [default: what the running kubelet was started with]
     #[arg(long = "kubelet.config-dir", value_name = "DIR")]
     config_dir: Option<PathBuf>,
-    /// The kubelet's API, whose /configz tells what it really runs with: https://HOST[:PORT], or off [default: https://127.0.0.1:10250 in a pod with a service-account token, else off]
+    /// The kubelet's API, whose /configz tells what it really runs with: https://HOST:PORT, or off [default: https://127.0.0.1:10250 in a pod with a service-account token, else off]
     #[arg(long = "kubelet.url", value_name = "URL", value_parser = kubelet_url)]
     url: Option<configz::Ask>,
     /// Token for the kubelet, read for each request; it needs the verb get on nodes/configz [default: that of the pod's service account]

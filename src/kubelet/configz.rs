@@ -2,9 +2,9 @@
 //!
 //! Files and flags say what a kubelet will run with after its next start; `/configz` is registered once everything is merged
 //! (`cmd/kubelet/app/server.go:770`) and never changes while the process lives. So it is asked once per kubelet process
-//! (pid and start time), again every [`Settings::interval`], and after a failure not before [`RETRY`]. Between failures the
+//! (pid and start time), again every [`Settings::interval`], and after a failure not before 30 s. Between failures the
 //! last answer holds for as long as the process is the same; where the process cannot be seen (a pod without hostPID) an
-//! answer holds for [`RETRY`] and no longer.
+//! answer holds for 30 s and no longer.
 //!
 //! **Permission.** The kubelet asks the apiserver whether the token may `get` `nodes/configz` (fine-grained authorization,
 //! 1.36 on without a switch) or, before that, `nodes/proxy`. The first is harmless. The second lets its holder run commands in
