@@ -12,6 +12,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
 
 use crate::host::Roots;
 use crate::http::ListenAddress;
+use crate::kubelet::configz;
 use crate::modes::{self, MODES, Mode};
 use crate::{about, http};
 
@@ -112,6 +113,24 @@ struct Kubelet {
     /// The kubelet's drop-in directory [default: what the running kubelet was started with]
     #[arg(long = "kubelet.config-dir", value_name = "DIR")]
     config_dir: Option<PathBuf>,
+    /// The kubelet's API, whose /configz tells what it really runs with: https://HOST:PORT, or off [default: https://127.0.0.1:10250 in a pod with a service-account token, else off]
+    #[arg(long = "kubelet.url", value_name = "URL", value_parser = kubelet_url)]
+    url: Option<configz::Ask>,
+    /// Token for the kubelet, read for each request; it needs the verb get on nodes/configz [default: that of the pod's service account]
+    #[arg(long = "kubelet.token-file", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Who may have signed the kubelet's certificate, as PEM [default: ca.crt of the pod's service account]
+    #[arg(long = "kubelet.ca-file", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// The name that the kubelet's certificate must be made out to [default: the host of the URL; for a loopback address the machine's host name too]
+    #[arg(long = "kubelet.server-name", value_name = "NAME")]
+    server_name: Option<String>,
+    /// Do not verify the kubelet's certificate: the token goes to whoever answers at that address
+    #[arg(long = "kubelet.insecure-skip-verify")]
+    insecure_skip_verify: bool,
+    /// How long an answer of /configz holds while the kubelet's process is the same
+    #[arg(long = "kubelet.configz-interval", value_name = "DURATION", default_value = "5m", value_parser = some_time)]
+    configz_interval: Duration,
 }
 
 #[derive(clap::Args, Debug)]
@@ -192,6 +211,10 @@ fn endpoint(text: &str) -> Result<String, String> {
         Some(path) => Ok(format!("unix://{path}")),
         None => Err("expected unix:///PATH or /PATH of a socket".to_owned()),
     }
+}
+
+fn kubelet_url(text: &str) -> Result<configz::Ask, String> {
+    if text == "off" { Ok(configz::Ask::Never) } else { text.parse().map(configz::Ask::At) }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -299,6 +322,14 @@ impl Config {
                 kubelet_config: flags.kubelet.config,
                 kubelet_config_dir: flags.kubelet.config_dir,
                 kubelet_root_dir: flags.kubelet.root_dir,
+                configz: configz::Settings {
+                    ask: flags.kubelet.url.unwrap_or(configz::Ask::IfToken),
+                    token_file: flags.kubelet.token_file,
+                    ca_file: flags.kubelet.ca_file,
+                    server_name: flags.kubelet.server_name,
+                    insecure_skip_verify: flags.kubelet.insecure_skip_verify,
+                    interval: flags.kubelet.configz_interval,
+                },
             },
             open_files: modes::open_files::Settings {
                 top: flags.open_files.top,
@@ -409,6 +440,7 @@ mod tests {
             (vec!["--collector.cpu"], "--collector.cpu"),
             (vec!["--runtime.endpoint=tcp://127.0.0.1:2375"], "expected unix:///PATH"),
             (vec!["--log.level=loud"], "[possible values: error, warn, info, debug]"),
+            (vec!["--kubelet.url=http://127.0.0.1:10250"], "expected https://"),
             (vec!["surplus"], "surplus"),
         ] {
             let line = one_line(&parse(&arguments).unwrap_err());

@@ -13,7 +13,9 @@
 //! the roles fall on, where the configuration came from, when images are collected, whether a control plane runs here.
 //!
 //! **When it misleads.**
-//! - The kubelet reads its configuration at its start; a file that was edited since shows what it will do after the next.
+//! - The kubelet reads its configuration at its start; a file that was edited since shows what it will do after the next. Only
+//!   with [`crate::kubelet::configz`] are the thresholds those of the running kubelet, and then
+//!   `headroom_eviction_config_drift` shows such an edit; without it there is no sign of one.
 //! - The kubelet looks every 10 s at figures that are up to 10 s old; ours are of this moment.
 //! - `memory.available` has no kernel memory in it: a slab leak exhausts a node while it looks healthy. That is what
 //!   `headroom_memory_available_bytes` beside it is for.
@@ -34,6 +36,7 @@ use std::path::PathBuf;
 
 use super::{Collector, Context, Mode};
 use crate::error::{Error, Result};
+use crate::kubelet::configz::{self, Configz};
 use crate::kubelet::process::Finder;
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::Runtime;
@@ -49,6 +52,8 @@ pub struct Settings {
     pub kubelet_config_dir: Option<PathBuf>,
     /// In place of the kubelet's `--root-dir`.
     pub kubelet_root_dir: Option<PathBuf>,
+    /// How the kubelet itself is asked, before all of these.
+    pub configz: configz::Settings,
 }
 
 /// This mode.
@@ -68,6 +73,7 @@ pub static MODE: Mode = Mode {
         &HEADROOM,
         &GRACE_PERIOD,
         &CONFIG_INFO,
+        &CONFIG_DRIFT,
         &FILESYSTEM_INFO,
         &FILESYSTEM_READONLY,
         &IMAGE_GC,
@@ -78,8 +84,12 @@ pub static MODE: Mode = Mode {
         &CONTROL_PLANE,
     ],
     build: |settings| {
-        let (runtime, settings) = (settings.runtime.clone(), settings.eviction.clone());
-        Box::new(Eviction { settings, runtime, finder: Finder::default() })
+        Box::new(Eviction {
+            settings: settings.eviction.clone(),
+            runtime: settings.runtime.clone(),
+            finder: Finder::default(),
+            configz: Configz::new(settings.eviction.configz.clone()),
+        })
     },
 };
 
@@ -136,7 +146,7 @@ pub static THRESHOLD_BYTES: Metric = Metric::gauge(
     "headroom_eviction_threshold_bytes",
     Unit::Bytes,
     &["signal", "type"],
-    "The kubelet evicts once less than this is available: type hard at once, soft after the grace period. From its configuration files and flags as they are now, which may be newer than its last start. No series: no threshold.",
+    "The kubelet evicts once less than this is available: type hard at once, soft after the grace period. As the running kubelet says (configz), else from its files and flags as they are now, which may be newer than its last start: headroom_eviction_config_info tells. No series: no threshold.",
 );
 
 /// The threshold of a signal, in inodes.
@@ -175,7 +185,15 @@ pub static GRACE_PERIOD: Metric = Metric::gauge(
 pub static CONFIG_INFO: Metric = Metric::info(
     "headroom_eviction_config_info",
     &["source", "path"],
-    "Where the thresholds come from, one series per source: flag (the running kubelet's command line), file (its --config or ours), dropin (--config-dir). default: no kubelet runs here, so these are only what one would do unconfigured.",
+    "Where the thresholds come from, one series per source: configz (the running kubelet's own word: if it is there it counts, and the others are only compared), flag (its command line), file (its --config or ours), dropin (--config-dir). default: no kubelet runs here, so these are only what one would do unconfigured.",
+);
+
+/// Whether a restart of the kubelet changes a threshold.
+pub static CONFIG_DRIFT: Metric = Metric::gauge(
+    "headroom_eviction_config_drift",
+    Unit::None,
+    &["signal", "type", "running", "configured"],
+    "1 if a restart of the kubelet will change this setting: it runs with one value (label running, from /configz), its files and flags now say another (label configured; none: not set). Type hard, soft, image_gc_high or image_gc_low. No series: /configz or the files cannot be read.",
 );
 
 /// Which file systems the kubelet looks at.
@@ -245,11 +263,13 @@ struct Eviction {
     settings: Settings,
     runtime: Runtime,
     finder: Finder,
+    configz: Configz,
 }
 
 impl Collector for Eviction {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
-        let snapshot = Snapshot::read(context.host, &self.settings, &self.finder, &self.runtime, context.deadline);
+        let Eviction { settings, runtime, finder, configz } = self;
+        let snapshot = Snapshot::read(context.host, settings, finder, configz, runtime, context.deadline);
         if snapshot.is_empty() {
             return Err(Error::absent("no memory, pid or file-system figures to be read on this machine"));
         }

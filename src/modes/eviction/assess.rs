@@ -30,6 +30,10 @@ pub(super) fn assess(snapshot: Snapshot) -> Samples {
         push_image_gc(&mut samples, configuration);
     }
     push_sources(&mut samples, &snapshot.sources);
+    for drift in &snapshot.drift {
+        let labels = [drift.signal.as_str(), drift.kind, &drift.running, &drift.configured];
+        samples.push(&CONFIG_DRIFT, &labels, f64::from(u8::from(drift.differs)));
+    }
     let roles =
         [("nodefs", snapshot.nodefs.as_ref()), ("imagefs", snapshot.imagefs.as_ref()), ("containerfs", containerfs)];
     for (role, filesystem) in roles {
