@@ -13,25 +13,39 @@ const USUAL: &str = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs"
 const NAMED: &str = "/data/images";
 
 /// A node of two disks, with an image store in the usual place of the first.
-fn collect(runtime: Runtime) -> Samples {
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name);
-    for (path, text) in [("proc/meminfo", "MemTotal: 8 kB\nMemAvailable: 4 kB\n"), (&format!("root{USUAL}/x"), "")] {
-        std::fs::create_dir_all(at(path).parent().unwrap()).unwrap();
-        std::fs::write(at(path), text).unwrap();
+struct Node(tempfile::TempDir);
+
+impl Node {
+    fn new() -> Self {
+        let node = Node(tempfile::tempdir().unwrap());
+        node.write("proc/meminfo", "MemTotal: 8 kB\nMemAvailable: 4 kB\n");
+        node.write(&format!("root{USUAL}/x"), "");
+        node
     }
-    let on = |device: &str, capacity_bytes: u64| Filesystem {
-        capacity_bytes,
-        available_bytes: capacity_bytes / 2,
-        inodes: 100,
-        inodes_free: 50,
-        mount: Some(Mount { device: device.into(), mountpoint: "/".into(), fstype: "ext4".into(), readonly: false }),
-    };
-    let table = vec![("/var/lib".into(), on("/dev/a", 1000)), (NAMED.into(), on("/dev/b", 2000))];
-    let host = Host::recorded(Roots { proc: at("proc"), sys: at("sys"), root: at("root") }, table);
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.0.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn collect(&self, collector: &dyn Collector) -> Samples {
+        let at = |name: &str| self.0.path().join(name);
+        let on = |device: &str, capacity_bytes: u64| {
+            let mount = Mount { device: device.into(), mountpoint: "/".into(), fstype: "ext4".into(), readonly: false };
+            let available_bytes = capacity_bytes / 2;
+            Filesystem { capacity_bytes, available_bytes, inodes: 100, inodes_free: 50, mount: Some(mount) }
+        };
+        let table = vec![("/var/lib".into(), on("/dev/a", 1000)), (NAMED.into(), on("/dev/b", 2000))];
+        let host = Host::recorded(Roots { proc: at("proc"), sys: at("sys"), root: at("root") }, table);
+        let context = Context { host: &host, deadline: Deadline::after(std::time::Duration::from_secs(10)) };
+        collector.collect(context).unwrap()
+    }
+}
+
+fn collect(runtime: Runtime) -> Samples {
     let settings = crate::modes::Settings { runtime, ..Default::default() };
-    let context = Context { host: &host, deadline: Deadline::after(std::time::Duration::from_secs(10)) };
-    (MODE.build)(&settings).collect(context).unwrap()
+    Node::new().collect(&*(MODE.build)(&settings))
 }
 
 fn answers(inventory: Inventory) -> Runtime {
@@ -107,4 +121,33 @@ fn half_an_answer_is_half_an_answer() {
 
     let samples = collect(answers(Inventory { image_filesystems: vec![], ..inventory() }));
     assert_eq!((reasons(&samples), capacities(&samples)[0]), (vec![Reason::Malformed], None), "it must name one");
+}
+
+/// The kubelet's own endpoint counts, from when its socket is first there.
+#[test]
+fn a_socket_that_was_never_there_is_no_failure_and_one_that_was_is() {
+    let node = Node::new();
+    let config = "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\ncontainerRuntimeEndpoint: \
+                  unix:///run/containerd/other.sock\n";
+    node.write("root/k.yaml", config);
+    let settings = crate::modes::Settings {
+        eviction: Settings { kubelet_config: Some("/k.yaml".into()), ..Settings::default() },
+        runtime: Runtime::new(crate::runtime::Settings { fresh: std::time::Duration::ZERO, ..Default::default() }),
+        ..Default::default()
+    };
+    let collector = (MODE.build)(&settings);
+    let samples = node.collect(&*collector);
+    assert_eq!(samples.errors(), []);
+    assert_eq!(capacities(&samples), [Some(1000.0); 3], "the usual place");
+
+    node.write("root/run/containerd/x", "");
+    let socket = node.0.path().join("root/run/containerd/other.sock");
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    for when in ["nobody listens", "and then it is gone altogether"] {
+        let samples = node.collect(&*collector);
+        assert_eq!(samples.errors().len(), 1, "{when}");
+        assert!(samples.errors()[0].to_string().contains("other.sock"), "{when}: {:?}", samples.errors());
+        assert_eq!(capacities(&samples), [None, None, Some(1000.0)], "{when}");
+        let _ = std::fs::remove_file(&socket);
+    }
 }
