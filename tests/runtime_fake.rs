@@ -360,9 +360,27 @@ fn a_link_of_the_observed_machine_stays_in_its_root() {
 
 #[test]
 fn switched_off_is_absent() {
+    let _alone = alone();
     let machine = Machine::new();
     for runtime in [Runtime::default(), Runtime::new(Settings { disabled: true, ..Settings::default() })] {
         let error = runtime.inventory(&machine.host, Deadline::after(Duration::from_secs(1))).unwrap_err();
         assert_eq!(error.reason(), Reason::Absent);
     }
+}
+
+/// As the modes ask: on a blocking thread of a tokio runtime, and the handle is dropped wherever the scraper is.
+#[test]
+fn from_a_thread_of_another_runtime() {
+    let _alone = alone();
+    let machine = Machine::new();
+    let fake = Fake::start(&machine.path(CONTAINERD), one_pod());
+    let runtime = machine.runtime.clone();
+    let scraper = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    scraper.block_on(async {
+        let ask = move || (machine.ask().map(|inventory| inventory.sandboxes.len()), machine);
+        let (answer, machine) = tokio::task::spawn_blocking(ask).await.unwrap();
+        assert_eq!(answer, Ok(1));
+        drop((runtime, machine));
+    });
+    drop(fake);
 }
