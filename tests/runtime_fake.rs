@@ -232,6 +232,8 @@ fn whatever_the_socket_does_costs_an_error_and_nothing_else() {
     let _alone = alone();
     let machine = Machine::new();
     let path = machine.path(CONTAINERD);
+    // The first tokio runtime of a process opens what all of them share.
+    drop(tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
     let fds = open_fds();
     {
         let _silent = Raw::start(&path, |stream| {
@@ -243,6 +245,16 @@ fn whatever_the_socket_does_costs_an_error_and_nothing_else() {
             assert_eq!(machine.ask_soon(), Reason::Timeout);
         }
         assert!(began.elapsed() < Duration::from_secs(10), "each within its deadline of 0.3 s");
+    }
+    {
+        // Listens, accepts nobody, and its queue is full.
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
+        let listener = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&listener, 0).unwrap();
+        let reasons: BTreeSet<_> = (0..4).map(|_| machine.ask_soon()).collect();
+        assert_eq!(reasons, BTreeSet::from([Reason::Timeout, Reason::Busy]));
+        std::fs::remove_file(&path).unwrap();
     }
     for garbage in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], &[0xff; 100_000]] {
         let _garbage = Raw::start(&path, move |mut stream| {
