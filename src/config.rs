@@ -416,7 +416,10 @@ mod tests {
         assert_eq!(config.modes.len(), MODES.len());
         assert_eq!(config.settings.open_files, modes::open_files::Settings::default());
         assert_eq!(config.settings.cgroup_leak, modes::cgroup_leak::Settings::default());
-        assert_eq!(config.settings.eviction, modes::eviction::Settings::default());
+        // Without flags the kubelet is asked where there is a token; what nobody set up at all asks nobody.
+        let configz = modes::eviction::Settings::default().configz;
+        let expected = configz::Settings { ask: configz::Ask::IfToken, ..configz };
+        assert_eq!(config.settings.eviction.configz, expected);
     }
 
     #[test]
