@@ -5,12 +5,19 @@ mod common;
 #[path = "common/containerd.rs"]
 mod containerd;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use containerd::Containerd;
 use headroom::error::Reason;
 use headroom::host::{Deadline, Host, Roots};
 use headroom::runtime::{ContainerState, Protocol, Runtime, Settings};
+
+/// One test at a time: one of them counts this process's file descriptors.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn runtime(containerd: &Containerd) -> Runtime {
     Runtime::new(Settings { endpoint: Some(containerd.endpoint()), fresh: Duration::ZERO, ..Settings::default() })
@@ -22,6 +29,7 @@ fn soon() -> Deadline {
 
 #[test]
 fn what_was_made_is_what_is_listed() {
+    let _alone = alone();
     let containerd = match Containerd::start() {
         Ok(containerd) => containerd,
         Err(why) => skip!("{why}"),
@@ -73,6 +81,7 @@ fn what_was_made_is_what_is_listed() {
 
 #[test]
 fn a_restart_is_an_error_and_then_an_answer() {
+    let _alone = alone();
     let containerd = match Containerd::start() {
         Ok(containerd) => containerd,
         Err(why) => skip!("{why}"),
@@ -100,4 +109,26 @@ fn a_restart_is_an_error_and_then_an_answer() {
     containerd.kill();
     containerd.launch().unwrap();
     assert_eq!(runtime.inventory(&host, soon()).unwrap().sandboxes, before.sandboxes);
+}
+
+#[test]
+fn hundreds_of_polls_leave_no_descriptor() {
+    let _alone = alone();
+    let containerd = match Containerd::start() {
+        Ok(containerd) => containerd,
+        Err(why) => skip!("{why}"),
+    };
+    let (host, runtime) = (Host::new(Roots::default()), runtime(&containerd));
+    let _pod = containerd.run_sandbox("web", "6ae71c5f-858e-4bfd-976d-43c5b79937a0");
+    let daemons = || std::fs::read_dir(format!("/proc/{}/fd", containerd.pid().unwrap())).unwrap().count();
+    let ours = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    runtime.inventory(&host, soon()).unwrap();
+    let before = ours();
+    let daemon_before = daemons();
+    for _ in 0..500 {
+        assert_eq!(runtime.inventory(&host, soon()).unwrap().sandboxes.len(), 1);
+    }
+    assert_eq!(ours(), before);
+    // The daemon opens and closes files of its own; 500 connections would show.
+    assert!(daemons() < daemon_before + 50, "{} and then {}", daemon_before, daemons());
 }

@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd as _;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use crate::error::{Error, Reason, Result};
+use crate::error::{Error, Reason};
 use crate::host::{Deadline, Host};
 
 /// Larger answers are refused: what the kubelet's own client takes, too.
@@ -82,13 +82,17 @@ impl<C> Link<C> {
     where
         F: Future<Output = std::result::Result<C, Failure>>,
     {
+        // First of all, because mostly there is no such socket, and that should cost one system call.
+        let handle = host.handle(path)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Error::os("a runtime for the connection", &error))?;
         let client = runtime.block_on(within(deadline, async {
-            let stream = connect(host, path).await?;
-            handshake(TokioIo::new(stream)).await
+            // Through the handle rather than by the path: that has resolved the links of the observed machine inside its root, and is
+            // never too long for a socket address.
+            let stream = UnixStream::connect(format!("/proc/self/fd/{}", handle.as_raw_fd())).await;
+            handshake(TokioIo::new(stream.map_err(|error| Error::os(path, &error))?)).await
         }));
         match client {
             Ok(client) => Ok(Link { runtime: Some(runtime), client }),
@@ -129,12 +133,4 @@ pub(super) async fn within<T>(
     tokio::time::timeout_at(deadline.instant().into(), future)
         .await
         .unwrap_or_else(|_| Err(Failure::Failed(Error::new(Reason::Timeout, "no answer before the deadline"))))
-}
-
-/// Through a handle rather than by the path: that resolves the links of the observed machine inside its root, and is never too
-/// long for a socket address.
-async fn connect(host: &Host, path: &str) -> Result<UnixStream> {
-    let handle = host.handle(path)?;
-    let result = UnixStream::connect(format!("/proc/self/fd/{}", handle.as_raw_fd())).await;
-    result.map_err(|error| Error::os(path, &error))
 }

@@ -301,8 +301,9 @@ state = "{dir}/state"
         }
         self.kill();
         // What is left after a test that killed the daemon: shims and their containers, mounts, cgroups.
-        let dir = self.dir().to_str().unwrap().to_owned();
-        end_processes_that_name(&dir);
+        let sockets = shim_sockets(&self.dir().join("state"));
+        end_processes_that_name(self.dir().to_str().unwrap());
+        sockets.iter().for_each(|socket| drop(fs::remove_file(socket)));
         unmount_below(self.dir());
         remove_cgroups_named(self.cgroup_parent.trim_start_matches('/'));
     }
@@ -350,6 +351,14 @@ pub fn docker_archive(dir: &Path, name: &str) -> PathBuf {
     let archive = dir.join(format!("image-{}.tar", work.path().file_name().unwrap().to_str().unwrap()));
     common::shell(&format!("tar -C {path} -cf {} config.json manifest.json layer.tar", archive.display()));
     archive
+}
+
+/// Sockets of the shims that still have a container: they are not in our folder.
+pub fn shim_sockets(state: &Path) -> Vec<PathBuf> {
+    let below = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let bundles = below(state.join("io.containerd.runtime.v2.task")).flat_map(below);
+    let addresses = bundles.filter_map(|bundle| fs::read_to_string(bundle.join("address")).ok());
+    addresses.filter_map(|address| Some(PathBuf::from(address.strip_prefix("unix://")?))).collect()
 }
 
 /// Kills every process with this in its command line (shims carry the socket's path) and their children: containers.

@@ -139,7 +139,9 @@ impl Drop for Docker {
         }
         self.kill();
         // Its own containerd and what is left of the containers.
+        let sockets = containerd::shim_sockets(&self.dir().join("exec/containerd/daemon"));
         containerd::end_processes_that_name(self.dir().to_str().unwrap());
+        sockets.iter().for_each(|socket| drop(fs::remove_file(socket)));
         containerd::unmount_below(self.dir());
         containerd::remove_cgroups_named(self.cgroup_parent.trim_start_matches('/'));
     }

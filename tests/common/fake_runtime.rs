@@ -150,7 +150,8 @@ impl Raw {
     }
 
     /// A Docker daemon with these containers.
-    pub fn docker(path: &Path, containers: &'static str) -> Self {
+    pub fn docker(path: &Path, containers: impl Into<String>) -> Self {
+        let containers = containers.into();
         Self::start(path, move |mut stream| {
             let mut request = Vec::new();
             let mut byte = [0];
@@ -163,7 +164,7 @@ impl Raw {
                 let body = match line.split(' ').nth(1) {
                     Some("/version") => r#"{"Version":"20.10.24"}"#,
                     Some("/info") => r#"{"DockerRootDir":"/var/lib/docker"}"#,
-                    Some("/containers/json?all=1") => containers,
+                    Some("/containers/json?all=1") => containers.as_str(),
                     _ => "[]",
                 };
                 let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
