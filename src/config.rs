@@ -152,7 +152,7 @@ struct Runtime {
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Collector cgroup_leak")]
 struct CgroupLeak {
-    /// How long a kubepods cgroup must be empty before it counts as orphaned: a dead pod's is kept while its volumes are mounted
+    /// How long the runtime must not have known a kubepods cgroup (without a runtime: it must have been empty) before it counts as orphaned; with a runtime at least 5s. A dead pod's is kept while its volumes are mounted
     #[arg(long = "collector.cgroup_leak.orphan-grace", value_name = "DURATION", default_value = "5m", value_parser = duration)]
     orphan_grace: Duration,
     /// Cgroup directories that are walked in one scrape at the most
