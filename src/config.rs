@@ -187,7 +187,7 @@ struct OpenFiles {
     #[arg(long = "collector.open_files.inotify-max-readlinks", value_name = "N", default_value_t = 10_000)]
     inotify_max_readlinks: usize,
     /// Of these, file descriptors read again in turn although nothing says that they changed
-    #[arg(long = "collector.open_files.inotify-reexamine", value_name = "N", default_value_t = 1_000)]
+    #[arg(long = "collector.open_files.inotify-reexamine", value_name = "N", default_value_t = 500)]
     inotify_reexamine: usize,
 }
 

@@ -104,7 +104,7 @@ impl Default for Settings {
             commands: 20,
             daemons: daemons.map(str::to_owned).to_vec(),
             max_readlinks: 10_000,
-            inotify_reexamine: 1_000,
+            inotify_reexamine: 500,
             inotify_max_readlinks: 10_000,
         }
     }
