@@ -12,6 +12,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
 
 use crate::host::Roots;
 use crate::http::ListenAddress;
+use crate::kubelet::configz;
 use crate::modes::{self, MODES, Mode};
 use crate::{about, http};
 
@@ -56,6 +57,8 @@ struct Flags {
     paths: Paths,
     #[command(flatten)]
     kubelet: Kubelet,
+    #[command(flatten)]
+    runtime: Runtime,
     #[command(flatten)]
     cgroup_leak: CgroupLeak,
     #[command(flatten)]
@@ -110,12 +113,46 @@ struct Kubelet {
     /// The kubelet's drop-in directory [default: what the running kubelet was started with]
     #[arg(long = "kubelet.config-dir", value_name = "DIR")]
     config_dir: Option<PathBuf>,
+    /// The kubelet's API, whose /configz tells what it really runs with: https://HOST:PORT, or off [default: https://127.0.0.1:10250 in a pod with a service-account token, else off]
+    #[arg(long = "kubelet.url", value_name = "URL", value_parser = kubelet_url)]
+    url: Option<configz::Ask>,
+    /// Token for the kubelet, read for each request; it needs the verb get on nodes/configz [default: that of the pod's service account]
+    #[arg(long = "kubelet.token-file", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Who may have signed the kubelet's certificate, as PEM [default: ca.crt of the pod's service account]
+    #[arg(long = "kubelet.ca-file", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// The name that the kubelet's certificate must be made out to [default: the host of the URL; for a loopback address the machine's host name too]
+    #[arg(long = "kubelet.server-name", value_name = "NAME")]
+    server_name: Option<String>,
+    /// Do not verify the kubelet's certificate: the token goes to whoever answers at that address
+    #[arg(long = "kubelet.insecure-skip-verify")]
+    insecure_skip_verify: bool,
+    /// How long an answer of /configz holds while the kubelet's process is the same
+    #[arg(long = "kubelet.configz-interval", value_name = "DURATION", default_value = "5m", value_parser = some_time)]
+    configz_interval: Duration,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Container runtime")]
+struct Runtime {
+    /// Ask the container runtime which containers and images there are (on by default). Only calls that list are made
+    #[arg(id = "runtime", long = "runtime", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true",
+          default_missing_value = "true", hide_possible_values = true, hide_default_value = true,
+          value_parser = BoolishValueParser::new(), overrides_with = "no-runtime")]
+    enabled: bool,
+    /// Never talk to the container runtime: its socket is as good as root
+    #[arg(id = "no-runtime", long = "no-runtime", overrides_with = "runtime")]
+    disabled: bool,
+    /// The runtime's socket: CRI v1, or the Docker Engine API if it is called docker.sock [default: the first of the well-known ones that answers]
+    #[arg(long = "runtime.endpoint", value_name = "unix:///PATH", value_parser = endpoint)]
+    endpoint: Option<String>,
 }
 
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Collector cgroup_leak")]
 struct CgroupLeak {
-    /// How long a kubepods cgroup must be empty before it counts as orphaned: a dead pod's is kept while its volumes are mounted
+    /// How long the runtime must not have known a kubepods cgroup (without a runtime: it must have been empty) before it counts as orphaned; with a runtime at least 5s. A dead pod's is kept while its volumes are mounted
     #[arg(long = "collector.cgroup_leak.orphan-grace", value_name = "DURATION", default_value = "5m", value_parser = duration)]
     orphan_grace: Duration,
     /// Cgroup directories that are walked in one scrape at the most
@@ -150,7 +187,7 @@ struct OpenFiles {
     #[arg(long = "collector.open_files.inotify-max-readlinks", value_name = "N", default_value_t = 10_000)]
     inotify_max_readlinks: usize,
     /// Of these, file descriptors read again in turn although nothing says that they changed
-    #[arg(long = "collector.open_files.inotify-reexamine", value_name = "N", default_value_t = 1_000)]
+    #[arg(long = "collector.open_files.inotify-reexamine", value_name = "N", default_value_t = 500)]
     inotify_reexamine: usize,
 }
 
@@ -180,6 +217,17 @@ fn telemetry_path(text: &str) -> Result<String, String> {
         return Err(format!("{text} is taken"));
     }
     Ok(text.to_owned())
+}
+
+fn endpoint(text: &str) -> Result<String, String> {
+    match crate::runtime::endpoint_path(text) {
+        Some(path) => Ok(format!("unix://{path}")),
+        None => Err("expected unix:///PATH or /PATH of a socket".to_owned()),
+    }
+}
+
+fn kubelet_url(text: &str) -> Result<configz::Ask, String> {
+    if text == "off" { Ok(configz::Ask::Never) } else { text.parse().map(configz::Ask::At) }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -287,6 +335,14 @@ impl Config {
                 kubelet_config: flags.kubelet.config,
                 kubelet_config_dir: flags.kubelet.config_dir,
                 kubelet_root_dir: flags.kubelet.root_dir,
+                configz: configz::Settings {
+                    ask: flags.kubelet.url.unwrap_or(configz::Ask::IfToken),
+                    token_file: flags.kubelet.token_file,
+                    ca_file: flags.kubelet.ca_file,
+                    server_name: flags.kubelet.server_name,
+                    insecure_skip_verify: flags.kubelet.insecure_skip_verify,
+                    interval: flags.kubelet.configz_interval,
+                },
             },
             open_files: modes::open_files::Settings {
                 top: flags.open_files.top,
@@ -296,6 +352,11 @@ impl Config {
                 inotify_max_readlinks: flags.open_files.inotify_max_readlinks,
                 inotify_reexamine: flags.open_files.inotify_reexamine,
             },
+            runtime: crate::runtime::Runtime::new(crate::runtime::Settings {
+                endpoint: flags.runtime.endpoint,
+                disabled: flags.runtime.disabled || !flags.runtime.enabled,
+                ..crate::runtime::Settings::default()
+            }),
         };
         Ok(Config {
             listen: flags.web.listen_address,
@@ -355,7 +416,10 @@ mod tests {
         assert_eq!(config.modes.len(), MODES.len());
         assert_eq!(config.settings.open_files, modes::open_files::Settings::default());
         assert_eq!(config.settings.cgroup_leak, modes::cgroup_leak::Settings::default());
-        assert_eq!(config.settings.eviction, modes::eviction::Settings::default());
+        // Without flags the kubelet is asked where there is a token; what nobody set up at all asks nobody.
+        let configz = modes::eviction::Settings::default().configz;
+        let expected = configz::Settings { ask: configz::Ask::IfToken, ..configz };
+        assert_eq!(config.settings.eviction.configz, expected);
     }
 
     #[test]
@@ -365,6 +429,16 @@ mod tests {
         assert_eq!(ids(&["--no-collector.kmem", "--collector.kmem"]).len(), MODES.len());
         assert_eq!(ids(&["--collector.kmem", "--no-collector.kmem"]).len(), MODES.len() - 1);
         assert_eq!(ids(&["--collector.kmem=false"]).len(), MODES.len() - 1);
+    }
+
+    #[test]
+    fn the_runtime_is_named_or_switched_off() {
+        let runtime = |arguments| format!("{:?}", parse(arguments).unwrap().settings.runtime);
+        assert_eq!(runtime(&["--no-runtime"]), "Runtime(None)");
+        assert_eq!(runtime(&["--runtime=false"]), "Runtime(None)");
+        assert!(runtime(&["--no-runtime", "--runtime"]).contains("endpoint: None"));
+        let named = runtime(&["--runtime.endpoint=/run/crio/crio.sock"]);
+        assert!(named.contains("unix:///run/crio/crio.sock"), "{named}");
     }
 
     #[test]
@@ -383,7 +457,9 @@ mod tests {
             (vec!["--web.telemetry-path=metrics"], "expected a path"),
             (vec!["--web.telemetry-path=/healthz"], "is taken"),
             (vec!["--collector.cpu"], "--collector.cpu"),
+            (vec!["--runtime.endpoint=tcp://127.0.0.1:2375"], "expected unix:///PATH"),
             (vec!["--log.level=loud"], "[possible values: error, warn, info, debug]"),
+            (vec!["--kubelet.url=http://127.0.0.1:10250"], "expected https://"),
             (vec!["surplus"], "surplus"),
         ] {
             let line = one_line(&parse(&arguments).unwrap_err());

@@ -4,6 +4,8 @@
 //! of it must be looked at. `HEADROOM_UPDATE_DOCS=1 cargo test golden` writes the pages anew.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
+pub(crate) mod inventory;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +15,19 @@ use crate::host::cgroup::recorded::Machine;
 use crate::host::filesystem::{Filesystem, Mount};
 use crate::host::{Deadline, Host};
 use crate::modes::{MODES, Settings};
+use crate::runtime::Runtime;
 use crate::scrape::{self, Outcome, Scraper};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-/// A recorded node with its processes, its kubelet's files and its file systems.
+/// A recorded node with its processes, its kubelet's files, its file systems and what its runtime said.
 struct Node {
     machine: Machine,
     folder: PathBuf,
     host: Arc<Host>,
+    runtime: Runtime,
 }
 
 impl Node {
@@ -51,15 +55,15 @@ impl Node {
             std::fs::create_dir_all(place.parent().unwrap()).unwrap();
             std::fs::copy(folder.join("config").join(file), place).unwrap();
         }
-        std::fs::create_dir_all(machine.path().join("root/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs"))
-            .unwrap();
         let table = text("proc/host/statfs.txt").lines().map(filesystem).collect();
         let host = Arc::new(Host::recorded(machine.host.roots().clone(), table));
-        Node { machine, folder, host }
+        let runtime = Runtime::fixed(Ok(inventory::recorded(name)));
+        Node { machine, folder, host, runtime }
     }
 
     async fn page(&self) -> String {
-        let modes = MODES.iter().map(|mode| (*mode, (mode.build)(&Settings::default()))).collect();
+        let settings = Settings { runtime: self.runtime.clone(), ..Settings::default() };
+        let modes = MODES.iter().map(|mode| (*mode, (mode.build)(&settings))).collect();
         let scraper = Scraper::new(Arc::clone(&self.host), modes);
         let scrape = scraper.scrape(Deadline::after(Duration::from_secs(60)), |_| true).await;
         let mut page = Page::default();

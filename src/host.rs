@@ -167,6 +167,17 @@ impl Host {
         }
     }
 
+    /// A handle on what the *machine* calls `path`, its symbolic links resolved inside the machine's root: nothing is opened for
+    /// reading. `/proc/self/fd/N` of it names the object itself, which is how a unix socket in another root is connected to.
+    ///
+    /// # Errors
+    /// The operating system's, with the path.
+    pub fn handle(&self, path: impl AsRef<Path>) -> Result<std::os::fd::OwnedFd> {
+        let path = path.as_ref();
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+        read::open_in_root(&self.roots.root, path, flags).map_err(|error| Error::os(path.display(), &error))
+    }
+
     /// A whole file that holds one number.
     ///
     /// # Errors

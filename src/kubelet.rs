@@ -3,12 +3,14 @@
 //! Its numbers must come out of the same arithmetic here as there, so each piece is a pure function on texts, held against
 //! what real kubelets did: [`quantity`] (Go's and Kubernetes' number formats), [`flags`] (its command line),
 //! [`configuration`] (the precedence of its sources), [`thresholds`] (what they mean for eviction), [`signals`] (what is
-//! compared with them). Only [`process`] (finding it) and [`sources`] (reading what it was told) touch the machine.
+//! compared with them). Only [`process`] (finding it), [`sources`] (reading what it was told) and [`configz`] (asking it)
+//! touch the machine.
 //!
 //! Paths like `cmd/kubelet/app/server.go:216` in comments are of the kubernetes/kubernetes repository at 1.36.
 
 pub mod cgroup_name;
 pub mod configuration;
+pub mod configz;
 mod document;
 pub mod flags;
 pub mod kubepods;

@@ -12,4 +12,5 @@ pub mod http;
 pub mod kubelet;
 pub mod metric;
 pub mod modes;
+pub mod runtime;
 pub mod scrape;

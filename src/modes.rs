@@ -12,6 +12,7 @@ pub mod open_files;
 use crate::error::Result;
 use crate::host::{Deadline, Host};
 use crate::metric::{Metric, Samples};
+use crate::runtime::Runtime;
 
 /// What a collector gets to work with for one scrape.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +58,8 @@ pub struct Settings {
     pub eviction: eviction::Settings,
     /// Of [`open_files`].
     pub open_files: open_files::Settings,
+    /// The container runtime that modes may ask; one handle for all of them, so that one scrape polls once.
+    pub runtime: Runtime,
 }
 
 /// Every mode, in the order of the page.

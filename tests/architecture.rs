@@ -9,12 +9,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("metric", &["error"]),
     ("host", &["error"]),
     ("kubelet", &["host", "error"]),
-    ("modes", &["kubelet", "host", "metric", "error"]),
+    ("runtime", &["kubelet", "host", "error"]),
+    ("modes", &["runtime", "kubelet", "host", "metric", "error"]),
     ("scrape", &["modes", "host", "metric", "error"]),
     ("exposition", &["metric"]),
     ("about", &["metric"]),
     ("http", &["scrape", "exposition", "modes", "host", "about"]),
-    ("config", &["http", "modes", "kubelet", "host", "about"]),
+    ("config", &["http", "modes", "runtime", "kubelet", "host", "about"]),
     ("catalog", &["config", "modes", "scrape", "about", "metric"]),
 ];
 

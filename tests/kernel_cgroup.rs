@@ -19,6 +19,7 @@ use headroom::host::{Deadline, Host, Roots};
 use headroom::metric::Samples;
 use headroom::modes::cgroup_leak::{self, CgroupLeak, Settings};
 use headroom::modes::{Collector as _, Context, kmem};
+use headroom::runtime::Runtime;
 
 const V1: &str = "/sys/fs/cgroup/memory";
 const V2: &str = "/sys/fs/cgroup/unified";
@@ -130,7 +131,7 @@ impl Drop for Sleeper {
 }
 
 fn collector(grace: Duration) -> CgroupLeak {
-    CgroupLeak::new(Settings { orphan_grace: grace, ..Settings::default() })
+    CgroupLeak::new(Settings { orphan_grace: grace, ..Settings::default() }, Runtime::default())
 }
 
 fn collect(collector: &CgroupLeak, host: &Host) -> Result<Samples> {

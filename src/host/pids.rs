@@ -86,6 +86,18 @@ impl Pids {
         parent.ok_or_else(|| Error::malformed(format!("{}/{pid}/stat: no parent in it", self.path.display())))
     }
 
+    /// When it started, in clock ticks since the machine did: the 22nd field of `/proc/PID/stat`. With the pid it names one
+    /// process for ever.
+    ///
+    /// # Errors
+    /// The operating system's; gone if it exited; malformed if there is no such field.
+    pub fn started(&self, pid: u32) -> Result<u64> {
+        let stat = self.read(pid, "stat", 4096)?;
+        let stat = String::from_utf8_lossy(&stat);
+        let started = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok());
+        started.ok_or_else(|| Error::malformed(format!("{}/{pid}/stat: no start time in it", self.path.display())))
+    }
+
     /// Its working directory: where `/proc/PID/cwd` leads.
     ///
     /// # Errors
@@ -132,6 +144,7 @@ mod tests {
         assert_eq!(pids.cmdline(me).unwrap(), std::env::args().collect::<Vec<_>>());
         assert_eq!(pids.parent(me).unwrap(), std::os::unix::process::parent_id());
         assert_eq!(pids.cwd(me).unwrap(), std::env::current_dir().unwrap());
+        assert_eq!(pids.started(me).unwrap(), procfs::process::Process::myself().unwrap().stat().unwrap().starttime);
     }
 
     #[test]

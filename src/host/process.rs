@@ -371,6 +371,15 @@ mod tests {
         Sleep(Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap())
     }
 
+    /// A process that has opened what it will ever open: it answered.
+    fn settled() -> Sleep {
+        use std::io::{Read as _, Write as _};
+        let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        cat.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        cat.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        Sleep(cat)
+    }
+
     fn find(processes: &Processes, pid: u32) -> Option<Process> {
         let mut found = None;
         let sweep = processes.sweep(Deadline::after(Duration::from_secs(60)), |process| {
@@ -385,17 +394,16 @@ mod tests {
     #[test]
     fn size_and_listing_count_the_same() {
         let host = Host::new(crate::host::Roots::default());
-        let child = sleep();
+        let child = settled();
         let by_size = Processes::open(&host).unwrap();
         assert_eq!(by_size.counts_by_size(), host.kernel().unwrap().version >= (6, 2));
         assert_eq!(by_size.own_pid(), Some(std::process::id()));
+        assert!(by_size.own_numbers);
         // The other way to count, and the other way to get the limit.
         let by_listing = Processes { sized: false, own_numbers: false, ..Processes::open(&host).unwrap() };
-        assert!(by_size.own_numbers);
         let counts = [&by_size, &by_listing].map(|processes| {
-            // Until it runs its program it still has our fds.
-            let program = || find(processes, child.0.id()).filter(|p| p.comm == Some(Comm::new(b"sleep")));
-            let process = (0..10_000).find_map(|_| program()).unwrap();
+            let process = find(processes, child.0.id()).unwrap();
+            assert_eq!(process.comm, Some(Comm::new(b"cat")));
             assert!(matches!(process.limit, Some(Limit::Files(1..))), "{:?}", process.limit);
             (process.fds, process.limit)
         });

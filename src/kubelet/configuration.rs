@@ -7,6 +7,8 @@
 //! 3. each drop-in of `--config-dir` is a JSON merge patch on the result: it adds to a map and `null` takes a key away;
 //! 4. flags replace whole maps.
 //!
+//! What came of it the running kubelet tells at `/configz` ([`Configuration::of_configz`]).
+//!
 //! So a kubelet with flags only has no hard threshold at all, and the same partial map means "only these" in the file and
 //! "these and the defaults" in a drop-in.
 
@@ -32,6 +34,8 @@ pub const DEFAULT_EVICTION_HARD: [(&str, &str); 5] = [
 /// One place that a configuration came from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
+    /// The running kubelet said so, at this address.
+    Configz(String),
     /// The kubelet's command line.
     Flag,
     /// The file of `--config`.
@@ -46,6 +50,7 @@ impl Source {
     /// The value of the `source` label.
     pub fn as_str(&self) -> &'static str {
         match self {
+            Source::Configz(_) => "configz",
             Source::Flag => "flag",
             Source::File(_) => "file",
             Source::Dropin(_) => "dropin",
@@ -53,9 +58,10 @@ impl Source {
         }
     }
 
-    /// The file, on the machine.
+    /// The file, on the machine, or the address.
     pub fn path(&self) -> Option<&Path> {
         match self {
+            Source::Configz(url) => Some(Path::new(url)),
             Source::File(path) | Source::Dropin(path) => Some(path),
             Source::Flag | Source::Default => None,
         }
@@ -204,6 +210,25 @@ fn with_defaults(mut hard: Map<String, Value>) -> Value {
 }
 
 impl Configuration {
+    /// What a kubelet answers at `/configz`. Everything is merged and every default filled in, so what is not there is not set.
+    ///
+    /// # Errors
+    /// Malformed if it is none.
+    pub fn of_configz(text: &str) -> Result<Self> {
+        let not = |what: &str| Error::malformed(format!("not a kubelet's configz: {what}"));
+        let answer: Value = serde_json::from_str(text).map_err(|error| not(&format!("no JSON: {error}")))?;
+        let map = answer.get("kubeletconfig").and_then(Value::as_object).ok_or_else(|| not("no kubeletconfig"))?;
+        // Always there, unlike the thresholds: without it their absence would prove nothing.
+        if integer(map, "imageGCHighThresholdPercent")?.is_none() {
+            return Err(not("no imageGCHighThresholdPercent"));
+        }
+        let mut configuration = Self::of(map)?;
+        // Written with omitempty: an empty list is not there.
+        configuration.enforce_node_allocatable = list(map, "enforceNodeAllocatable")?.unwrap_or_default();
+        configuration.validate()?;
+        Ok(configuration)
+    }
+
     /// The typed fields of a merged document, defaults where it says nothing (`v1beta1/defaults.go`).
     fn of(map: &Map<String, Value>) -> Result<Self> {
         Ok(Configuration {

@@ -17,12 +17,17 @@
 //!
 //! **When it misleads.** A dying cgroup is normal for some milliseconds after each `rmdir`, and for as long as page cache or a
 //! tmpfs file that it made lives: watch the trend, not the number. The kubelet keeps a dead pod's directory while its
-//! volumes are mounted. Without a runtime to ask, "live" means "has a process", pause containers included.
+//! volumes are mounted, makes it before the first sandbox (while volumes are attached, for instance) and removes it after the last:
+//! a pod directory that the runtime does not know is legitimate for minutes, and only its age tells it from a leak. Ages start
+//! with the exporter, and stand still while the runtime does not answer. Without a runtime, "live" means "has a process",
+//! pause containers included. How a directory is proven unknown, and why no race makes a false one, is in
+//! `cgroup_leak/strangers.rs`.
 
 mod assess;
 mod live;
 mod orphans;
 mod snapshot;
+mod strangers;
 #[cfg(test)]
 mod tests;
 
@@ -30,8 +35,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Collector, Context, Mode};
-use crate::error::Result;
+use crate::error::{Reason, Result};
 use crate::metric::{Metric, Samples, Unit};
+use crate::runtime::Runtime;
+use assess::Word;
 
 /// Ids that the kernel has for memory cgroups: `MEM_CGROUP_ID_MAX`, 16 bits without 0, in every version.
 pub const MEMCG_IDS: u64 = 65_535;
@@ -89,24 +96,33 @@ pub static CONTAINERS: Metric = Metric::gauge(
     "headroom_containers",
     Unit::None,
     &["state"],
-    "Containers by state, as the source in headroom_runtime_info tells. Source cgroup: running is a container cgroup with a \
-     process in or below it, unknown one without; pause containers are counted as containers too.",
+    "Containers by state (running, created, exited, unknown), as the source in headroom_runtime_info tells; missing while a \
+     runtime is there and does not answer. Source cgroup: running is a container cgroup with a process in or below it, unknown \
+     one without, and pause containers are counted too.",
+);
+/// By readiness.
+pub static SANDBOXES: Metric = Metric::gauge(
+    "headroom_pod_sandboxes",
+    Unit::None,
+    &["state"],
+    "Pod sandboxes by state, as the runtime tells: ready, or notready (stopped, not yet removed). A pod can have old ones beside \
+     its present one. Missing without a runtime.",
 );
 /// Nobody's.
 pub static ORPHANED: Metric = Metric::gauge(
     "headroom_orphaned_cgroups",
     Unit::None,
     &["kind"],
-    "Directories below kubepods without any process in or below them for longer than the grace period, except those that a \
-     live container made for itself. The kubelet keeps a dead pod's directory while its volumes are mounted. Ages start \
-     with the exporter.",
+    "Directories below kubepods that the runtime has not known for the grace period (at least 5 s): pod, no sandbox or \
+     container of it; container, neither. A pod that waits for volumes, or dead while they are mounted, can be one. other, and \
+     all without a runtime: no process for that long. Ages start with the exporter.",
 );
 /// Who told.
 pub static RUNTIME_INFO: Metric = Metric::info(
     "headroom_runtime_info",
     &["source", "runtime", "version", "endpoint"],
-    "Where the knowledge of live containers comes from. Source cgroup: no runtime was asked, and a container is live while its \
-     cgroup has a process.",
+    "Where the knowledge of live containers comes from: cri or docker, a runtime's socket. Source cgroup: there is no runtime to \
+     ask, and a container is live while its cgroup has a process. Missing while a runtime does not answer.",
 );
 
 /// This mode.
@@ -121,16 +137,18 @@ pub static MODE: Mode = Mode {
         &MEMCG_IDS_LIMIT,
         &KUBEPODS,
         &CONTAINERS,
+        &SANDBOXES,
         &ORPHANED,
         &RUNTIME_INFO,
     ],
-    build: |settings| Box::new(CgroupLeak::new(settings.cgroup_leak.clone())),
+    build: |settings| Box::new(CgroupLeak::new(settings.cgroup_leak.clone(), settings.runtime.clone())),
 };
 
 /// Settings of this mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How long a directory below kubepods must have been without a process to be called orphaned.
+    /// How long a directory below kubepods must have been unknown to the runtime (without one: have had no process) to be called
+    /// orphaned. With a runtime less than 5 s counts as 5 s.
     pub orphan_grace: Duration,
     /// Directories that one walk looks at.
     pub max_directories: usize,
@@ -148,27 +166,50 @@ impl Default for Settings {
     }
 }
 
-/// The collector; between scrapes it remembers since when each directory has been without a process.
+/// How long the runtime may take, of the time there is: the walk comes after it.
+const RUNTIME: Duration = Duration::from_secs(5);
+
+/// The collector; between scrapes it remembers since when each directory has been nobody's.
 #[derive(Debug)]
 pub struct CgroupLeak {
     settings: Settings,
-    ages: Mutex<orphans::Ages>,
+    runtime: Runtime,
+    memories: Mutex<Memories>,
+}
+
+/// What is remembered between scrapes, by inode number.
+#[derive(Debug, Default)]
+struct Memories {
+    /// Without a process.
+    idle: orphans::Ages,
+    /// Not known to the runtime.
+    strangers: strangers::Strangers,
 }
 
 impl CgroupLeak {
     /// A collector that has seen nothing yet.
-    pub fn new(settings: Settings) -> Self {
-        CgroupLeak { settings, ages: Mutex::default() }
+    pub fn new(settings: Settings, runtime: Runtime) -> Self {
+        CgroupLeak { settings, runtime, memories: Mutex::default() }
     }
 }
 
 impl Collector for CgroupLeak {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
         let mut samples = Samples::new();
-        let snapshot = snapshot::read(context, &self.settings, &mut samples)?;
-        let mut ages = self.ages.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the walk: `strangers` tells why.
+        let word = match self.runtime.inventory_and_when(context.host, context.deadline.part(RUNTIME)) {
+            Ok((inventory, asked)) => Word::Known(inventory, asked),
+            Err(error) if error.reason() == Reason::Absent => Word::Nobody,
+            Err(error) => {
+                samples.fail(error);
+                Word::Silence
+            }
+        };
+        let snapshot = snapshot::read(context, &self.settings, matches!(word, Word::Known(..)), &mut samples)?;
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
         assess::counts(&snapshot, &mut samples);
-        assess::kubepods(&snapshot, &mut ages, self.settings.orphan_grace, Instant::now(), &mut samples);
+        let grace = self.settings.orphan_grace;
+        assess::kubepods(&snapshot, &word, &mut memories, grace, Instant::now(), &mut samples);
         Ok(samples)
     }
 }

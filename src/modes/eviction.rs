@@ -6,32 +6,40 @@
 //! at the thresholds that *it* was given.
 //!
 //! **Evidence.** The arithmetic is the kubelet's, read from its 1.36 source and held against real nodes: see
-//! [`crate::kubelet`]. Sources: its command line and files; `statfs(2)`; `/proc/meminfo` and the root memory cgroup (v1
+//! [`crate::kubelet`]. Sources: its command line and files; the runtime's image file system and images; `statfs(2)`; `/proc/meminfo` and the root memory cgroup (v1
 //! `memory.usage_in_bytes`, v2 `memory.stat`); `/proc/loadavg`, `kernel.pid_max`, `kernel.threads-max`.
 //!
 //! **What we export.** Per signal: available, capacity, thresholds (percentages resolved), headroom. Which file systems
 //! the roles fall on, where the configuration came from, when images are collected, whether a control plane runs here.
 //!
 //! **When it misleads.**
-//! - The kubelet reads its configuration at its start; a file that was edited since shows what it will do after the next.
+//! - The kubelet reads its configuration at its start; a file that was edited since shows what it will do after the next. Only
+//!   with [`crate::kubelet::configz`] are the thresholds those of the running kubelet, and then
+//!   `headroom_eviction_config_drift` shows such an edit; without it there is no sign of one.
 //! - The kubelet looks every 10 s at figures that are up to 10 s old; ours are of this moment.
 //! - `memory.available` has no kernel memory in it: a slab leak exhausts a node while it looks healthy. That is what
 //!   `headroom_memory_available_bytes` beside it is for.
 //! - Without a kubelet on the machine nodefs is the file system on which `/var/lib/kubelet` is or would be.
-//! - imagefs is the store of the runtime in its usual place, until the runtime itself is asked; a store that was
+//! - imagefs is what the runtime names first, as the kubelet takes it. A runtime that is there and does not answer leaves no
+//!   imagefs (the kubelet has none then, either). Without a runtime it is the image store in its usual place: one that was
 //!   configured elsewhere, or two stores on two devices, show as no imagefs (and then no containerfs) at all.
+//! - A runtime counts an image by its own size: layers that two images share count twice, so deleting an image may free less.
 //! - The kubelet knows the devices that were there when it started. An image store mounted since is a signal that it does
 //!   not see, though we do.
 
 mod assess;
 mod read;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
 use super::{Collector, Context, Mode};
 use crate::error::{Error, Result};
+use crate::kubelet::configz::{self, Configz};
 use crate::kubelet::process::Finder;
 use crate::metric::{Metric, Samples, Unit};
+use crate::runtime::Runtime;
 pub use read::Snapshot;
 
 /// Where the kubelet's configuration is, if its own command line does not tell or is not to count. Paths as the observed
@@ -44,6 +52,8 @@ pub struct Settings {
     pub kubelet_config_dir: Option<PathBuf>,
     /// In place of the kubelet's `--root-dir`.
     pub kubelet_root_dir: Option<PathBuf>,
+    /// How the kubelet itself is asked, before all of these.
+    pub configz: configz::Settings,
 }
 
 /// This mode.
@@ -63,13 +73,24 @@ pub static MODE: Mode = Mode {
         &HEADROOM,
         &GRACE_PERIOD,
         &CONFIG_INFO,
+        &CONFIG_DRIFT,
         &FILESYSTEM_INFO,
         &FILESYSTEM_READONLY,
         &IMAGE_GC,
+        &IMAGES,
+        &IMAGES_BYTES,
+        &IMAGES_UNUSED_BYTES,
         &MEMORY_AVAILABLE,
         &CONTROL_PLANE,
     ],
-    build: |settings| Box::new(Eviction { settings: settings.eviction.clone(), finder: Finder::default() }),
+    build: |settings| {
+        Box::new(Eviction {
+            settings: settings.eviction.clone(),
+            runtime: settings.runtime.clone(),
+            finder: Finder::default(),
+            configz: Configz::new(settings.eviction.configz.clone()),
+        })
+    },
 };
 
 /// What is available of a signal, in bytes.
@@ -125,7 +146,7 @@ pub static THRESHOLD_BYTES: Metric = Metric::gauge(
     "headroom_eviction_threshold_bytes",
     Unit::Bytes,
     &["signal", "type"],
-    "The kubelet evicts once less than this is available: type hard at once, soft after the grace period. From its configuration files and flags as they are now, which may be newer than its last start. No series: no threshold.",
+    "The kubelet evicts once less than this is available: type hard at once, soft after the grace period. As the running kubelet says (configz), else from its files and flags as they are now, which may be newer than its last start: headroom_eviction_config_info tells. No series: no threshold.",
 );
 
 /// The threshold of a signal, in inodes.
@@ -164,14 +185,22 @@ pub static GRACE_PERIOD: Metric = Metric::gauge(
 pub static CONFIG_INFO: Metric = Metric::info(
     "headroom_eviction_config_info",
     &["source", "path"],
-    "Where the thresholds come from, one series per source: flag (the running kubelet's command line), file (its --config or ours), dropin (--config-dir). default: no kubelet runs here, so these are only what one would do unconfigured.",
+    "Where the thresholds come from, one series per source: configz (the running kubelet's own word: if it is there it counts, and the others are only compared), flag (its command line), file (its --config or ours), dropin (--config-dir). default: no kubelet runs here, so these are only what one would do unconfigured.",
+);
+
+/// Whether a restart of the kubelet changes a threshold.
+pub static CONFIG_DRIFT: Metric = Metric::gauge(
+    "headroom_eviction_config_drift",
+    Unit::None,
+    &["signal", "type", "running", "configured"],
+    "1 if a restart of the kubelet will change this setting: it runs with one value (label running, from /configz), its files and flags now say another (label configured; none: not set). Type hard, soft, image_gc_high or image_gc_low. No series: /configz or the files cannot be read.",
 );
 
 /// Which file systems the kubelet looks at.
 pub static FILESYSTEM_INFO: Metric = Metric::info(
     "headroom_filesystem_info",
     &["role", "device", "mountpoint", "fstype"],
-    "The file system behind nodefs (kubelet root directory), imagefs (runtime's images, in their usual place) and containerfs (the kubelet takes it for imagefs). Two roles on one device share its bytes and its first threshold.",
+    "The file system behind nodefs (kubelet root directory), imagefs (what the runtime names; without a runtime its store in the usual place) and containerfs (the kubelet takes it for imagefs). Two roles on one device share its bytes and its first threshold.",
 );
 
 /// Whether it can be written.
@@ -188,6 +217,30 @@ pub static IMAGE_GC: Metric = Metric::gauge(
     Unit::Ratio,
     &["bound"],
     "Part of imagefs in use at which the kubelet starts to delete unused images (high) and down to which it does (low). If 1 - high is at or below the imagefs.available threshold, eviction comes first.",
+);
+
+/// How many images there are.
+pub static IMAGES: Metric = Metric::gauge(
+    "headroom_images",
+    Unit::None,
+    &[],
+    "Images in the runtime's store, as it lists them. Missing without a runtime.",
+);
+
+/// How large they are.
+pub static IMAGES_BYTES: Metric = Metric::gauge(
+    "headroom_images_bytes",
+    Unit::Bytes,
+    &[],
+    "Sum of the sizes that the runtime gives for its images. Layers that images share count once for each; some runtimes (containerd) give compressed sizes: the disk holds more or less than this.",
+);
+
+/// How much of that could go.
+pub static IMAGES_UNUSED_BYTES: Metric = Metric::gauge(
+    "headroom_images_unused_bytes",
+    Unit::Bytes,
+    &[],
+    "Sizes of the images that no container uses, running or not, and that are not pinned: roughly what the kubelet's image collection could free. The pause image is among them where the runtime does not pin it.",
 );
 
 /// The kernel's own estimate.
@@ -208,12 +261,15 @@ pub static CONTROL_PLANE: Metric = Metric::gauge(
 
 struct Eviction {
     settings: Settings,
+    runtime: Runtime,
     finder: Finder,
+    configz: Configz,
 }
 
 impl Collector for Eviction {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
-        let snapshot = Snapshot::read(context.host, &self.settings, &self.finder, context.deadline);
+        let Eviction { settings, runtime, finder, configz } = self;
+        let snapshot = Snapshot::read(context.host, settings, finder, configz, runtime, context.deadline);
         if snapshot.is_empty() {
             return Err(Error::absent("no memory, pid or file-system figures to be read on this machine"));
         }

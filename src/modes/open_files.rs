@@ -16,20 +16,24 @@
 //!
 //! **When it misleads.** A short-lived process that leaks is gone before it is large: look at the other end of its
 //! connections. A process whose count does not move may still open and close fast. A scrape sees each process at a slightly
-//! different moment. Our own count includes up to 2 × top + 32 processes that we hold open while we read.
+//! different moment. The runtime is asked for names last, and only if a process of a pod is shown: what it has forgotten by
+//! then has ids only. Our own count includes up to 2 × top + 32 processes that we hold open while we read.
 //! Without capabilities counts are still complete on Linux ≥ 6.2, kinds and inotify only for our own uid.
 
 mod assess;
 mod inotify;
+mod names;
 mod snapshot;
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::{Collector, Context, Mode};
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::host::Host;
 use crate::host::process::Processes;
 use crate::metric::Samples;
+use crate::runtime::Runtime;
 use snapshot::Snapshot;
 
 /// This mode.
@@ -53,7 +57,7 @@ pub static MODE: Mode = Mode {
         &inotify::WATCHES_LIMIT,
         &inotify::UNEXAMINED,
     ],
-    build: |settings| Box::new(OpenFiles::new(settings.open_files.clone())),
+    build: |settings| Box::new(OpenFiles::new(settings.open_files.clone(), settings.runtime.clone())),
 };
 
 /// A larger [`Settings::top`] counts as this: each such process is an fd of ours during the scrape and a dozen series.
@@ -62,6 +66,8 @@ const MOST_TOP: usize = 100;
 const MOST_COMMANDS: usize = 200;
 /// Daemons in detail, lowest pids first. A node has about ten; anyone may call a process `kubelet`.
 const MOST_DAEMONS: usize = 32;
+/// How long the runtime may take.
+const RUNTIME: Duration = Duration::from_secs(5);
 
 /// Settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +104,7 @@ impl Default for Settings {
             commands: 20,
             daemons: daemons.map(str::to_owned).to_vec(),
             max_readlinks: 10_000,
-            inotify_reexamine: 1_000,
+            inotify_reexamine: 500,
             inotify_max_readlinks: 10_000,
         }
     }
@@ -129,12 +135,13 @@ impl FileHandles {
 
 struct OpenFiles {
     settings: Settings,
+    runtime: Runtime,
     inotify: Mutex<inotify::Index>,
 }
 
 impl OpenFiles {
-    fn new(settings: Settings) -> Self {
-        OpenFiles { settings, inotify: Mutex::default() }
+    fn new(settings: Settings, runtime: Runtime) -> Self {
+        OpenFiles { settings, runtime, inotify: Mutex::default() }
     }
 }
 
@@ -147,11 +154,19 @@ impl Collector for OpenFiles {
         // A panic of ours half-way leaves it outdated at worst, and it is checked against the kernel each time.
         let mut inotify = self.inotify.lock().unwrap_or_else(PoisonError::into_inner);
         inotify.begin();
-        let snapshot = Snapshot::take(&processes, &self.settings, deadline, |process| inotify.observe(process))?;
+        let mut snapshot = Snapshot::take(&processes, &self.settings, deadline, |process| inotify.observe(process))?;
         if snapshot.is_empty() && handles.is_none() {
             return Err(Error::absent(format!("{}: no processes and no sys/fs/file-nr", host.proc("").display())));
         }
         let usage = inotify.update(&processes, &self.settings, snapshot.cut.is_none(), deadline);
+        // After the sweep: a runtime that does not answer takes no time from it, and names only.
+        if names::wanted(&snapshot.detailed) {
+            match self.runtime.inventory(host, deadline.part(RUNTIME)) {
+                Ok(inventory) => names::fill(&mut snapshot.detailed, &inventory),
+                Err(error) if error.reason() == Reason::Absent => {}
+                Err(error) => samples.fail(error.context("names of pods and containers")),
+            }
+        }
         let entitled = processes.entitled();
         assess::assess(snapshot, self.settings.commands, handles, usage.refused, entitled, &mut samples);
         inotify::assess(&usage, &inotify::Limits::read(host, &mut samples), &mut samples);

@@ -1,14 +1,19 @@
 //! From a snapshot to numbers, without reading anything.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::live::Live;
-use super::orphans::Ages;
-use super::snapshot::{Memory, Populated, Snapshot};
-use super::{CGROUPS, DIRECTORIES, DYING, KUBEPODS, MEMCG_IDS, MEMCG_IDS_LIMIT, MEMCG_IDS_USED, ORPHANED};
-use crate::kubelet::cgroup_name::Qos;
+use super::snapshot::{Memory, Seen, Snapshot};
+use super::strangers::SETTLE;
+use super::{
+    CGROUPS, DIRECTORIES, DYING, KUBEPODS, MEMCG_IDS, MEMCG_IDS_LIMIT, MEMCG_IDS_USED, Memories, ORPHANED, live,
+};
+use crate::error::Error;
+use crate::kubelet::cgroup_name::{self, Qos};
 use crate::kubelet::kubepods::{Directory, Kind};
 use crate::metric::Samples;
+use crate::runtime::Inventory;
 
 /// Held, visible, dying, and the ids.
 pub(super) fn counts(snapshot: &Snapshot, samples: &mut Samples) {
@@ -52,41 +57,137 @@ fn ids_used(snapshot: &Snapshot) -> Option<u64> {
     }
 }
 
-/// What lies below kubepods, and what of it is nobody's.
-pub(super) fn kubepods(snapshot: &Snapshot, ages: &mut Ages, grace: Duration, now: Instant, samples: &mut Samples) {
-    let Some(directories) = &snapshot.kubepods else {
-        ages.update(std::iter::empty(), snapshot.complete, now);
-        return;
+/// What the container runtime had to say before the walk.
+pub(super) enum Word {
+    /// There is no runtime: the cgroups are asked.
+    Nobody,
+    /// There is one, and it did not answer: nothing is said in its place.
+    Silence,
+    /// What it knew when it was asked.
+    Known(Arc<Inventory>, Instant),
+}
+
+/// What lies below kubepods, and what of it is nobody's. `walked` is when the walk ended.
+pub(super) fn kubepods(
+    snapshot: &Snapshot,
+    word: &Word,
+    memories: &mut Memories,
+    grace: Duration,
+    walked: Instant,
+    samples: &mut Samples,
+) {
+    if let Word::Known(inventory, _) = word {
+        live::from_runtime(inventory, samples);
+    }
+    let directories = snapshot.kubepods.as_deref().unwrap_or_default();
+    let idle = idle(directories);
+    memories.idle.update(idle.iter().map(|&index| directories[index].inode), snapshot.complete, walked);
+    let unknown = match word {
+        Word::Known(inventory, asked) => {
+            let unknown = Known::new(inventory).without(directories);
+            memories.strangers.update(unknown.iter().map(|one| one.inode), *asked, walked, snapshot.complete);
+            unknown
+        }
+        Word::Nobody | Word::Silence => {
+            if !memories.strangers.is_empty() {
+                let present = directories.iter().map(|directory| directory.inode).collect();
+                memories.strangers.pause(&present, snapshot.complete);
+            }
+            Vec::new()
+        }
     };
+    if snapshot.kubepods.is_none() {
+        return;
+    }
+
     for kind in Kind::ALL {
         for qos in Qos::ALL {
             let count = directories.iter().filter(|one| one.kind == kind && one.qos == qos).count();
             samples.push(&KUBEPODS, &[kind.as_str(), qos.as_str()], count as f64);
         }
     }
-    if let Some(live) = Live::from_cgroups(directories) {
-        live.push(samples);
+    let push = |samples: &mut Samples, kind: Kind, count: usize| {
+        samples.push(&ORPHANED, &[kind.as_str()], count as f64);
+    };
+    let all_read = directories.iter().all(|directory| directory.data.populated.is_some());
+    let idle_for = |kind: Kind, grace: Duration| {
+        let of_kind = idle.iter().map(|&index| &directories[index]).filter(|one| one.kind == kind);
+        of_kind.filter(|one| memories.idle.reached(one.inode, grace, walked)).count()
+    };
+    match word {
+        Word::Nobody => {
+            live::from_cgroups(directories, samples);
+            if all_read {
+                Kind::ALL.into_iter().for_each(|kind| push(samples, kind, idle_for(kind, grace)));
+            }
+        }
+        Word::Silence | Word::Known(..) => {
+            if let Word::Known(inventory, _) = word {
+                let old = |one: &&&Directory<Seen>| memories.strangers.reached(one.inode, grace);
+                let orphans: Vec<_> = unknown.iter().filter(old).collect();
+                let mine = directories.iter().filter(|one| one.kind != Kind::Other).count();
+                if unknown.len() == mine && orphans.iter().any(|one| one.data.populated == Some(true)) {
+                    samples.fail(somebody_elses(inventory));
+                } else {
+                    for kind in [Kind::Pod, Kind::Container] {
+                        push(samples, kind, orphans.iter().filter(|one| one.kind == kind).count());
+                    }
+                }
+            }
+            if all_read {
+                push(samples, Kind::Other, idle_for(Kind::Other, grace.max(SETTLE)));
+            }
+        }
     }
-    let idle = idle(directories);
-    ages.update(idle.iter().map(|&index| directories[index].inode), snapshot.complete, now);
-    if directories.iter().any(|directory| directory.data.is_none()) {
-        return;
+}
+
+/// Processes run in pods, and the runtime that answers knows none of these pods: it is not the one that runs them.
+fn somebody_elses(inventory: &Inventory) -> Error {
+    let endpoint = &inventory.identity.endpoint;
+    Error::malformed(format!(
+        "{endpoint} knows nothing of what lies below kubepods, where processes run: is it the kubelet's runtime? \
+         (--runtime.endpoint names another)"
+    ))
+}
+
+/// The ids that the runtime knows.
+struct Known<'a> {
+    pods: HashSet<&'a str>,
+    /// Containers and sandboxes.
+    containers: HashSet<&'a str>,
+}
+
+impl<'a> Known<'a> {
+    fn new(inventory: &'a Inventory) -> Self {
+        let (containers, sandboxes) = (&inventory.containers, &inventory.sandboxes);
+        let pods = containers.iter().map(|one| &one.pod).chain(sandboxes.iter().map(|one| &one.pod));
+        let ids = containers.iter().map(|one| &one.id).chain(sandboxes.iter().map(|one| &one.id));
+        Known { pods: pods.map(|pod| pod.uid.as_str()).collect(), containers: ids.map(String::as_str).collect() }
     }
-    for kind in Kind::ALL {
-        let orphaned = idle.iter().map(|&index| &directories[index]);
-        let orphaned = orphaned.filter(|one| one.kind == kind && ages.reached(one.inode, grace, now)).count();
-        samples.push(&ORPHANED, &[kind.as_str()], orphaned as f64);
+
+    /// The directories of pods and containers that it does not know.
+    fn without<'d>(&self, directories: &'d [Directory<Seen>]) -> Vec<&'d Directory<Seen>> {
+        let known = |one: &Directory<Seen>| {
+            let name = one.data.name.as_deref().unwrap_or_default();
+            match one.kind {
+                Kind::Pod => cgroup_name::pod_uid(name).is_some_and(|uid| self.pods.contains(uid.as_str())),
+                Kind::Container => cgroup_name::container_id(name).is_some_and(|id| self.containers.contains(id)),
+                Kind::Other => true,
+            }
+        };
+        directories.iter().filter(|one| !known(one)).collect()
     }
 }
 
 /// Directories without a process in or below them. Empty ones that a live container made in its own cgroup (systemd in a
 /// container has dozens) are that container's business.
-fn idle(directories: &[Directory<Populated>]) -> Vec<usize> {
+fn idle(directories: &[Directory<Seen>]) -> Vec<usize> {
     let mut owned = vec![false; directories.len()];
     for (index, directory) in directories.iter().enumerate() {
         owned[index] = directory.parent.is_some_and(|parent| {
-            owned[parent] || (directories[parent].kind == Kind::Container && directories[parent].data == Some(true))
+            let above = &directories[parent];
+            owned[parent] || (above.kind == Kind::Container && above.data.populated == Some(true))
         });
     }
-    (0..directories.len()).filter(|&index| directories[index].data == Some(false) && !owned[index]).collect()
+    (0..directories.len()).filter(|&index| directories[index].data.populated == Some(false) && !owned[index]).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// More are not remembered: the kernel has not many more memory cgroups than this.
-const MOST: usize = 100_000;
+pub(super) const MOST: usize = 100_000;
 
 /// Ages by inode number, which on a cgroup file system belongs to one directory for good, whatever its name. Holds only what
 /// was idle at the last scrape, so it is as bounded as the walk.

@@ -12,6 +12,14 @@ use crate::modes::Context;
 /// Whether a cgroup or one below it has a process; `None` if that could not be read.
 pub(super) type Populated = Option<bool>;
 
+/// What is known of one directory below kubepods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) populated: Populated,
+    /// Its name, where a runtime is there that may know it.
+    pub(super) name: Option<Box<str>>,
+}
+
 /// Everything that was read.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
@@ -23,7 +31,7 @@ pub(super) struct Snapshot {
     /// Where the memory controller is.
     pub(super) memory: Memory,
     /// Below kubepods; `None` without such a tree or if the walk was cut short.
-    pub(super) kubepods: Option<Vec<Directory<Populated>>>,
+    pub(super) kubepods: Option<Vec<Directory<Seen>>>,
     /// False if directories below kubepods may have been missed: then what is not seen must not be forgotten.
     pub(super) complete: bool,
 }
@@ -49,8 +57,8 @@ pub(super) enum Memory {
     Unified(Option<u64>),
 }
 
-/// Reads it all. Errors of parts go to `samples`.
-pub(super) fn read(context: Context<'_>, settings: &Settings, samples: &mut Samples) -> Result<Snapshot> {
+/// Reads it all, with the `names` of directories or without. Errors of parts go to `samples`.
+pub(super) fn read(context: Context<'_>, settings: &Settings, names: bool, samples: &mut Samples) -> Result<Snapshot> {
     let Context { host, deadline } = context;
     let bounds = Bounds { directories: settings.max_directories as u64, deadline };
     let layout = Layout::detect(host);
@@ -93,13 +101,13 @@ pub(super) fn read(context: Context<'_>, settings: &Settings, samples: &mut Samp
     };
     let of_kubepods = kubepods::hierarchy(&layout);
     if let Some(hierarchy) = of_kubepods.filter(|hierarchy| hierarchy.unified) {
-        walk_unified(host, hierarchy, bounds, &mut snapshot, samples);
+        walk_unified(host, hierarchy, names, bounds, &mut snapshot, samples);
     }
     for hierarchy in layout.hierarchies.iter().filter(|hierarchy| !hierarchy.unified) {
         let counted = settings.v1_hierarchies.iter().any(|name| name == "all" || hierarchy.has(name));
         let searched = of_kubepods == Some(hierarchy);
         if counted || searched {
-            walk_v1(host, hierarchy, Want { counted, searched }, bounds, &mut snapshot, samples);
+            walk_v1(host, hierarchy, Want { counted, searched, names }, bounds, &mut snapshot, samples);
         }
     }
     Ok(snapshot)
@@ -113,7 +121,14 @@ fn rows(host: &Host) -> Result<Vec<Subsystem>> {
 }
 
 /// Walks the cgroup2 hierarchy: below kubepods, and where the kernel does not count memory ids, wherever one can be.
-fn walk_unified(host: &Host, hierarchy: &Hierarchy, bounds: Bounds, snapshot: &mut Snapshot, samples: &mut Samples) {
+fn walk_unified(
+    host: &Host,
+    hierarchy: &Hierarchy,
+    names: bool,
+    bounds: Bounds,
+    snapshot: &mut Snapshot,
+    samples: &mut Samples,
+) {
     let printed = snapshot.unified.as_ref().is_some_and(|stat| stat.controller("memory").is_some());
     let count_ids = snapshot.memory == Memory::Unified(None) && !printed;
     let control = count_ids.then(|| host.read(hierarchy.path.join("cgroup.subtree_control"))).transpose();
@@ -122,7 +137,7 @@ fn walk_unified(host: &Host, hierarchy: &Hierarchy, bounds: Bounds, snapshot: &m
     // The root has an id of its own.
     let mut ids = control.is_some().then_some(1);
     let mut unread = None;
-    let mut search = Search::new(hierarchy, Population::new(hierarchy.unified));
+    let mut search = Search::new(hierarchy, Population::new(hierarchy.unified, names));
     let top = (Position::TOP, control.as_deref().is_some_and(gives_memory));
     let extent = walk(&hierarchy.path, top, bounds, |entry, (position, has_id)| {
         let position = search.step(position, entry)?;
@@ -156,6 +171,8 @@ struct Want {
     counted: bool,
     /// To look below kubepods.
     searched: bool,
+    /// And to remember the names of what is there.
+    names: bool,
 }
 
 /// Walks a v1 hierarchy. `/proc/cgroups` is read before and after: cgroups made meanwhile are in one count and not in the
@@ -173,7 +190,7 @@ fn walk_v1(
     let mut before = snapshot.v1.iter().find(|one| hierarchy.has(&one.name)).and_then(|one| one.held);
     for first in [true, false] {
         let started = bounds.deadline.remaining();
-        let mut search = Search::new(hierarchy, Population::new(false));
+        let mut search = Search::new(hierarchy, Population::new(false, want.names));
         let top = if want.searched { Position::TOP } else { Position::Outside };
         let extent = walk(&hierarchy.path, top, bounds, |entry, position| {
             let position = search.step(position, entry)?;
@@ -225,11 +242,11 @@ fn take(search: Search<Population>, whole: bool, snapshot: &mut Snapshot, sample
 }
 
 /// A directory is populated if one below it is. (v2 says so itself; v1 names only a cgroup's own processes.)
-fn spread(directories: &mut [Directory<Populated>]) {
+fn spread(directories: &mut [Directory<Seen>]) {
     for index in (0..directories.len()).rev() {
-        let below = directories[index].data;
+        let below = directories[index].data.populated;
         let Some(parent) = directories[index].parent else { continue };
-        let parent = &mut directories[parent].data;
+        let parent = &mut directories[parent].data.populated;
         *parent = match (*parent, below) {
             (Some(true), _) | (_, Some(true)) => Some(true),
             (Some(false), Some(false)) => Some(false),
@@ -241,13 +258,14 @@ fn spread(directories: &mut [Directory<Populated>]) {
 /// Reads whether a cgroup has processes.
 struct Population {
     unified: bool,
+    names: bool,
     /// The first error; there is no use in a thousand of the same.
     unread: Option<Error>,
 }
 
 impl Population {
-    fn new(unified: bool) -> Self {
-        Population { unified, unread: None }
+    fn new(unified: bool, names: bool) -> Self {
+        Population { unified, names, unread: None }
     }
 
     fn read(&self, entry: &Entry<'_>) -> Result<bool> {
@@ -261,18 +279,19 @@ impl Population {
 }
 
 impl Probe for Population {
-    type Data = Populated;
+    type Data = Seen;
 
-    fn directory(&mut self, entry: &Entry<'_>, parent: Option<&Populated>) -> Option<Populated> {
-        if self.unified && parent == Some(&Some(false)) {
-            return Some(Some(false));
+    fn directory(&mut self, entry: &Entry<'_>, parent: Option<&Seen>) -> Option<Seen> {
+        let name = self.names.then(|| entry.name().into());
+        if self.unified && parent.is_some_and(|parent| parent.populated == Some(false)) {
+            return Some(Seen { populated: Some(false), name });
         }
         match self.read(entry) {
-            Ok(populated) => Some(Some(populated)),
+            Ok(populated) => Some(Seen { populated: Some(populated), name }),
             Err(error) if entry.is_gone(&error) => None,
             Err(error) => {
                 self.unread.get_or_insert(error);
-                Some(None)
+                Some(Seen { populated: None, name })
             }
         }
     }

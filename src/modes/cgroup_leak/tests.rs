@@ -1,14 +1,25 @@
 //! The whole mode on the recorded nodes. Expected numbers were counted in `kubepods-dirs.txt` and `top-dirs.txt` with grep.
 
+use std::sync::Arc;
+
 use super::*;
-use crate::error::Reason;
+use crate::error::{Error, Reason};
+use crate::golden::inventory::recorded;
 use crate::host::Deadline;
 use crate::host::cgroup::recorded::Machine;
+use crate::runtime::Inventory;
 
 const ID: &str = "55f765a8788dcccb46fae55db15b169605b66df347604a06a4f6ed7c15f879c6";
 
+/// No container of the recorded nodes has it.
+const ID_UNKNOWN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
 fn settings() -> Settings {
     Settings { orphan_grace: Duration::ZERO, ..Settings::default() }
+}
+
+fn without_runtime(settings: Settings) -> CgroupLeak {
+    CgroupLeak::new(settings, Runtime::default())
 }
 
 fn try_collect(collector: &CgroupLeak, machine: &Machine) -> Result<Samples> {
@@ -19,7 +30,7 @@ fn try_collect(collector: &CgroupLeak, machine: &Machine) -> Result<Samples> {
 }
 
 fn collect(machine: &Machine) -> Samples {
-    try_collect(&CgroupLeak::new(settings()), machine).unwrap()
+    try_collect(&without_runtime(settings()), machine).unwrap()
 }
 
 fn reasons(samples: &Samples) -> Vec<Reason> {
@@ -103,7 +114,7 @@ fn hybrid_and_all_v1_hierarchies() {
     let stat =
         "nr_descendants 0\nnr_subsys_perf_event 1\nnr_subsys_hugetlb 1\nnr_subsys_memory 5\nnr_dying_descendants 0\n";
     machine.cgroup("unified/cgroup.stat", stat);
-    let collector = CgroupLeak::new(Settings { v1_hierarchies: vec!["all".into()], ..settings() });
+    let collector = without_runtime(Settings { v1_hierarchies: vec!["all".into()], ..settings() });
     let samples = try_collect(&collector, &machine).unwrap();
     assert_eq!(reasons(&samples), []);
     assert_eq!(samples.value(&CGROUPS, &["unified"]), Some(1.0));
@@ -144,7 +155,7 @@ fn strays_and_what_a_container_made_for_itself() {
     let orphaned = |kind| samples.value(&ORPHANED, &[kind]);
     assert_eq!((orphaned("pod"), orphaned("container"), orphaned("other")), (Some(1.0), Some(2.0), Some(3.0)));
     // With the default grace nothing is orphaned at first sight.
-    let samples = try_collect(&CgroupLeak::new(Settings::default()), &machine).unwrap();
+    let samples = try_collect(&without_runtime(Settings::default()), &machine).unwrap();
     assert_eq!(samples.value(&ORPHANED, &["container"]), Some(0.0));
 }
 
@@ -214,7 +225,7 @@ fn a_kernel_without_the_memory_controller() {
 
 #[test]
 fn a_machine_without_our_files() {
-    let error = try_collect(&CgroupLeak::new(settings()), &Machine::empty()).unwrap_err();
+    let error = try_collect(&without_runtime(settings()), &Machine::empty()).unwrap_err();
     assert_eq!(error.reason(), Reason::Absent, "not applicable: {error}");
 }
 
@@ -245,7 +256,7 @@ fn garbage_in_cgroup_stat() {
 fn a_namespace_root_is_refused() {
     let machine = Machine::v2();
     machine.cgroup("cgroup.events", "populated 1\nfrozen 0\n");
-    let error = try_collect(&CgroupLeak::new(settings()), &machine).unwrap_err();
+    let error = try_collect(&without_runtime(settings()), &machine).unwrap_err();
     assert_eq!(error.reason(), Reason::Malformed);
     // On v1 the counts of /proc/cgroups are the machine's, wherever one looks from.
     let machine = Machine::v1();
@@ -259,7 +270,7 @@ fn a_namespace_root_is_refused() {
 #[test]
 fn a_cut_walk_leaves_out_what_would_be_wrong() {
     for machine in [Machine::v1(), Machine::v2()] {
-        let samples = try_collect(&CgroupLeak::new(Settings { max_directories: 20, ..settings() }), &machine).unwrap();
+        let samples = try_collect(&without_runtime(Settings { max_directories: 20, ..settings() }), &machine).unwrap();
         assert!(samples.dropped() > 0);
         assert_eq!(reasons(&samples), [], "a cap of ours is no failure");
         assert!(samples.rows().iter().any(|row| row.metric.name == "headroom_cgroups"));
@@ -267,7 +278,7 @@ fn a_cut_walk_leaves_out_what_would_be_wrong() {
         assert_eq!(samples.value(&DIRECTORIES, &["memory"]), None);
 
         let context = Context { host: &machine.host, deadline: Deadline::after(Duration::ZERO) };
-        let samples = CgroupLeak::new(settings()).collect(context).unwrap();
+        let samples = without_runtime(settings()).collect(context).unwrap();
         assert_eq!(reasons(&samples), [Reason::Timeout]);
         assert_eq!((samples.value(&MEMCG_IDS_USED, &[]), by_qos(&samples, "pod")), (None, [None; 3]));
     }
@@ -286,4 +297,181 @@ fn a_container_whose_processes_cannot_be_read_is_not_judged() {
     assert_eq!(reasons(&samples), [Reason::Io]);
     assert_eq!((samples.value(&CONTAINERS, &["running"]), samples.value(&ORPHANED, &["pod"])), (None, None));
     assert_eq!(by_qos(&samples, "container"), [Some(3.0), Some(14.0), Some(5.0)]);
+}
+
+/// The recorded node with what its runtime said, scraped at moments of our choosing.
+struct Scraped {
+    machine: Machine,
+    memories: Memories,
+    start: Instant,
+}
+
+impl Scraped {
+    fn new(machine: Machine) -> Self {
+        Scraped { machine, memories: Memories::default(), start: Instant::now() }
+    }
+
+    /// One scrape, so many seconds after the first, with a grace period of a minute.
+    fn at(&mut self, seconds: u64, answer: Result<&Inventory>) -> Samples {
+        let mut samples = Samples::new();
+        let deadline = Deadline::after(Duration::from_secs(30));
+        let context = Context { host: &self.machine.host, deadline };
+        let asked = self.start + Duration::from_secs(seconds);
+        let word = match answer {
+            Ok(inventory) => Word::Known(inventory.clone().into(), asked),
+            Err(error) if error.reason() == Reason::Absent => Word::Nobody,
+            Err(_) => Word::Silence,
+        };
+        let snapshot = snapshot::read(context, &settings(), true, &mut samples).unwrap();
+        let walked = asked + Duration::from_millis(10);
+        assess::kubepods(&snapshot, &word, &mut self.memories, Duration::from_secs(60), walked, &mut samples);
+        samples.refuse_duplicates();
+        samples
+    }
+}
+
+/// pod, container, other.
+fn orphaned(samples: &Samples) -> [Option<f64>; 3] {
+    ["pod", "container", "other"].map(|kind| samples.value(&ORPHANED, &[kind]))
+}
+
+const NONE: [Option<f64>; 3] = [Some(0.0); 3];
+
+fn timeout() -> Error {
+    Error::new(Reason::Timeout, "unix:///run/x.sock: no answer")
+}
+
+#[test]
+fn the_runtime_of_each_recorded_node_knows_everything_below_kubepods() {
+    for (machine, node) in [(Machine::v1(), "k8s-1.36-cgroupv1"), (Machine::v2(), "k8s-1.36-cgroupv2")] {
+        let inventory = recorded(node);
+        let mut scraped = Scraped::new(machine);
+        for seconds in [0, 10, 100, 1000] {
+            let samples = scraped.at(seconds, Ok(&inventory));
+            assert_eq!(reasons(&samples), []);
+            assert_eq!(orphaned(&samples), NONE, "{node} {seconds}");
+            assert!(scraped.memories.strangers.is_empty(), "not even for a moment");
+            let states = ["running", "created", "exited", "unknown"];
+            let states = states.map(|state| samples.value(&CONTAINERS, &[state]));
+            assert_eq!(states, [Some(11.0), Some(0.0), Some(2.0), Some(0.0)], "jq .state ListContainers.json");
+            let sandboxes = ["ready", "notready"].map(|state| samples.value(&SANDBOXES, &[state]));
+            assert_eq!(sandboxes, [Some(11.0), Some(1.0)]);
+            let info = ["cri", "containerd", "1.6.20~ds1", "unix:///run/containerd/containerd.sock"];
+            assert_eq!(samples.value(&RUNTIME_INFO, &info), Some(1.0));
+            assert_eq!(by_qos(&samples, "container"), [Some(3.0), Some(14.0), Some(5.0)]);
+        }
+    }
+}
+
+#[test]
+fn what_the_runtime_does_not_know_is_orphaned_after_the_grace_period() {
+    let inventory = recorded("k8s-1.36-cgroupv1");
+    let mut scraped = Scraped::new(Machine::v1());
+    let live = "memory/kubepods/besteffort/pod09db1d60-9264-4892-a9b0-1013901eb188";
+    let other = "a".repeat(64);
+    for (left_over, procs) in [
+        (format!("memory/kubepods/burstable/{ID_UNKNOWN}"), ""), // directly in a QoS directory
+        (format!("{live}/{other}"), "4711\n"),                   // in a live pod, with a process that nobody knows
+        ("memory/kubepods/podold".into(), ""),                   // a pod
+        (format!("memory/kubepods/podold/{ID_UNKNOWN}"), ""),    // and its container
+        (format!("{live}/stray"), ""),                           // other: by its processes, as without a runtime
+    ] {
+        scraped.machine.cgroup(&format!("{left_over}/cgroup.procs"), procs);
+    }
+    for seconds in [0, 10, 69] {
+        let samples = scraped.at(seconds, Ok(&inventory));
+        assert_eq!(orphaned(&samples)[..2], NONE[..2], "{seconds}");
+    }
+    let samples = scraped.at(70, Ok(&inventory));
+    assert_eq!(reasons(&samples), []);
+    assert_eq!(orphaned(&samples), [Some(1.0), Some(3.0), Some(1.0)], "proven at 10, a minute ago");
+    // Removed and made again under the same name: another directory.
+    std::fs::remove_dir_all(scraped.machine.cgroup_path("memory/kubepods/podold")).unwrap();
+    assert_eq!(orphaned(&scraped.at(80, Ok(&inventory))), [Some(0.0), Some(2.0), Some(1.0)]);
+}
+
+#[test]
+fn a_container_that_the_runtime_forgets_ages_from_then_on() {
+    let mut inventory = recorded("k8s-1.36-cgroupv2");
+    let mut scraped = Scraped::new(Machine::v2());
+    for seconds in [0, 100, 200] {
+        assert_eq!(orphaned(&scraped.at(seconds, Ok(&inventory))), NONE);
+    }
+    let static_pod = "8e27217630fd72e184db316e861ccccf";
+    inventory.containers.retain(|container| container.pod.uid != static_pod);
+    inventory.sandboxes.retain(|sandbox| sandbox.pod.uid != static_pod);
+    for (seconds, expected) in [(300, NONE), (310, NONE), (369, NONE), (370, [Some(1.0), Some(2.0), Some(0.0)])] {
+        assert_eq!(orphaned(&scraped.at(seconds, Ok(&inventory))), expected, "{seconds}");
+    }
+}
+
+#[test]
+fn a_runtime_that_does_not_answer_makes_no_orphan_and_forgets_none() {
+    let inventory = recorded("k8s-1.36-cgroupv1");
+    let mut scraped = Scraped::new(Machine::v1());
+    scraped.machine.cgroup(&format!("memory/kubepods/podold/{ID_UNKNOWN}/cgroup.procs"), "");
+    scraped.machine.cgroup("memory/kubepods/podold/cgroup.procs", "");
+    for seconds in [0, 10, 40] {
+        assert_eq!(orphaned(&scraped.at(seconds, Ok(&inventory))), NONE);
+    }
+    for seconds in [50, 100, 500] {
+        let samples = scraped.at(seconds, Err(timeout()));
+        assert_eq!(orphaned(&samples), [None, None, Some(0.0)], "nothing is said in its place");
+        assert_eq!(samples.value(&CONTAINERS, &["running"]), None);
+        assert_eq!(by_qos(&samples, "pod"), [Some(2.0), Some(7.0), Some(3.0)], "the rest is served");
+    }
+    for (seconds, expected) in [(1000, NONE), (1029, NONE), (1030, [Some(1.0), Some(1.0), Some(0.0)])] {
+        assert_eq!(orphaned(&scraped.at(seconds, Ok(&inventory))), expected, "{seconds}: 30 s before the silence");
+    }
+}
+
+#[test]
+fn a_runtime_that_runs_none_of_these_pods_is_told_so() {
+    let mut inventory = recorded("k8s-1.36-cgroupv1");
+    inventory.containers.clear();
+    inventory.sandboxes.clear();
+    let mut scraped = Scraped::new(Machine::v1());
+    for seconds in [0, 10] {
+        assert_eq!(reasons(&scraped.at(seconds, Ok(&inventory))), [], "may be starting");
+    }
+    let samples = scraped.at(70, Ok(&inventory));
+    assert_eq!(reasons(&samples), [Reason::Malformed]);
+    assert_eq!(orphaned(&samples), [None, None, Some(0.0)], "22 containers run: no orphans, another runtime's");
+}
+
+#[test]
+fn the_source_changes_with_the_socket() {
+    let machine = Machine::v1();
+    let answer = Arc::new(Mutex::new(Err(Error::absent("no socket"))));
+    let double = Arc::clone(&answer);
+    let collector = CgroupLeak::new(settings(), Runtime::answering(move || double.lock().unwrap().clone()));
+    let sources = |samples: &Samples| {
+        let rows = samples.rows().iter().filter(|row| std::ptr::eq(row.metric, &RUNTIME_INFO));
+        rows.map(|row| row.labels[0].to_string()).collect::<Vec<_>>()
+    };
+    let samples = try_collect(&collector, &machine).unwrap();
+    assert_eq!((sources(&samples), reasons(&samples)), (vec!["cgroup".to_owned()], vec![]));
+    assert_eq!(samples.value(&SANDBOXES, &["ready"]), None);
+
+    *answer.lock().unwrap() = Ok(Arc::new(recorded("k8s-1.36-cgroupv1")));
+    let samples = try_collect(&collector, &machine).unwrap();
+    assert_eq!((sources(&samples), reasons(&samples)), (vec!["cri".to_owned()], vec![]));
+    assert_eq!(samples.value(&CONTAINERS, &["exited"]), Some(2.0));
+
+    *answer.lock().unwrap() = Err(timeout());
+    let samples = try_collect(&collector, &machine).unwrap();
+    assert_eq!((sources(&samples), reasons(&samples)), (vec![], vec![Reason::Timeout]));
+    assert_eq!(samples.value(&CONTAINERS, &["running"]), None, "no fallback passed off as the runtime's");
+    assert_eq!(samples.value(&DIRECTORIES, &["memory"]), Some(44.0), "everything else is there");
+    assert_eq!(by_qos(&samples, "container"), [Some(3.0), Some(14.0), Some(5.0)]);
+}
+
+#[test]
+fn a_runtime_without_kubepods() {
+    let machine = Machine::v1();
+    std::fs::remove_dir_all(machine.cgroup_path("memory/kubepods")).unwrap();
+    let collector = CgroupLeak::new(settings(), Runtime::fixed(Ok(recorded("k8s-1.36-cgroupv1"))));
+    let samples = try_collect(&collector, &machine).unwrap();
+    assert_eq!(samples.value(&CONTAINERS, &["running"]), Some(11.0), "the runtime's word needs no cgroup of ours");
+    assert_eq!(orphaned(&samples), [None; 3]);
 }

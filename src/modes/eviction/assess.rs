@@ -30,10 +30,19 @@ pub(super) fn assess(snapshot: Snapshot) -> Samples {
         push_image_gc(&mut samples, configuration);
     }
     push_sources(&mut samples, &snapshot.sources);
+    for drift in &snapshot.drift {
+        let labels = [drift.signal.as_str(), drift.kind, &drift.running, &drift.configured];
+        samples.push(&CONFIG_DRIFT, &labels, f64::from(u8::from(drift.differs)));
+    }
     let roles =
         [("nodefs", snapshot.nodefs.as_ref()), ("imagefs", snapshot.imagefs.as_ref()), ("containerfs", containerfs)];
     for (role, filesystem) in roles {
         push_filesystem(&mut samples, role, filesystem);
+    }
+    if let Some(images) = snapshot.images {
+        samples.push(&IMAGES, &[], images.count as f64);
+        samples.push(&IMAGES_BYTES, &[], images.bytes as f64);
+        samples.push(&IMAGES_UNUSED_BYTES, &[], images.unused_bytes as f64);
     }
     samples.push_some(&CONTROL_PLANE, &[], snapshot.control_plane.map(f64::from));
     snapshot.errors.into_iter().for_each(|error| samples.fail(error));

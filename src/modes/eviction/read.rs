@@ -8,13 +8,19 @@ use crate::error::{Error, Reason, Result};
 use crate::host::filesystem::Filesystem;
 use crate::host::{Deadline, Host};
 use crate::kubelet::configuration::{Configuration, Source};
+use crate::kubelet::configz::drift::{self, Drift};
+use crate::kubelet::configz::{Configz, Running};
 use crate::kubelet::process::Finder;
 use crate::kubelet::signals::{self, Observation, Signal};
 use crate::kubelet::sources::{Overrides, Sources};
 use crate::kubelet::thresholds::Thresholds;
+use crate::runtime::{self, Images, Inventory, Runtime};
 
 /// How long a file system may take to answer `statfs`: as long as the kubelet gives it.
 const STATFS: Duration = Duration::from_secs(2);
+
+/// How long the runtime may take.
+const RUNTIME: Duration = Duration::from_secs(5);
 
 /// How long once another one hangs: a healthy one answers in microseconds, and both may lie on the same dead mount.
 const STATFS_AFTER_A_HANG: Duration = Duration::from_millis(200);
@@ -26,6 +32,8 @@ pub struct Snapshot {
     pub kubelet: Option<(Configuration, Thresholds)>,
     /// Where it came from.
     pub sources: Vec<Source>,
+    /// What a restart of the kubelet would change; empty unless both sides are known.
+    pub drift: Vec<Drift>,
     /// The apiserver or etcd runs here; `None` if the processes could not be listed.
     pub control_plane: Option<bool>,
     /// `memory.available`
@@ -40,13 +48,22 @@ pub struct Snapshot {
     pub nodefs: Option<Filesystem>,
     /// The file system of the runtime's image store.
     pub imagefs: Option<Filesystem>,
+    /// The images in it, where a runtime tells.
+    pub images: Option<Images>,
     /// What could not be read.
     pub errors: Vec<Error>,
 }
 
 impl Snapshot {
     /// Reads it all. What cannot be read is `None`, with an error unless the kernel merely has no such file.
-    pub fn read(host: &Host, settings: &Settings, finder: &Finder, deadline: Deadline) -> Self {
+    pub fn read(
+        host: &Host,
+        settings: &Settings,
+        finder: &Finder,
+        configz: &Configz,
+        runtime: &Runtime,
+        deadline: Deadline,
+    ) -> Self {
         let mut snapshot = Snapshot::default();
         let mut statfs = Statfs { host, deadline, hung: false, asked: Vec::new() };
         let overrides = Overrides {
@@ -63,8 +80,15 @@ impl Snapshot {
         snapshot.control_plane = found.as_ref().map(|found| found.control_plane);
         let kubelet = found.as_ref().and_then(|found| found.kubelet.as_ref());
         let sources = Sources::of(host, kubelet, &overrides);
-        if found.is_some() {
-            snapshot.read_configuration(&sources, deadline);
+        let answer = configz.ask(host, kubelet, sources.flags(), deadline);
+        // Whoever did not answer us is a kubelet with thresholds of its own: the defaults would be a guess.
+        let known =
+            answer.error.is_none() || kubelet.is_some() || overrides.config.is_some() || overrides.config_dir.is_some();
+        snapshot.errors.extend(answer.error);
+        match answer.running {
+            Some(running) => snapshot.take_running(running, &sources, deadline),
+            None if found.is_some() && known => snapshot.read_configuration(&sources, deadline),
+            None => {}
         }
         let pods = Signal::AllocatableMemoryAvailable;
         let allowed = snapshot.kubelet.as_ref().filter(|(_, thresholds)| thresholds.watch(pods));
@@ -82,9 +106,35 @@ impl Snapshot {
             Some((configuration, _)) => configuration.runtime_endpoint.clone(),
             None => sources.flags().and_then(|flags| flags.runtime_endpoint.clone()),
         };
-        let imagefs = statfs.of_image_store(endpoint.as_deref());
-        snapshot.imagefs = snapshot.ok(imagefs).flatten();
+        // Of two runtimes on one machine the kubelet's is meant, by every mode. While its socket was never there it is no runtime
+        // that fails, but one that may come.
+        if endpoint.as_deref().is_some_and(|endpoint| has_socket(host, endpoint)) {
+            runtime.hint(endpoint.as_deref());
+        }
+        // Last, so that a runtime that does not answer takes no time from the others.
+        match runtime.inventory(host, deadline.part(RUNTIME)) {
+            Ok(inventory) => snapshot.take_images(&inventory, &mut statfs),
+            Err(error) if error.reason() == Reason::Absent => {
+                let imagefs = statfs.of_image_store(endpoint.as_deref());
+                snapshot.imagefs = snapshot.ok(imagefs).flatten();
+            }
+            // Nor does the kubelet know an imagefs then, and what lies on the disk may be another runtime's.
+            Err(error) => snapshot.errors.push(error.context("imagefs, by the runtime")),
+        }
         snapshot
+    }
+
+    /// By the word of the runtime: the first file system it names, as the kubelet takes it
+    /// (`stats/cri_stats_provider.go:505`), and its images.
+    fn take_images(&mut self, inventory: &Inventory, statfs: &mut Statfs<'_>) {
+        self.images = inventory.images;
+        self.errors.extend(inventory.errors.iter().cloned());
+        let answer = match inventory.image_filesystems.first() {
+            Some(mountpoint) => statfs.of(Path::new(mountpoint)),
+            None if inventory.errors.is_empty() => Err(Error::malformed("the runtime names no image file system")),
+            None => return,
+        };
+        self.imagefs = self.ok(answer.map_err(|error| error.context("imagefs, by the runtime")));
     }
 
     /// True if nothing of what a node has was there, and nothing stood in the way of reading it.
@@ -96,6 +146,22 @@ impl Snapshot {
 
     fn ok<T>(&mut self, result: Result<T>) -> Option<T> {
         result.map_err(|error| self.errors.push(error)).ok()
+    }
+
+    /// The kubelet's own word counts. Its files and flags are read beside it to see what its next start would change, if we can.
+    fn take_running(&mut self, running: Running, sources: &Sources<'_>, deadline: Deadline) {
+        self.sources.push(Source::Configz(running.url));
+        // Without its command line we do not know which files are the kubelet's, nor what it would make of them.
+        if let Some(Ok(told)) = sources.flags().map(|_| sources.read(deadline)) {
+            self.sources.extend(told.sources());
+            let next = told.effective();
+            let drift =
+                next.and_then(|next| drift::compare(&running.configuration, &next).map_err(|error| told.blame(error)));
+            let hint = "the kubelet runs with other settings, and with these it would not start again";
+            let drift = drift.map_err(|error| Error::new(error.reason(), format!("{error}; {hint}")));
+            self.drift = self.ok(drift).unwrap_or_default();
+        }
+        self.kubelet = Some((running.configuration, running.thresholds));
     }
 
     fn read_configuration(&mut self, sources: &Sources<'_>, deadline: Deadline) {
@@ -208,6 +274,11 @@ fn pods_cgroups(cgroup_root: &str) -> [PathBuf; 2] {
         slices.push(format!("{name}.slice"));
     }
     [plain, slices]
+}
+
+/// True if there is something at the path of this endpoint.
+fn has_socket(host: &Host, endpoint: &str) -> bool {
+    runtime::endpoint_path(endpoint).is_some_and(|path| host.tree().kind(path).is_ok())
 }
 
 /// Asks each path for its file system once per scrape.

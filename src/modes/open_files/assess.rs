@@ -47,7 +47,7 @@ pub(super) static PROCESS_OPEN_FDS: Metric = Metric::gauge(
     PROCESS,
     "File descriptors of one process: of those nearest their limit, those with the most, the node's own daemons, and the \
      exporter itself (its count includes the processes that it holds open while it reads). A series ends when its process \
-     leaves that choice.",
+     leaves that choice. Names are the runtime's, by container id or pod uid; a pause process has no container name.",
 );
 pub(super) static PROCESS_FD_LIMIT: Metric = Metric::gauge(
     "headroom_process_fd_limit",
@@ -169,7 +169,8 @@ fn process(detail: &Detail, samples: &mut Samples) {
     let place = detail.place.as_ref();
     let uid = place.map_or("", |place| &place.pod_uid);
     let container = place.and_then(|place| place.container_id.as_deref()).unwrap_or("");
-    let labels = [&pid, detail.comm.as_str(), uid, container, "", "", ""];
+    let names = &detail.names;
+    let labels = [&pid, detail.comm.as_str(), uid, container, &names.namespace, &names.pod, &names.container];
     samples.push(&PROCESS_OPEN_FDS, &labels, detail.fds as f64);
     if let Some(Limit::Files(limit)) = detail.limit {
         samples.push(&PROCESS_FD_LIMIT, &labels, limit as f64);

@@ -13,6 +13,7 @@ use crate::host::process::parse::{Comm, Limit};
 use crate::host::process::{Process, Processes};
 use crate::kubelet::cgroup_name::{self, PodPlace};
 
+use super::names::Names;
 use super::{MOST_DAEMONS, MOST_TOP, Settings};
 
 /// Sums over the processes of one name.
@@ -44,6 +45,8 @@ pub(super) struct Detail {
     pub(super) fds: u64,
     pub(super) limit: Option<Limit>,
     pub(super) place: Option<PodPlace>,
+    /// Of that place.
+    pub(super) names: Names,
     pub(super) kinds: Option<Kinds>,
 }
 
@@ -135,6 +138,7 @@ impl Snapshot {
                 fds,
                 limit: process.limit,
                 place,
+                names: Names::default(),
                 kinds,
             });
         }

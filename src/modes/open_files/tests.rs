@@ -4,13 +4,22 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::assess::*;
 use super::inotify::{INSTANCES, INSTANCES_LIMIT, UNEXAMINED, WATCHES};
 use super::*;
 use crate::error::Reason;
+use crate::golden::inventory::recorded;
 use crate::host::{Deadline, Roots};
+use crate::runtime::Inventory;
+
+/// Without a runtime.
+fn mode_with(settings: Settings) -> OpenFiles {
+    OpenFiles::new(settings, Runtime::default())
+}
 
 struct FakeProc(tempfile::TempDir);
 
@@ -83,7 +92,7 @@ impl FakeProc {
     }
 
     fn collect_with(&self, settings: Settings) -> Samples {
-        self.collect(&OpenFiles::new(settings))
+        self.collect(&mode_with(settings))
     }
 }
 
@@ -122,12 +131,61 @@ fn recorded_processes() {
 }
 
 #[test]
+fn names_are_the_runtimes() {
+    let fake = FakeProc::new();
+    fake.recorded(1555, "kubelet", "v2-kubelet");
+    fake.recorded(2000, "sleep", "v1-container");
+    fake.recorded(2001, "pause", "v1-pause");
+    fake.recorded(2002, "gone", "v2-container");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let mut inventory = recorded("k8s-1.36-cgroupv1");
+    let runtime = move |inventory: Inventory, count: Arc<AtomicUsize>| {
+        let inventory = Arc::new(inventory);
+        Runtime::answering(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(Arc::clone(&inventory))
+        })
+    };
+    let samples = fake.collect(&OpenFiles::new(Settings::default(), runtime(inventory.clone(), Arc::clone(&count))));
+    assert_eq!(samples.errors(), []);
+    let uid = "bcb1982f-2628-449a-accb-e40ecdefbb3b";
+    let (container, sandbox) = (
+        "55f765a8788dcccb46fae55db15b169605b66df347604a06a4f6ed7c15f879c6",
+        "5d254dd4d3bde41c7c4a6a3248daea1f1c364728b68bb57782b4a271430706dd",
+    );
+    let value = |samples: &Samples, labels: &[&str]| samples.value(&PROCESS_OPEN_FDS, labels);
+    assert_eq!(value(&samples, &["2000", "sleep", uid, container, "default", "memvol", "w"]), Some(3.0));
+    assert_eq!(value(&samples, &["2001", "pause", uid, sandbox, "default", "memvol", ""]), Some(3.0));
+    // Of a pod of the other node, which this runtime does not know; and of none.
+    let id = "fbac8099e388339f9fbcb5c13711ebbc562fb774b7a291a4387f6a5bceb13091";
+    let ids_only = ["2002", "gone", "dffe967d-a11f-417e-8310-08020db089c7", id, "", "", ""];
+    assert_eq!(value(&samples, &ids_only), Some(3.0));
+    assert_eq!(value(&samples, &["1555", "kubelet", "", "", "", "", ""]), Some(26.0));
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+
+    // A container that the runtime has forgotten has its pod's names.
+    inventory.containers.retain(|one| one.id != container);
+    let samples = fake.collect(&OpenFiles::new(Settings::default(), runtime(inventory.clone(), Arc::clone(&count))));
+    assert_eq!(value(&samples, &["2000", "sleep", uid, container, "default", "memvol", ""]), Some(3.0));
+
+    // A runtime that does not answer costs names and nothing else, and without a pod's process nobody asks it.
+    let silent = || OpenFiles::new(Settings::default(), Runtime::fixed(Err(Error::new(Reason::Timeout, "x"))));
+    let samples = fake.collect(&silent());
+    assert_eq!(samples.errors().iter().map(Error::reason).collect::<Vec<_>>(), [Reason::Timeout]);
+    assert_eq!(value(&samples, &["2000", "sleep", uid, container, "", "", ""]), Some(3.0));
+    let fake = FakeProc::new();
+    fake.recorded(1555, "kubelet", "v2-kubelet");
+    assert_eq!(fake.collect(&silent()).errors(), []);
+}
+
+#[test]
 fn a_procfs_without_our_files_is_absent() {
     let fake = FakeProc(tempfile::tempdir().unwrap());
     fake.write("meminfo", b"");
     let collect = |host: &Host| {
         let context = Context { host, deadline: Deadline::after(Duration::from_secs(60)) };
-        OpenFiles::new(Settings::default()).collect(context).unwrap_err().reason()
+        mode_with(Settings::default()).collect(context).unwrap_err().reason()
     };
     assert_eq!(collect(&fake.host()), Reason::Absent);
     let nothing = Host::new(Roots { proc: fake.path("nothing"), ..Roots::default() });
@@ -268,7 +326,7 @@ fn a_process_that_protects_itself_is_no_failure() {
 fn a_passed_deadline_leaves_no_sums() {
     let fake = FakeProc::new();
     fake.process(1, b"a", 100, &[FILE, "anon_inode:inotify"]);
-    let (mode, host) = (OpenFiles::new(Settings::default()), fake.host());
+    let (mode, host) = (mode_with(Settings::default()), fake.host());
     assert_eq!(fake.collect(&mode).value(&INSTANCES, &["1000"]), Some(1.0));
     let late = mode.collect(Context { host: &host, deadline: Deadline::after(Duration::ZERO) }).unwrap();
     assert!(late.errors().iter().all(|error| error.reason() == Reason::Timeout) && !late.errors().is_empty());
@@ -286,7 +344,7 @@ fn inotify_is_absent_until_everything_was_examined() {
     fake.process(2, b"b", 100, &[FILE, "anon_inode:inotify", "anon_inode:inotify"]);
     fake.watches(2, 1, 3);
     fake.watches(2, 2, 4);
-    let mode = OpenFiles::new(Settings { inotify_max_readlinks: 1000, ..Settings::default() });
+    let mode = mode_with(Settings { inotify_max_readlinks: 1000, ..Settings::default() });
     let mut before = f64::INFINITY;
     for _ in 0..2 {
         let samples = fake.collect(&mode);
@@ -305,7 +363,7 @@ fn inotify_is_absent_until_everything_was_examined() {
 #[test]
 fn inotify_follows_what_changes() {
     let fake = FakeProc::new();
-    let mode = OpenFiles::new(Settings::default());
+    let mode = mode_with(Settings::default());
     let instances = |samples: &Samples| samples.value(&INSTANCES, &["1000"]);
     fake.process(1, b"a", 100, &[FILE, "anon_inode:inotify"]);
     fake.watches(1, 1, 2);
@@ -332,7 +390,7 @@ fn inotify_follows_what_changes() {
 #[test]
 fn without_examination_in_turn_only_counts_tell() {
     let fake = FakeProc::new();
-    let mode = OpenFiles::new(Settings { inotify_reexamine: 0, ..Settings::default() });
+    let mode = mode_with(Settings { inotify_reexamine: 0, ..Settings::default() });
     fake.process(1, b"a", 100, &[FILE, "anon_inode:inotify"]);
     fake.collect(&mode);
     fake.process(1, b"a", 100, &["anon_inode:inotify", "anon_inode:inotify"]);
@@ -342,7 +400,7 @@ fn without_examination_in_turn_only_counts_tell() {
 #[test]
 fn the_examination_in_turn_comes_round() {
     let fake = FakeProc::new();
-    let mode = OpenFiles::new(Settings { inotify_reexamine: 10, ..Settings::default() });
+    let mode = mode_with(Settings { inotify_reexamine: 10, ..Settings::default() });
     for pid in 1..=20 {
         fake.process(pid, b"a", 100, &[FILE; 25]);
     }
@@ -361,7 +419,7 @@ fn a_new_process_that_waits_hides_nobody() {
     fake.process(1, b"a", 100, &["anon_inode:inotify"]);
     fake.process(2, b"a", 100, &["anon_inode:inotify"]);
     fake.write("2/status", b"Name:\tx\nUid:\t7\t7\t7\t7\n");
-    let mode = OpenFiles::new(Settings { inotify_max_readlinks: 1000, ..Settings::default() });
+    let mode = mode_with(Settings { inotify_max_readlinks: 1000, ..Settings::default() });
     let samples = fake.collect(&mode);
     assert_eq!((samples.value(&INSTANCES, &["7"]), samples.value(&INSTANCES, &["1000"])), (Some(1.0), Some(1.0)));
     fake.process(3, b"giant", 5000, &[FILE; 1500]);
@@ -378,7 +436,7 @@ fn an_instance_with_very_many_watches_is_read_alone() {
     fake.process(2, b"b", 100, &["anon_inode:inotify"]);
     fake.write("2/status", b"Name:\tx\nUid:\t7\t7\t7\t7\n");
     fake.watches(2, 0, 3);
-    let mode = OpenFiles::new(Settings::default());
+    let mode = mode_with(Settings::default());
     let watches = |samples: &Samples| [samples.value(&WATCHES, &["1000"]), samples.value(&WATCHES, &["7"])];
     let samples = fake.collect(&mode);
     assert_eq!((watches(&samples), samples.dropped()), ([None, None], 2), "the budget ended in the large one");

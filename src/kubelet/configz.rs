@@ -1,0 +1,281 @@
+//! `/configz`: the configuration that the running kubelet really has, in its own words.
+//!
+//! Files and flags say what a kubelet will run with after its next start; `/configz` is registered once everything is merged
+//! (`cmd/kubelet/app/server.go:770`) and never changes while the process lives. So it is asked once per kubelet process
+//! (pid and start time), again every [`Settings::interval`], and after a failure not before 30 s. Between failures the
+//! last answer holds for as long as the process is the same; where the process cannot be seen (a pod without hostPID) an
+//! answer holds for 30 s and no longer.
+//!
+//! **Permission.** The kubelet asks the apiserver whether the token may `get` `nodes/configz` (fine-grained authorization,
+//! 1.36 on without a switch) or, before that, `nodes/proxy`. The first is harmless. The second lets its holder run commands in
+//! every pod of every node it is granted for: grant `nodes/configz` alone where kubelets are new enough, and think twice
+//! otherwise; without either the files and flags are read as before. A `Role` cannot hold it: nodes are cluster-wide, so it is
+//! a `ClusterRole` with `apiGroups: [""]`, `resources: [nodes/configz]`, `verbs: [get]`. No capability and no host path is needed; a
+//! pod without hostNetwork names the node's address (`--kubelet.url=https://$(NODE_IP):10250`).
+//!
+//! **The token** goes to the configured kubelet and nowhere else: only over TLS, only after its certificate has verified
+//! (unless that was switched off by name), never along a redirect, never into a log or an error. It is read for each
+//! request, because a mounted token is replaced about every hour.
+//!
+//! **The certificate.** A kubelet with `serverTLSBootstrap` has one from the cluster's signer, which need not be the CA of
+//! the service account; one without signs its own (`<cert-dir>/kubelet.crt`, which holds its CA too). Neither is valid for
+//! `127.0.0.1`: on a loopback address the name of the node is as good.
+//!
+//! **When it misleads.** Of several kubelets on a machine (Kubernetes in containers) the one at the address answers, which need
+//! not be the one whose process was found.
+
+mod address;
+mod client;
+pub mod drift;
+mod trust;
+
+pub use address::Address;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::configuration::Configuration;
+use super::flags::Flags;
+use super::process::Kubelet;
+use super::thresholds::Thresholds;
+use crate::error::{Error, Reason, Result};
+use crate::host::{Deadline, Host};
+use client::{Failure, Token};
+use trust::Trust;
+
+/// Where a pod finds its service account.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// How long after a failure the kubelet is left alone.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// How long a request may take, connection and TLS included.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether there is a kubelet to ask, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Ask {
+    /// Never.
+    #[default]
+    Never,
+    /// The one on this machine, if we are in a pod with a service-account token.
+    IfToken,
+    /// The one at this address, with a token if there is one.
+    At(Address),
+}
+
+/// How the kubelet is asked. By default it is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Whom.
+    pub ask: Ask,
+    /// The token; not set: that of the service account, if there is one.
+    pub token_file: Option<PathBuf>,
+    /// Who may have signed the kubelet's certificate; not set: the service account's `ca.crt`.
+    pub ca_file: Option<PathBuf>,
+    /// The name that the certificate must be valid for, in place of the address.
+    pub server_name: Option<String>,
+    /// Send the token to whoever answers.
+    pub insecure_skip_verify: bool,
+    /// How long an answer holds while the kubelet's process is the same.
+    pub interval: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            ask: Ask::Never,
+            token_file: None,
+            ca_file: None,
+            server_name: None,
+            insecure_skip_verify: false,
+            interval: Duration::from_secs(300),
+        }
+    }
+}
+
+/// What came of asking.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// What the kubelet runs with, if it said so while its process was this one.
+    pub running: Option<Running>,
+    /// Why it could not be asked this time. `None` if there was nobody to ask.
+    pub error: Option<Error>,
+}
+
+/// What a kubelet runs with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Running {
+    /// Where it said so.
+    pub url: String,
+    /// Its configuration.
+    pub configuration: Configuration,
+    /// The thresholds in it.
+    pub thresholds: Thresholds,
+}
+
+/// Asks the kubelet, and remembers what it said.
+#[derive(Debug, Default)]
+pub struct Configz {
+    settings: Settings,
+    last: Mutex<Last>,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    process: Option<Process>,
+    asked: Option<Instant>,
+    good: Option<(String, Configuration)>,
+    error: Option<Error>,
+}
+
+/// One life of a kubelet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Process {
+    pid: u32,
+    started: u64,
+}
+
+impl Process {
+    fn of(host: &Host, kubelet: Option<&Kubelet>) -> Option<Self> {
+        let pid = kubelet?.pid;
+        let started = host.pids().and_then(|pids| pids.started(pid)).ok()?;
+        Some(Process { pid, started })
+    }
+}
+
+impl Configz {
+    /// One that asks as it is told here.
+    pub fn new(settings: Settings) -> Self {
+        Configz { settings, last: Mutex::default() }
+    }
+
+    /// What the kubelet runs with. `kubelet` is its process, if it can be seen, and `flags` its command line: two things are
+    /// only there.
+    pub fn ask(&self, host: &Host, kubelet: Option<&Kubelet>, flags: Option<&Flags>, deadline: Deadline) -> Answer {
+        if self.settings.ask == Ask::Never {
+            return Answer::default();
+        }
+        // Before asking: an answer of a later process than this is found out by the next scrape, the reverse never.
+        let process = Process::of(host, kubelet);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.process != process {
+            *last = Last { process, ..Last::default() };
+        }
+        if last.is_due(self.settings.interval) {
+            let answer = self.get(host, kubelet.is_some(), deadline);
+            last.note(answer);
+        }
+        let running = last.good.as_ref().map(|(url, configuration)| running(url, configuration, flags)).transpose();
+        match running {
+            Ok(running) => Answer { running, error: last.error.clone() },
+            Err(error) => Answer { running: None, error: Some(error.context("kubelet's /configz")) },
+        }
+    }
+
+    /// `None`: nobody to ask.
+    fn get(&self, host: &Host, visible: bool, deadline: Deadline) -> Result<Option<(String, Configuration)>> {
+        let token = self.token(host)?;
+        let address = match (&self.settings.ask, &token) {
+            (Ask::Never, _) | (Ask::IfToken, None) => return Ok(None),
+            (Ask::IfToken, Some(_)) => Address::loopback(),
+            (Ask::At(address), _) => address.clone(),
+        };
+        let url = address.url();
+        let trust = self.trust(host, &address).map_err(|error| error.context(&url))?;
+        match client::get(&address, &trust, token.as_ref(), deadline.part(PATIENCE)) {
+            Ok(text) => {
+                let configuration = Configuration::of_configz(&text).map_err(|error| error.context(&url))?;
+                Ok(Some((url, configuration)))
+            }
+            Err(Failure::Unserved) => Ok(None),
+            // Nobody said that a kubelet must be there, and none is to be seen.
+            Err(Failure::Refused) if self.settings.ask == Ask::IfToken && !visible => Ok(None),
+            Err(Failure::Refused) => Err(Error::new(
+                Reason::Io,
+                format!(
+                    "{url}: connection refused (a pod without hostNetwork needs --kubelet.url with the node's address)"
+                ),
+            )),
+            Err(Failure::Error(error)) => Err(error.context(&url)),
+        }
+    }
+
+    fn token(&self, host: &Host) -> Result<Option<Token>> {
+        let named = self.settings.token_file.as_deref();
+        let default = Path::new(SERVICE_ACCOUNT).join("token");
+        let path = named.unwrap_or(&default);
+        match host.read(path) {
+            Ok(text) => Token::new(text.trim()).map(Some).map_err(|error| error.context(path.display())),
+            Err(error) if error.is_gone() && named.is_none() => Ok(None),
+            Err(error) => Err(present(error).context("the token for the kubelet (--kubelet.token-file)")),
+        }
+    }
+
+    fn trust(&self, host: &Host, address: &Address) -> Result<Trust> {
+        if self.settings.insecure_skip_verify {
+            return Trust::anyone();
+        }
+        let default = Path::new(SERVICE_ACCOUNT).join("ca.crt");
+        let path = self.settings.ca_file.as_deref().unwrap_or(&default);
+        let pem = host
+            .read(path)
+            .map_err(|error| present(error).context("CA of the kubelet's certificate (--kubelet.ca-file)"))?;
+        let mut names: Vec<String> = self.settings.server_name.iter().cloned().collect();
+        if names.is_empty() {
+            names.push(address.host().to_owned());
+            if address.is_loopback() {
+                // Only this machine can answer there, and its node's name is what its certificate is made out to.
+                let name = host.read_some(host.proc("sys/kernel/hostname")).ok().flatten();
+                names.extend(name.map(|name| name.trim().to_ascii_lowercase()));
+            }
+        }
+        Trust::signed_by(&pem, path, &names)
+    }
+}
+
+impl Last {
+    fn is_due(&self, interval: Duration) -> bool {
+        let settled = self.good.is_some() && self.error.is_none() && self.process.is_some();
+        let holds = if settled { interval } else { RETRY.min(interval) };
+        self.asked.is_none_or(|asked| asked.elapsed() >= holds)
+    }
+
+    fn note(&mut self, answer: Result<Option<(String, Configuration)>>) {
+        self.asked = Some(Instant::now());
+        match answer {
+            Ok(good) => {
+                self.good = good;
+                self.error = None;
+            }
+            Err(error) => {
+                if self.process.is_none() {
+                    self.good = None;
+                }
+                let instead = match self.good {
+                    Some(_) => "its last answer still holds, because it is the same process",
+                    None => "thresholds come from its files and flags, where they can be read",
+                };
+                self.error = Some(Error::new(error.reason(), format!("kubelet's /configz: {error}; {instead}")));
+            }
+        }
+    }
+}
+
+/// Two things are on the command line alone: `--experimental-allocatable-ignore-eviction`, and, before 1.27, the runtime's
+/// endpoint.
+fn running(url: &str, configuration: &Configuration, flags: Option<&Flags>) -> Result<Running> {
+    let mut configuration = configuration.clone();
+    if let Some(flags) = flags {
+        configuration.ignore_allocatable_eviction = flags.ignore_allocatable_eviction;
+        configuration.runtime_endpoint = configuration.runtime_endpoint.or_else(|| flags.runtime_endpoint.clone());
+    }
+    let thresholds = Thresholds::parse(&configuration)?;
+    Ok(Running { url: url.to_owned(), configuration, thresholds })
+}
+
+/// A file that is needed and not there is not "this machine has no such thing".
+fn present(error: Error) -> Error {
+    if error.is_gone() { Error::malformed(error.to_string()) } else { error }
+}

@@ -1,0 +1,153 @@
+//! imagefs and images by the word of a runtime, and what remains when it does not say.
+
+use super::*;
+use crate::error::Reason;
+use crate::golden::inventory::recorded;
+use crate::host::filesystem::{Filesystem, Mount};
+use crate::host::{Deadline, Host, Roots};
+use crate::metric::Samples;
+use crate::runtime::Inventory;
+
+/// Where containerd has its images unless told otherwise, and where it was told to have them.
+const USUAL: &str = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs";
+const NAMED: &str = "/data/images";
+
+/// A node of two disks, with an image store in the usual place of the first.
+struct Node(tempfile::TempDir);
+
+impl Node {
+    fn new() -> Self {
+        let node = Node(tempfile::tempdir().unwrap());
+        node.write("proc/meminfo", "MemTotal: 8 kB\nMemAvailable: 4 kB\n");
+        node.write(&format!("root{USUAL}/x"), "");
+        node
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.0.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn collect(&self, collector: &dyn Collector) -> Samples {
+        let at = |name: &str| self.0.path().join(name);
+        let on = |device: &str, capacity_bytes: u64| {
+            let mount = Mount { device: device.into(), mountpoint: "/".into(), fstype: "ext4".into(), readonly: false };
+            let available_bytes = capacity_bytes / 2;
+            Filesystem { capacity_bytes, available_bytes, inodes: 100, inodes_free: 50, mount: Some(mount) }
+        };
+        let table = vec![("/var/lib".into(), on("/dev/a", 1000)), (NAMED.into(), on("/dev/b", 2000))];
+        let host = Host::recorded(Roots { proc: at("proc"), sys: at("sys"), root: at("root") }, table);
+        let context = Context { host: &host, deadline: Deadline::after(std::time::Duration::from_secs(10)) };
+        collector.collect(context).unwrap()
+    }
+}
+
+fn collect(runtime: Runtime) -> Samples {
+    let settings = crate::modes::Settings { runtime, ..Default::default() };
+    Node::new().collect(&*(MODE.build)(&settings))
+}
+
+fn answers(inventory: Inventory) -> Runtime {
+    Runtime::fixed(Ok(inventory))
+}
+
+/// Capacities of imagefs, containerfs, nodefs.
+fn capacities(samples: &Samples) -> [Option<f64>; 3] {
+    ["imagefs.available", "containerfs.available", "nodefs.available"]
+        .map(|signal| samples.value(&CAPACITY_BYTES, &[signal]))
+}
+
+fn images(samples: &Samples) -> [Option<f64>; 3] {
+    [&IMAGES, &IMAGES_BYTES, &IMAGES_UNUSED_BYTES].map(|metric| samples.value(metric, &[]))
+}
+
+fn reasons(samples: &Samples) -> Vec<Reason> {
+    samples.errors().iter().map(Error::reason).collect()
+}
+
+fn inventory() -> Inventory {
+    Inventory { image_filesystems: vec![NAMED.into(), USUAL.into()], ..recorded("k8s-1.36-cgroupv1") }
+}
+
+#[test]
+fn the_first_that_the_runtime_names_counts() {
+    let samples = collect(answers(inventory()));
+    assert_eq!(reasons(&samples), []);
+    assert_eq!(capacities(&samples), [Some(2000.0), Some(2000.0), Some(1000.0)]);
+    assert_eq!(samples.value(&FILESYSTEM_INFO, &["imagefs", "/dev/b", "/", "ext4"]), Some(1.0));
+    assert_eq!(images(&samples), [Some(2.0), Some(2_909_442.0), Some(778_880.0)], "ListImages.json: 2130562 + 778880");
+}
+
+#[test]
+fn without_a_runtime_the_usual_place_counts() {
+    let samples = collect(Runtime::default());
+    assert_eq!(reasons(&samples), []);
+    assert_eq!(capacities(&samples), [Some(1000.0); 3]);
+    assert_eq!(images(&samples), [None; 3]);
+}
+
+#[test]
+fn a_mount_point_that_this_machine_has_not_costs_imagefs_only() {
+    let samples = collect(answers(Inventory { image_filesystems: vec!["/elsewhere".into()], ..inventory() }));
+    assert_eq!(reasons(&samples), [Reason::Absent]);
+    assert!(samples.errors()[0].to_string().contains("/elsewhere"), "{:?}", samples.errors());
+    assert_eq!(capacities(&samples), [None, None, Some(1000.0)], "no guess in its place");
+    assert_eq!(images(&samples)[0], Some(2.0));
+    assert_eq!(samples.value(&CAPACITY_BYTES, &["memory.available"]), None, "no cgroups here");
+    assert_eq!(samples.value(&MEMORY_AVAILABLE, &[]), Some(4096.0));
+}
+
+#[test]
+fn a_runtime_that_does_not_answer_costs_imagefs_only() {
+    let samples = collect(Runtime::fixed(Err(Error::new(Reason::Timeout, "unix:///x: no answer"))));
+    assert_eq!(reasons(&samples), [Reason::Timeout]);
+    assert_eq!(capacities(&samples), [None, None, Some(1000.0)]);
+    assert_eq!(images(&samples), [None; 3]);
+}
+
+#[test]
+fn half_an_answer_is_half_an_answer() {
+    let refused = |what: &str| Error::new(Reason::Io, what);
+    let no_images = Inventory { images: None, errors: vec![refused("ListImages")], ..inventory() };
+    let samples = collect(answers(no_images));
+    assert_eq!((reasons(&samples), images(&samples)), (vec![Reason::Io], [None; 3]));
+    assert_eq!(capacities(&samples)[0], Some(2000.0));
+
+    let nowhere = Inventory { image_filesystems: vec![], errors: vec![refused("ImageFsInfo")], ..inventory() };
+    let samples = collect(answers(nowhere));
+    assert_eq!((reasons(&samples), capacities(&samples)[0]), (vec![Reason::Io], None));
+    assert_eq!(images(&samples)[0], Some(2.0));
+
+    let samples = collect(answers(Inventory { image_filesystems: vec![], ..inventory() }));
+    assert_eq!((reasons(&samples), capacities(&samples)[0]), (vec![Reason::Malformed], None), "it must name one");
+}
+
+/// The kubelet's own endpoint counts, from when its socket is first there.
+#[test]
+fn a_socket_that_was_never_there_is_no_failure_and_one_that_was_is() {
+    let node = Node::new();
+    let config = "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\ncontainerRuntimeEndpoint: \
+                  unix:///run/containerd/other.sock\n";
+    node.write("root/k.yaml", config);
+    let settings = crate::modes::Settings {
+        eviction: Settings { kubelet_config: Some("/k.yaml".into()), ..Settings::default() },
+        runtime: Runtime::new(crate::runtime::Settings { fresh: std::time::Duration::ZERO, ..Default::default() }),
+        ..Default::default()
+    };
+    let collector = (MODE.build)(&settings);
+    let samples = node.collect(&*collector);
+    assert_eq!(samples.errors(), []);
+    assert_eq!(capacities(&samples), [Some(1000.0); 3], "the usual place");
+
+    node.write("root/run/containerd/x", "");
+    let socket = node.0.path().join("root/run/containerd/other.sock");
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    for when in ["nobody listens", "and then it is gone altogether"] {
+        let samples = node.collect(&*collector);
+        assert_eq!(samples.errors().len(), 1, "{when}");
+        assert!(samples.errors()[0].to_string().contains("other.sock"), "{when}: {:?}", samples.errors());
+        assert_eq!(capacities(&samples), [None, None, Some(1000.0)], "{when}");
+        let _ = std::fs::remove_file(&socket);
+    }
+}

@@ -1,0 +1,202 @@
+//! CRI v1, the protocol of the kubelet: gRPC over HTTP/2 on a unix socket.
+//!
+//! tonic does the framing, the status codes and the limits; the connection under it is one plain hyper connection and not tonic's
+//! channel, which reconnects, balances and buffers behind one's back. Of the calls only those that list: `Version`,
+//! `ListPodSandbox`, `ListContainers`, `ImageFsInfo`, `ListImages`.
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper::http::uri::PathAndQuery;
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::UnixStream;
+use tonic::client::{Grpc, GrpcService};
+use tonic::{Code, Status};
+use tonic_prost::ProstCodec;
+
+use super::link::{Failure, LARGEST_ANSWER, within};
+use super::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox, messages};
+use crate::error::{Error, Reason};
+use crate::host::Deadline;
+
+/// A connection to a runtime that speaks CRI v1.
+pub(super) struct Client {
+    grpc: Grpc<Service>,
+    /// Asked once per connection: it cannot change without a restart, which breaks the connection.
+    identity: Option<Identity>,
+}
+
+impl Client {
+    pub(super) async fn handshake(stream: TokioIo<UnixStream>) -> Result<Self, Failure> {
+        let (sender, connection) =
+            http2::handshake(TokioExecutor::new(), stream).await.map_err(|error| Failure::http(&error))?;
+        tokio::spawn(connection);
+        let origin = Uri::from_static("http://localhost");
+        let grpc = Grpc::with_origin(Service(sender), origin).max_decoding_message_size(LARGEST_ANSWER);
+        Ok(Client { grpc, identity: None })
+    }
+
+    /// One unary call, `/runtime.v1.RuntimeService/Version`.
+    pub(super) async fn call<Q, A>(&mut self, path: &'static str, request: Q) -> Result<A, Failure>
+    where
+        Q: prost::Message + 'static,
+        A: prost::Message + Default + 'static,
+    {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        self.grpc.ready().await.map_err(|error| Failure::http(&error).context(name))?;
+        let codec = ProstCodec::<Q, A>::default();
+        let answer = self.grpc.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| failure(&status).context(name))
+    }
+
+    async fn list<A: prost::Message + Default + 'static>(&mut self, path: &'static str) -> Result<A, Failure> {
+        self.call(path, messages::Empty {}).await
+    }
+
+    /// Everything that this runtime has. Without sandboxes and containers there is no answer; without images there is a lesser one.
+    pub(super) async fn inventory(&mut self, endpoint: &str, deadline: Deadline) -> Result<Inventory, Failure> {
+        let identity = match &self.identity {
+            Some(identity) => identity.clone(),
+            None => {
+                let version: messages::Version = self.list("/runtime.v1.RuntimeService/Version").await?;
+                let identity = Identity {
+                    protocol: Protocol::Cri,
+                    name: version.runtime_name,
+                    version: version.runtime_version,
+                    endpoint: endpoint.to_owned(),
+                };
+                self.identity.insert(identity).clone()
+            }
+        };
+        let sandboxes: messages::Sandboxes = self.list("/runtime.v1.RuntimeService/ListPodSandbox").await?;
+        let containers: messages::Containers = self.list("/runtime.v1.RuntimeService/ListContainers").await?;
+        let mut inventory = Inventory {
+            identity,
+            sandboxes: Vec::with_capacity(sandboxes.items.len()),
+            containers: Vec::with_capacity(containers.containers.len()),
+            images: None,
+            image_filesystems: Vec::new(),
+            errors: Vec::new(),
+        };
+        add_pods(&mut inventory, sandboxes, containers);
+
+        // These two may fail by themselves, and must not take the time of the answer that is there already.
+        let filesystems = self.list("/runtime.v1.ImageService/ImageFsInfo");
+        match within(deadline.part(Duration::MAX), filesystems).await {
+            Ok(filesystems) => add_filesystems(&mut inventory, filesystems),
+            Err(failure) => inventory.errors.push(failure.into_error()),
+        }
+        let images = self.list("/runtime.v1.ImageService/ListImages");
+        match within(deadline.part(Duration::MAX), images).await {
+            Ok(images) => inventory.images = Some(count(&images, &inventory.containers)),
+            Err(failure) => inventory.errors.push(failure.into_error()),
+        }
+        Ok(inventory)
+    }
+}
+
+/// What a gRPC status means for us.
+fn failure(status: &Status) -> Failure {
+    let http = std::error::Error::source(status).and_then(|source| source.downcast_ref::<hyper::Error>());
+    if let Some(error) = http {
+        return Failure::http(error);
+    }
+    let text = format!("{:?}: {}", status.code(), status.message());
+    let reason = match status.code() {
+        Code::Unimplemented => return Failure::Unimplemented(Error::malformed(text)),
+        Code::PermissionDenied | Code::Unauthenticated => Reason::Denied,
+        Code::DeadlineExceeded => Reason::Timeout,
+        Code::ResourceExhausted | Code::Unavailable => Reason::Busy,
+        // What tonic itself says of answers that cannot be decoded or are too large.
+        Code::Internal | Code::OutOfRange | Code::DataLoss => Reason::Malformed,
+        _ => Reason::Io,
+    };
+    Failure::Failed(Error::new(reason, text))
+}
+
+/// A container belongs to the pod of its sandbox; to the one that the kubelet labelled it with if the sandbox is gone.
+///
+/// The uid is that of the cgroup, static pods included: the kubelet gives those the hash of their manifest as uid everywhere on the
+/// node (`kubernetes.io/config.hash` says the same; only the mirror pod on the apiserver has another one). Seen on 1.36.
+fn add_pods(inventory: &mut Inventory, sandboxes: messages::Sandboxes, containers: messages::Containers) {
+    for sandbox in sandboxes.items {
+        let metadata = sandbox.metadata.unwrap_or_default();
+        let pod = Pod { namespace: metadata.namespace, name: metadata.name, uid: metadata.uid };
+        inventory.sandboxes.push(Sandbox { id: sandbox.id, ready: sandbox.state == 0, pod });
+    }
+    let pods: HashMap<&str, &Pod> =
+        inventory.sandboxes.iter().map(|sandbox| (sandbox.id.as_str(), &sandbox.pod)).collect();
+    for container in containers.containers {
+        let pod = match pods.get(container.pod_sandbox_id.as_str()) {
+            Some(pod) => (*pod).clone(),
+            None => labelled(&container.labels),
+        };
+        inventory.containers.push(Container {
+            id: container.id,
+            name: container.metadata.unwrap_or_default().name,
+            state: match container.state {
+                0 => ContainerState::Created,
+                1 => ContainerState::Running,
+                2 => ContainerState::Exited,
+                _ => ContainerState::Unknown,
+            },
+            pod,
+            image: if container.image_id.is_empty() { container.image_ref } else { container.image_id },
+        });
+    }
+}
+
+fn labelled(labels: &[messages::Label]) -> Pod {
+    let value = |key| labels.iter().find(|label| label.key == key).map(|label| label.value.clone()).unwrap_or_default();
+    Pod {
+        namespace: value("io.kubernetes.pod.namespace"),
+        name: value("io.kubernetes.pod.name"),
+        uid: value("io.kubernetes.pod.uid"),
+    }
+}
+
+fn add_filesystems(inventory: &mut Inventory, filesystems: messages::ImageFilesystems) {
+    let mountpoints = filesystems.image_filesystems.into_iter().filter_map(|usage| Some(usage.fs_id?.mountpoint));
+    inventory.image_filesystems = mountpoints.filter(|mountpoint| !mountpoint.is_empty()).collect();
+}
+
+/// The kubelet's image GC compares the id of each image with what each container says it runs, exited ones included, and leaves
+/// pinned images alone. So do we (a digest counts as well, which some runtimes give instead of the id). A pause image is in no
+/// container's list: where the runtime does not pin it (containerd 1.6), the kubelet may remove it, and it counts as unused.
+fn count(images: &messages::Images, containers: &[Container]) -> Images {
+    let used: HashSet<&str> = containers.iter().map(|container| container.image.as_str()).collect();
+    let mut sum = Images::default();
+    for image in &images.images {
+        sum.count += 1;
+        sum.bytes = sum.bytes.saturating_add(image.size);
+        let digests = image.repo_digests.iter().map(String::as_str);
+        let kept = image.pinned || std::iter::once(image.id.as_str()).chain(digests).any(|name| used.contains(name));
+        if !kept {
+            sum.unused_bytes = sum.unused_bytes.saturating_add(image.size);
+        }
+    }
+    sum
+}
+
+/// What tonic sends its requests with.
+struct Service(SendRequest<tonic::body::Body>);
+
+impl GrpcService<tonic::body::Body> for Service {
+    type ResponseBody = Incoming;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = hyper::Result<Response<Incoming>>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}

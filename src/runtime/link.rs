@@ -1,0 +1,136 @@
+//! One connection to a unix socket, driven only while somebody asks.
+//!
+//! Each link has a single-threaded tokio runtime of its own, entered by the thread that polls. Between polls nothing runs, and
+//! dropping a link drops every task and file descriptor of the connection there and then: a client that forgets its connections
+//! is the very failure this exporter watches for.
+
+use std::future::Future;
+use std::os::fd::AsRawFd as _;
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use crate::error::{Error, Reason};
+use crate::host::{Deadline, Host};
+
+/// Larger answers are refused: what the kubelet's own client takes, too.
+pub(super) const LARGEST_ANSWER: usize = 16 << 20;
+
+/// Why a call brought nothing.
+#[derive(Clone, Debug)]
+pub(super) enum Failure {
+    /// The other side speaks the protocol and does not have this call: containerd with its CRI plugin switched off.
+    Unimplemented(Error),
+    /// The connection is gone; a new one may work: the daemon was restarted.
+    Lost(Error),
+    /// Anything else.
+    Failed(Error),
+}
+
+impl Failure {
+    /// The error, whatever may be done about it.
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Failure::Unimplemented(error) | Failure::Lost(error) | Failure::Failed(error) => error,
+        }
+    }
+
+    /// The same, said of a larger thing.
+    pub(super) fn context(self, context: &str) -> Self {
+        match self {
+            Failure::Unimplemented(error) => Failure::Unimplemented(error.context(context)),
+            Failure::Lost(error) => Failure::Lost(error.context(context)),
+            Failure::Failed(error) => Failure::Failed(error.context(context)),
+        }
+    }
+
+    /// A failed HTTP exchange, after which a connection is of no use any more, be it an end, the daemon's orderly GOAWAY or nonsense.
+    pub(super) fn http(error: &hyper::Error) -> Self {
+        let mut text = error.to_string();
+        let mut io = error.is_closed() || error.is_canceled() || error.is_incomplete_message();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            io |= cause.is::<std::io::Error>();
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        Failure::Lost(Error::new(if io { Reason::Io } else { Reason::Malformed }, text))
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Failed(error)
+    }
+}
+
+/// A runtime of one thread (the caller's) and what lives in it.
+pub(super) struct Link<C> {
+    /// `None` only while dropping.
+    runtime: Option<tokio::runtime::Runtime>,
+    client: C,
+}
+
+impl<C> Link<C> {
+    /// Connects to what the machine calls `path` and shakes hands.
+    pub(super) fn connect<F>(
+        host: &Host,
+        path: &str,
+        deadline: Deadline,
+        handshake: impl FnOnce(TokioIo<UnixStream>) -> F,
+    ) -> std::result::Result<Self, Failure>
+    where
+        F: Future<Output = std::result::Result<C, Failure>>,
+    {
+        // First of all, because mostly there is no such socket, and that should cost one system call.
+        let handle = host.handle(path)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Error::os("a runtime for the connection", &error))?;
+        let client = runtime.block_on(within(deadline, async {
+            // Through the handle rather than by the path: that has resolved the links of the observed machine inside its root, and is
+            // never too long for a socket address.
+            let stream = UnixStream::connect(format!("/proc/self/fd/{}", handle.as_raw_fd())).await;
+            handshake(TokioIo::new(stream.map_err(|error| Error::os(path, &error))?)).await
+        }));
+        match client {
+            Ok(client) => Ok(Link { runtime: Some(runtime), client }),
+            Err(failure) => {
+                runtime.shutdown_background();
+                Err(failure)
+            }
+        }
+    }
+
+    /// Runs `call` on the connection until it is done or `deadline` has passed.
+    pub(super) fn run<T>(
+        &mut self,
+        deadline: Deadline,
+        call: impl AsyncFnOnce(&mut C) -> std::result::Result<T, Failure>,
+    ) -> std::result::Result<T, Failure> {
+        let Some(runtime) = &self.runtime else {
+            return Err(Failure::Failed(Error::new(Reason::Io, "no runtime")));
+        };
+        runtime.block_on(within(deadline, call(&mut self.client)))
+    }
+}
+
+impl<C> Drop for Link<C> {
+    fn drop(&mut self) {
+        // Not by its own Drop: that one panics on a thread that itself runs asynchronous code.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// `future`, or a timeout once `deadline` has passed.
+pub(super) async fn within<T>(
+    deadline: Deadline,
+    future: impl Future<Output = std::result::Result<T, Failure>>,
+) -> std::result::Result<T, Failure> {
+    tokio::time::timeout_at(deadline.instant().into(), future)
+        .await
+        .unwrap_or_else(|_| Err(Failure::Failed(Error::new(Reason::Timeout, "no answer before the deadline"))))
+}
