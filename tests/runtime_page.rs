@@ -10,14 +10,23 @@ use containerd::Containerd;
 
 const UID: &str = "0b3c2a54-6a1d-4c55-9a53-2f1c7c1f6e01";
 
+/// The cgroups of this test, in every hierarchy. Dropped, they go.
+struct Cgroups(String);
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        containerd::remove_cgroups_named(&self.0);
+    }
+}
+
 fn with<'a>(page: &'a Page, family: &'a str, label: &str) -> Vec<&'a str> {
     page.family(family).map(|(series, _)| series).filter(|series| series.contains(label)).collect()
 }
 
 #[test]
 fn the_runtimes_word_is_on_the_page_and_its_death_costs_only_that() {
-    let parent = format!("/headroom-page-{}/kubepods/besteffort", std::process::id());
-    let containerd = match Containerd::start_below(&parent) {
+    let cgroups = Cgroups(format!("headroom-page-{}", std::process::id()));
+    let containerd = match Containerd::start_below(&format!("/{}/kubepods/besteffort", cgroups.0)) {
         Ok(containerd) => containerd,
         Err(why) => skip!("{why}"),
     };
