@@ -37,7 +37,7 @@ fn main() {
         "load: {} processes, {} file descriptors, {} cgroups made",
         PROCESSES,
         PROCESSES * FDS,
-        load.cgroups.len()
+        load.cgroups.0.len()
     );
 
     let exporter = Server::exporter();
@@ -52,6 +52,8 @@ fn main() {
         let ratio = if mode.id == "open_files" { format!("{:.2} × floor", cost / floor) } else { String::new() };
         println!("  {:<28}{:>9}  {ratio}", mode.id, ms(cost));
     }
+
+    kubepods(&host);
 
     println!("\nCPU per scrape of the whole page, gzip as Prometheus asks, and memory");
     let ours = exporter.measure(100);
@@ -75,6 +77,46 @@ fn main() {
     println!("{flat}");
 }
 
+/// The two modes that walk below kubepods, with as many cgroups there: 666 pods, six times what a kubelet allows by default.
+fn kubepods(host: &Host) {
+    let top = PathBuf::from("/sys/fs/cgroup/memory/kubepods");
+    if !top.parent().is_some_and(|hierarchy| hierarchy.join("cgroup.procs").exists()) || top.exists() {
+        println!("  SKIP: needs cgroup v1 memory, and no kubepods of a kubelet");
+        return;
+    }
+    let mut made = Directories(Vec::new());
+    made.make(top.clone());
+    made.make(top.join("burstable"));
+    for pod in 0..666 {
+        let pod_dir = top.join(format!("burstable/pod{pod:08}-0000-4000-8000-000000000000"));
+        made.make(pod_dir.clone());
+        (0..2).for_each(|container| made.make(pod_dir.join(format!("{pod:062x}{container:02x}"))));
+    }
+    println!("  with {} cgroups below kubepods:", made.0.len());
+    for mode in [&cgroup_leak::MODE, &kmem::MODE] {
+        println!("  {:<28}{:>9}", mode.id, ms(collector(mode, host)));
+    }
+}
+
+/// Directories made, gone when dropped.
+struct Directories(Vec<PathBuf>);
+
+impl Directories {
+    fn make(&mut self, dir: PathBuf) {
+        if fs::create_dir(&dir).is_ok() {
+            self.0.push(dir);
+        }
+    }
+}
+
+impl Drop for Directories {
+    fn drop(&mut self) {
+        for dir in self.0.iter().rev() {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
 /// The exporter's own file descriptors, threads and memory before and after many scrapes.
 fn flat_over_many_scrapes() -> String {
     let exporter = Server::exporter();
@@ -93,7 +135,7 @@ struct Load {
     processes: Vec<Child>,
     /// Children end when this closes, even if this process is killed.
     lifeline: Option<OwnedFd>,
-    cgroups: Vec<PathBuf>,
+    cgroups: Directories,
 }
 
 impl Load {
@@ -110,7 +152,7 @@ impl Load {
             // One byte: it holds all of its descriptors.
             process.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
         }
-        let mut cgroups = Vec::new();
+        let mut cgroups = Directories(Vec::new());
         for parent in ["/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"] {
             let parent = PathBuf::from(parent);
             if !parent.join("cgroup.procs").exists() {
@@ -118,7 +160,7 @@ impl Load {
             }
             let top = parent.join(format!("headroom-bench-{}", std::process::id()));
             let all = std::iter::once(top.clone()).chain((1..CGROUPS / 2).map(|n| top.join(n.to_string())));
-            cgroups.extend(all.filter(|dir| fs::create_dir(dir).is_ok()));
+            all.for_each(|dir| cgroups.make(dir));
         }
         Load { processes, lifeline: Some(write), cgroups }
     }
@@ -129,9 +171,6 @@ impl Drop for Load {
         self.lifeline = None;
         for process in &mut self.processes {
             let _ = process.wait();
-        }
-        for dir in self.cgroups.iter().rev() {
-            let _ = fs::remove_dir(dir);
         }
     }
 }

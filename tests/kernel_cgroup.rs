@@ -6,7 +6,6 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -466,26 +465,4 @@ fn kernel_memory_of_this_kernel() {
     assert!(grown > 50.0 * 4096.0, "{grown} bytes for 50 processes");
     assert!(value(&after, &kmem::USAGE, &["node"]) > value(&after, &kmem::USAGE, &["kubepods"]));
     drop(sleepers);
-}
-
-/// Not a test: what one scrape costs with 2,000 cgroups. `cargo test --release --test kernel_cgroup -- --ignored --nocapture
-/// cost`, beside `strace -c -f`.
-#[test]
-#[ignore = "a measurement"]
-fn cost() {
-    let Some(_lab) = Lab::open() else { return };
-    let tree = Tree::new(format!("{V1}/kubepods"));
-    for pod in 0..666 {
-        for container in 0..2 {
-            tree.make(&format!("burstable/pod{pod}/{container:064}"));
-        }
-    }
-    let (host, collector) = (Lab::v1(), collector(Duration::ZERO));
-    let rounds = 20;
-    let started = Instant::now();
-    for _ in 0..rounds {
-        collect(&collector, &host).unwrap();
-    }
-    let per_scrape = started.elapsed() / rounds;
-    writeln!(std::io::stderr(), "{} cgroups: {per_scrape:?} for one collection", find(V1)).unwrap();
 }
