@@ -12,10 +12,11 @@ mod guard;
 pub mod pids;
 pub mod process;
 mod read;
+pub mod text;
 pub mod tree;
 
 use std::fmt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -130,22 +131,6 @@ impl Host {
         self.roots.sys.join(relative)
     }
 
-    /// Our path of a file that the machine itself calls `path` (absolute). A `..` never leads out of the root.
-    pub fn root(&self, path: impl AsRef<Path>) -> PathBuf {
-        let mut ours = self.roots.root.clone();
-        let floor = ours.components().count();
-        for component in path.as_ref().components() {
-            match component {
-                Component::Normal(name) => ours.push(name),
-                Component::ParentDir if ours.components().count() > floor => {
-                    ours.pop();
-                }
-                _ => {}
-            }
-        }
-        ours
-    }
-
     /// The text of a file that we know by *our* path (see [`Host::proc`], [`Host::sys`]). Bytes that are not UTF-8
     /// are replaced: this is the one place where a kernel's odd bytes become text.
     ///
@@ -234,13 +219,6 @@ mod tests {
         assert_eq!(version("6.18.44-fc-v657"), Some((6, 18)));
         assert_eq!(version("4.4-rc1"), Some((4, 4)));
         assert_eq!(version("none"), None);
-    }
-
-    #[test]
-    fn root_never_leads_out() {
-        let host = Host::new(Roots { root: "/host".into(), ..Roots::default() });
-        assert_eq!(host.root("/var/lib/kubelet"), Path::new("/host/var/lib/kubelet"));
-        assert_eq!(host.root("/../../etc/shadow"), Path::new("/host/etc/shadow"));
     }
 
     #[test]

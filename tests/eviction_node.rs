@@ -7,74 +7,55 @@
 //! kubelet made of it.
 #![allow(clippy::disallowed_methods, reason = "a test makes its machine of files")]
 
+#[path = "common/node.rs"]
+mod node;
+
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use headroom::host::filesystem::{Filesystem, Mount};
-use headroom::host::{Deadline, Host, Roots};
+use headroom::host::filesystem::Filesystem;
+use headroom::host::{Deadline, Host};
 use headroom::metric::Samples;
 use headroom::modes::eviction::{
     self, AVAILABLE_BYTES, AVAILABLE_INODES, AVAILABLE_PIDS, CAPACITY_BYTES, CAPACITY_INODES, CAPACITY_PIDS,
     GRACE_PERIOD, HEADROOM, THRESHOLD_BYTES, THRESHOLD_INODES, THRESHOLD_PIDS,
 };
 use headroom::modes::{self, Context};
+use node::Recorded;
 use serde_json::Value;
 
-struct Node {
-    fixtures: PathBuf,
-    dir: tempfile::TempDir,
+struct Node(Recorded);
+
+impl Deref for Node {
+    type Target = Recorded;
+
+    fn deref(&self) -> &Recorded {
+        &self.0
+    }
 }
 
 impl Node {
     fn new(name: &str) -> Self {
-        let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/node").join(name);
-        let node = Node { fixtures, dir: tempfile::tempdir().unwrap() };
-        for (from, to) in [
-            ("proc/host/meminfo.txt", "proc/meminfo"),
-            ("proc/host/loadavg.txt", "proc/loadavg"),
-            ("proc/host/sys-kernel-pid_max.txt", "proc/sys/kernel/pid_max"),
-            ("proc/kubelet/stat.txt", "proc/77/stat"),
-            ("config/kubelet-config.yaml", "root/var/lib/tb/kubelet-config.yaml"),
-            ("config/kubelet.conf.d/10-eviction.conf", "root/var/lib/tb/kubelet.conf.d/10-eviction.conf"),
-        ] {
-            node.write(to, &node.text(from));
-        }
-        node.write("proc/77/comm", "kubelet\n");
-        node.write("proc/77/cmdline", &node.text("proc/kubelet/cmdline.txt").replace('\n', "\0"));
+        let node = Node(Recorded::new(name));
+        node.write("proc/loadavg", &node.text("proc/host/loadavg.txt"));
         node
-    }
-
-    fn text(&self, name: &str) -> String {
-        std::fs::read_to_string(self.fixtures.join(name)).unwrap()
-    }
-
-    fn json(&self, name: &str) -> Value {
-        serde_json::from_str(&self.text(name)).unwrap()
-    }
-
-    fn write(&self, path: &str, text: &str) {
-        let path = self.dir.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
     }
 
     /// The recorded `stat -f` lines as file systems.
     fn filesystems(&self) -> Vec<(PathBuf, Filesystem)> {
-        let mountinfo = self.text("proc/host/mountinfo.txt");
-        let mounts: Vec<Mount> = mountinfo.lines().filter_map(Mount::parse).collect();
         let parse = |line: &str| {
             let (path, fields) = line.split_once(": ").unwrap();
             let field = |name: &str| -> u64 {
                 let text = fields.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
                 text.unwrap().parse().unwrap()
             };
-            let below = mounts.iter().filter(|mount| std::path::Path::new(path).starts_with(&mount.mountpoint));
             let filesystem = Filesystem {
                 capacity_bytes: field("blocks") * field("bsize"),
                 available_bytes: field("bavail") * field("bsize"),
                 inodes: field("files"),
                 inodes_free: field("ffree"),
-                mount: below.max_by_key(|mount| mount.mountpoint.components().count()).cloned(),
+                mount: self.mount_of(path),
             };
             (path.into(), filesystem)
         };
@@ -82,9 +63,7 @@ impl Node {
     }
 
     fn collect(&self) -> Samples {
-        let at = |name| self.dir.path().join(name);
-        let roots = Roots { proc: at("proc"), sys: at("sys"), root: at("root") };
-        let host = Host::recorded(roots, self.filesystems());
+        let host = Host::recorded(self.roots(), self.filesystems());
         let deadline = Deadline::after(Duration::from_secs(10));
         let collector = (eviction::MODE.build)(&modes::Settings::default());
         let mut samples = collector.collect(Context { host: &host, deadline }).unwrap();

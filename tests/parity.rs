@@ -17,11 +17,15 @@
 //! Thresholds are computed in this file from configz's text, by the formulas of `pkg/kubelet/eviction`, with nothing of the library.
 #![allow(clippy::disallowed_methods, reason = "a test makes its machine of files")]
 
+#[path = "common/node.rs"]
+mod node;
+
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use headroom::host::filesystem::{Filesystem, Mount};
-use headroom::host::{Deadline, Host, Roots};
+use headroom::host::filesystem::Filesystem;
+use headroom::host::{Deadline, Host};
 use headroom::metric::{Metric, Samples};
 use headroom::modes::eviction::{
     self, AVAILABLE_BYTES, AVAILABLE_INODES, AVAILABLE_PIDS, CAPACITY_BYTES, CAPACITY_INODES, CAPACITY_PIDS, HEADROOM,
@@ -29,6 +33,7 @@ use headroom::modes::eviction::{
 };
 use headroom::modes::{self, Context};
 use headroom::runtime::{Identity, Inventory, Protocol, Runtime};
+use node::Recorded;
 use serde_json::Value;
 
 const BLOCK: u64 = 4096;
@@ -37,45 +42,29 @@ const BLOCK: u64 = 4096;
 type Row = (&'static str, [&'static Metric; 3], (u64, u64), &'static str);
 
 struct Node {
-    fixtures: PathBuf,
-    dir: tempfile::TempDir,
+    recorded: Recorded,
     summary: Value,
     configz: Value,
 }
 
+impl Deref for Node {
+    type Target = Recorded;
+
+    fn deref(&self) -> &Recorded {
+        &self.recorded
+    }
+}
+
 impl Node {
     fn new(name: &str) -> Self {
-        let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/node").join(name);
-        let json = |file: &str| -> Value {
-            serde_json::from_str(&std::fs::read_to_string(fixtures.join(file)).unwrap()).unwrap()
-        };
-        let (summary, configz) = (json("kubelet-http/stats-summary.json"), json("kubelet-http/configz.json"));
-        let node = Node { fixtures, dir: tempfile::tempdir().unwrap(), summary, configz };
-        for (from, to) in [
-            ("proc/host/meminfo.txt", "proc/meminfo"),
-            ("proc/host/sys-kernel-pid_max.txt", "proc/sys/kernel/pid_max"),
-            ("proc/kubelet/stat.txt", "proc/77/stat"),
-            ("config/kubelet-config.yaml", "root/var/lib/tb/kubelet-config.yaml"),
-            ("config/kubelet.conf.d/10-eviction.conf", "root/var/lib/tb/kubelet.conf.d/10-eviction.conf"),
-        ] {
-            node.write(to, &node.text(from));
-        }
-        node.write("proc/77/comm", "kubelet\n");
-        node.write("proc/77/cmdline", &node.text("proc/kubelet/cmdline.txt").replace('\n', "\0"));
+        let recorded = Recorded::new(name);
+        let summary = recorded.json("kubelet-http/stats-summary.json");
+        let configz = recorded.json("kubelet-http/configz.json");
+        let node = Node { recorded, summary, configz };
         let rlimit = &node.stats()["rlimit"];
         node.write("proc/sys/kernel/threads-max", &rlimit["maxpid"].to_string());
         node.write("proc/loadavg", &format!("0.1 0.1 0.1 1/{} 4711\n", rlimit["curproc"]));
         node
-    }
-
-    fn text(&self, name: &str) -> String {
-        std::fs::read_to_string(self.fixtures.join(name)).unwrap()
-    }
-
-    fn write(&self, path: &str, text: &str) {
-        let path = self.dir.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
     }
 
     fn stats(&self) -> &Value {
@@ -100,21 +89,18 @@ impl Node {
             assert_eq!(bytes % BLOCK, 0, "blocks of {BLOCK}");
             bytes / BLOCK * BLOCK
         };
-        let mountinfo = self.text("proc/host/mountinfo.txt");
-        let above = mountinfo.lines().filter_map(Mount::parse);
-        let above = above.filter(|mount| std::path::Path::new(path).starts_with(&mount.mountpoint));
         let filesystem = Filesystem {
             capacity_bytes: whole_blocks(number(stats, "capacityBytes")),
             available_bytes: whole_blocks(number(stats, "availableBytes")),
             inodes: number(stats, "inodes"),
             inodes_free: number(stats, "inodesFree"),
-            mount: above.max_by_key(|mount| mount.mountpoint.components().count()),
+            mount: self.mount_of(path),
         };
         (path.into(), filesystem)
     }
 
     fn collect(&self, root_dir: &str) -> Samples {
-        let info: Value = serde_json::from_str(&self.text("cri/ImageFsInfo.json")).unwrap();
+        let info = self.json("cri/ImageFsInfo.json");
         let store = info["image_filesystems"][0]["fs_id"]["mountpoint"].as_str().unwrap().to_owned();
         let filesystems = vec![
             self.filesystem(&self.stats()["fs"], root_dir),
@@ -133,9 +119,7 @@ impl Node {
             image_filesystems: vec![store],
             errors: Vec::new(),
         }));
-        let at = |name| self.dir.path().join(name);
-        let roots = Roots { proc: at("proc"), sys: at("sys"), root: at("root") };
-        let host = Host::recorded(roots, filesystems);
+        let host = Host::recorded(self.roots(), filesystems);
         let settings = modes::Settings { runtime, ..modes::Settings::default() };
         let collector = (eviction::MODE.build)(&settings);
         let context = Context { host: &host, deadline: Deadline::after(Duration::from_secs(10)) };

@@ -1,6 +1,7 @@
 //! The nine eviction signals, and how the kubelet computes what is available of each (`pkg/kubelet/eviction/helpers.go:848`).
 
 use crate::host::filesystem::Filesystem;
+use crate::host::text::keyed;
 
 /// One eviction signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,17 +94,6 @@ pub struct Observation {
     pub capacity: u64,
 }
 
-/// A number of `/proc/meminfo`, in bytes.
-pub fn meminfo_bytes(meminfo: &str, key: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    line.trim().trim_end_matches("kB").trim_end().parse::<u64>().ok()?.checked_mul(1024)
-}
-
-/// A number of a cgroup's `memory.stat`.
-pub fn stat_value(stat: &str, key: &str) -> Option<u64> {
-    stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?.trim().parse().ok()
-}
-
 /// The working set: usage less inactive page cache, never below 0 (cAdvisor `container/libcontainer/handler.go:839`).
 pub fn working_set(usage: u64, inactive_file: u64) -> u64 {
     usage.saturating_sub(inactive_file)
@@ -111,14 +101,14 @@ pub fn working_set(usage: u64, inactive_file: u64) -> u64 {
 
 /// The working set of the whole node on cgroup v1: root `memory.usage_in_bytes` and `memory.stat`.
 pub fn node_working_set_v1(usage: u64, stat: &str) -> Option<u64> {
-    Some(working_set(usage, stat_value(stat, "total_inactive_file")?))
+    Some(working_set(usage, keyed(stat, "total_inactive_file")?))
 }
 
 /// The working set of the whole node on cgroup v2, whose root has no `memory.current`: `anon` + `file` of its
 /// `memory.stat` (opencontainers/cgroups `fs2/memory.go:224`). No kernel memory is in it.
 pub fn node_working_set_v2(stat: &str) -> Option<u64> {
-    let usage = stat_value(stat, "anon")?.saturating_add(stat_value(stat, "file")?);
-    Some(working_set(usage, stat_value(stat, "inactive_file")?))
+    let usage = keyed(stat, "anon")?.saturating_add(keyed(stat, "file")?);
+    Some(working_set(usage, keyed(stat, "inactive_file")?))
 }
 
 /// `memory.available`.
@@ -175,16 +165,6 @@ mod tests {
         }
         assert_eq!(Signal::parse("disk.available"), None);
         assert_eq!(Signal::parse("Memory.available"), None);
-    }
-
-    #[test]
-    fn meminfo_lines() {
-        let meminfo =
-            "MemTotal:       24684092 kB\nMemFree:  1 kB\nMemAvailable:   23864596 kB\nHugePages_Total:       0\n";
-        assert_eq!(meminfo_bytes(meminfo, "MemTotal"), Some(25_276_510_208));
-        assert_eq!(meminfo_bytes(meminfo, "MemAvailable"), Some(23_864_596 * 1024));
-        assert_eq!(meminfo_bytes(meminfo, "Mem"), None);
-        assert_eq!(meminfo_bytes("MemTotal: x kB", "MemTotal"), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Settings;
 use crate::error::{Error, Reason, Result};
 use crate::host::filesystem::Filesystem;
-use crate::host::{Deadline, Host};
+use crate::host::{Deadline, Host, text};
 use crate::kubelet::configuration::{Configuration, Source};
 use crate::kubelet::configz::drift::{self, Drift};
 use crate::kubelet::configz::{Configz, Running};
@@ -178,8 +178,8 @@ impl Snapshot {
     fn read_memory(&mut self, host: &Host) {
         let meminfo = host.read_some(host.proc("meminfo"));
         let Some(meminfo) = self.ok(meminfo).flatten() else { return };
-        self.mem_available = signals::meminfo_bytes(&meminfo, "MemAvailable");
-        let Some(total) = signals::meminfo_bytes(&meminfo, "MemTotal") else {
+        self.mem_available = text::meminfo_bytes(&meminfo, "MemAvailable");
+        let Some(total) = text::meminfo_bytes(&meminfo, "MemTotal") else {
             self.errors.push(Error::malformed(format!("{}: no MemTotal", host.proc("meminfo").display())));
             return;
         };
@@ -252,7 +252,7 @@ fn observe_pods(host: &Host, dir: &Path, limit: &str, usage: &str, inactive: &st
     };
     let usage = host.read_number(dir.join(usage))?;
     let path = dir.join("memory.stat");
-    let inactive = signals::stat_value(&host.read(&path)?, inactive)
+    let inactive = text::keyed(&host.read(&path)?, inactive)
         .ok_or_else(|| Error::malformed(format!("{}: no {inactive}", path.display())))?;
     Ok(signals::allocatable(limit, signals::working_set(usage, inactive)))
 }

@@ -5,6 +5,7 @@ use crate::error::{Error, Reason, Result};
 use crate::host::Kernel;
 use crate::host::cgroup::walk::{Bounds, Entry, Stopped, walk};
 use crate::host::cgroup::{Hierarchy, Layout, Mode};
+use crate::host::text::{keyed, meminfo_bytes};
 use crate::kubelet::kubepods::{Directory, Position, Probe, Search};
 use crate::metric::Samples;
 use crate::modes::Context;
@@ -43,15 +44,10 @@ pub(super) struct Charged {
 impl Charged {
     /// From the `memory.stat` of a v2 cgroup. `kernel` is there since Linux 5.18.
     pub(super) fn from_stat(stat: &str) -> Self {
-        let value = |key: &str| {
-            stat.lines()
-                .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
-                .and_then(|value| value.trim().parse().ok())
-        };
         Charged {
-            kernel: value("kernel"),
-            slab_reclaimable: value("slab_reclaimable"),
-            slab_unreclaimable: value("slab_unreclaimable"),
+            kernel: keyed(stat, "kernel"),
+            slab_reclaimable: keyed(stat, "slab_reclaimable"),
+            slab_unreclaimable: keyed(stat, "slab_unreclaimable"),
         }
     }
 
@@ -71,20 +67,14 @@ impl Charged {
     }
 }
 
-/// One value of `/proc/meminfo`, in bytes.
-pub(super) fn meminfo(text: &str, key: &str) -> Option<u64> {
-    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
 /// Reads it all. Errors of parts go to `samples`.
 pub(super) fn read(context: Context<'_>, max_directories: u64, samples: &mut Samples) -> Result<Snapshot> {
     let host = context.host;
     let mut snapshot = Snapshot { kernel: samples.ok(host.kernel()), complete: true, ..Snapshot::default() };
     if let Some(text) = samples.ok(host.read(host.proc("meminfo"))) {
-        snapshot.machine.slab_reclaimable = meminfo(&text, "SReclaimable");
-        snapshot.machine.slab_unreclaimable = meminfo(&text, "SUnreclaim");
-        snapshot.percpu = meminfo(&text, "Percpu");
+        snapshot.machine.slab_reclaimable = meminfo_bytes(&text, "SReclaimable");
+        snapshot.machine.slab_unreclaimable = meminfo_bytes(&text, "SUnreclaim");
+        snapshot.percpu = meminfo_bytes(&text, "Percpu");
     }
     let Some(layout) = samples.ok(Layout::detect(host)) else { return Ok(snapshot) };
     snapshot.cgroup_mode = Some(layout.mode);
