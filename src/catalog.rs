@@ -29,6 +29,7 @@ pub fn metrics_document() -> String {
                 Kind::Gauge => "gauge",
                 Kind::Counter => "counter",
                 Kind::Info => "info",
+                Kind::Histogram => "histogram",
             };
             let labels = metric.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
             let _ = writeln!(text, "| `{}` | {kind} | {labels} | {} |", metric.name, metric.help.replace('|', "\\|"));

@@ -13,7 +13,7 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::metric::{Kind, Metric, Sample, Samples};
+use crate::metric::{Histogram, Kind, Metric, Samples};
 
 /// A text format that Prometheus reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,13 +97,34 @@ struct Rendering {
     format: Format,
 }
 
+/// One line, or the lines of one histogram.
+struct Row<'a> {
+    metric: &'static Metric,
+    labels: Labels<'a>,
+    value: Value<'a>,
+}
+
+enum Value<'a> {
+    Number(f64),
+    Histogram(&'a Histogram),
+}
+
 impl Collector for Rendering {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         for (declared, samples) in &self.page.parts {
+            let numbers = samples.rows().iter().map(|row| Row {
+                metric: row.metric,
+                labels: Labels { names: row.metric.labels, values: &row.labels },
+                value: Value::Number(row.value),
+            });
+            let histograms = samples.distributions().iter().map(|row| Row {
+                metric: row.metric,
+                labels: Labels { names: row.metric.labels, values: &row.labels },
+                value: Value::Histogram(&row.histogram),
+            });
             // Rows of one family must stand together, and a collector adds them in whatever order it likes.
-            let mut rows: Vec<&Sample> = samples.rows().iter().collect();
-            let place = |row: &&Sample| declared.iter().position(|metric| std::ptr::eq(*metric, row.metric));
-            rows.sort_by_key(place);
+            let mut rows: Vec<Row<'_>> = numbers.chain(histograms).collect();
+            rows.sort_by_key(|row| declared.iter().position(|metric| std::ptr::eq(*metric, row.metric)));
             for family in rows.chunk_by(|a, b| std::ptr::eq(a.metric, b.metric)) {
                 self.family(&mut encoder, family)?;
             }
@@ -113,24 +134,39 @@ impl Collector for Rendering {
 }
 
 impl Rendering {
-    fn family(&self, encoder: &mut DescriptorEncoder<'_>, rows: &[&Sample]) -> fmt::Result {
+    fn family(&self, encoder: &mut DescriptorEncoder<'_>, rows: &[Row<'_>]) -> fmt::Result {
         let metric = rows[0].metric;
-        let counter = metric.kind == Kind::Counter;
-        let kind = if counter { MetricType::Counter } else { MetricType::Gauge };
+        let kind = match metric.kind {
+            Kind::Counter => MetricType::Counter,
+            Kind::Histogram => MetricType::Histogram,
+            Kind::Gauge | Kind::Info => MetricType::Gauge,
+        };
         // prometheus-client appends the unit and `_total` itself, so OpenMetrics gets the bare name. The classic dialect has
         // neither convention: there the whole name is declared, and a counter's rows are written like a gauge's, as they are.
         let openmetrics = self.format == Format::OpenMetrics;
         let (name, unit) = if openmetrics { bare(metric) } else { (metric.name, None) };
+        let append_total = metric.kind == Kind::Counter && openmetrics;
         let mut family = encoder.encode_descriptor(name, metric.help, unit.as_ref(), kind)?;
         for row in rows {
-            let labels = Labels(row);
-            if labels.pairs().next().is_some() {
-                number(&mut family.encode_family(&labels)?, row.value, counter && openmetrics)?;
+            if row.labels.pairs().next().is_some() {
+                row.value.write(&mut family.encode_family(&row.labels)?, append_total)?;
             } else {
-                number(&mut family, row.value, counter && openmetrics)?;
+                row.value.write(&mut family, append_total)?;
             }
         }
         Ok(())
+    }
+}
+
+impl Value<'_> {
+    fn write(&self, encoder: &mut MetricEncoder<'_>, append_total: bool) -> fmt::Result {
+        match self {
+            Value::Number(value) => number(encoder, *value, append_total),
+            Value::Histogram(histogram) => {
+                let buckets: Vec<_> = histogram.buckets().collect();
+                encoder.encode_histogram::<NoLabelSet>(histogram.sum(), histogram.count(), &buckets, None)
+            }
+        }
     }
 }
 
@@ -160,12 +196,15 @@ fn bare(metric: &Metric) -> (&'static str, Option<Unit>) {
 
 /// The labels of one row. An empty value is the same as no label to Prometheus and is left out.
 #[derive(Debug)]
-struct Labels<'a>(&'a Sample);
+struct Labels<'a> {
+    names: &'static [&'static str],
+    values: &'a [Box<str>],
+}
 
 impl Labels<'_> {
     fn pairs(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let names = self.0.metric.labels.iter().copied();
-        names.zip(self.0.labels.iter().map(|value| &**value)).filter(|(_, value)| !value.is_empty())
+        let names = self.names.iter().copied();
+        names.zip(self.values.iter().map(|value| &**value)).filter(|(_, value)| !value.is_empty())
     }
 }
 
@@ -183,7 +222,9 @@ mod tests {
     static FREE: Metric = Metric::gauge("headroom_free_bytes", crate::metric::Unit::Bytes, &["path", "kind"], "Free");
     static ERRORS: Metric = Metric::counter("headroom_errors_total", &["reason"], "Errors");
     static INFO: Metric = Metric::info("headroom_build_info", &["version"], "Build");
-    static ALL: &[&Metric] = &[&HANDLES, &FREE, &ERRORS, &INFO];
+    static TIMES: Metric =
+        Metric::histogram("headroom_probe_duration_seconds", crate::metric::Unit::Seconds, &["phase"], "Times");
+    static ALL: &[&Metric] = &[&HANDLES, &FREE, &ERRORS, &TIMES, &INFO];
 
     fn page(format: Format) -> String {
         let mut samples = Samples::new();
@@ -192,6 +233,9 @@ mod tests {
         samples.push(&HANDLES, &[], 9_223_372_036_854_775_807.0);
         samples.push(&FREE, &["", ""], -0.5);
         samples.push(&ERRORS, &["denied"], 3.0);
+        let mut times = Histogram::new(&[0.0001, 0.5]);
+        [0.0001, 0.25, 0.25, 7.5].into_iter().for_each(|seconds| times.observe(seconds));
+        samples.distribution(&TIMES, &["tls"], times);
         let mut page = Page::default();
         page.add(ALL, Arc::new(samples));
         page.render(format).unwrap()
@@ -212,6 +256,14 @@ headroom_free_bytes -0.5
 # HELP headroom_errors Errors
 # TYPE headroom_errors counter
 headroom_errors_total{reason="denied"} 3
+# HELP headroom_probe_duration_seconds Times
+# TYPE headroom_probe_duration_seconds histogram
+# UNIT headroom_probe_duration_seconds seconds
+headroom_probe_duration_seconds_sum{phase="tls"} 8.0001
+headroom_probe_duration_seconds_count{phase="tls"} 4
+headroom_probe_duration_seconds_bucket{le="0.0001",phase="tls"} 1
+headroom_probe_duration_seconds_bucket{le="0.5",phase="tls"} 3
+headroom_probe_duration_seconds_bucket{le="+Inf",phase="tls"} 4
 # HELP headroom_build_info Build
 # TYPE headroom_build_info gauge
 headroom_build_info{version="1.0"} 1
@@ -234,6 +286,13 @@ headroom_free_bytes -0.5
 # HELP headroom_errors_total Errors
 # TYPE headroom_errors_total counter
 headroom_errors_total{reason="denied"} 3
+# HELP headroom_probe_duration_seconds Times
+# TYPE headroom_probe_duration_seconds histogram
+headroom_probe_duration_seconds_sum{phase="tls"} 8.0001
+headroom_probe_duration_seconds_count{phase="tls"} 4
+headroom_probe_duration_seconds_bucket{le="0.0001",phase="tls"} 1
+headroom_probe_duration_seconds_bucket{le="0.5",phase="tls"} 3
+headroom_probe_duration_seconds_bucket{le="+Inf",phase="tls"} 4
 # HELP headroom_build_info Build
 # TYPE headroom_build_info gauge
 headroom_build_info{version="1.0"} 1

@@ -1,6 +1,7 @@
 //! headroom-exporter: how far a node is from the failures that take it down while every dashboard is green.
 
 pub mod about;
+pub mod background;
 pub mod catalog;
 pub mod config;
 pub mod error;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use headroom::background::Background;
 use headroom::config::{Config, LogFormat};
 use headroom::host::Host;
 use headroom::http::{self, App};
@@ -49,7 +50,12 @@ async fn run(config: Config) -> ExitCode {
         "headroom-exporter starts"
     );
 
-    let app = App::new(Scraper::new(Arc::new(Host::new(config.roots)), modes), config.http);
+    let host = Arc::new(Host::new(config.roots));
+    let mut background = Background::default();
+    for (_, collector) in &modes {
+        background.start(&host, &**collector);
+    }
+    let app = App::new(Scraper::new(host, modes), config.http);
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(http::serve(listeners, Arc::clone(&app).router(), stopped, config.shutdown_grace));
     let warming = tokio::spawn({
@@ -60,6 +66,7 @@ async fn run(config: Config) -> ExitCode {
     let name = signals.next().await;
     tracing::info!(signal = name, "shutting down");
     warming.abort();
+    drop(background);
     app.set_ready(false);
     let _ = stop.send(true);
     tokio::select! {

@@ -15,6 +15,8 @@ pub enum Kind {
     Counter,
     /// A gauge that is always 1 and carries facts in its labels; the name ends in `_info`.
     Info,
+    /// How often something took how long: `_bucket`, `_sum` and `_count` rows.
+    Histogram,
 }
 
 /// The unit at the end of a metric's name.
@@ -68,10 +70,69 @@ impl Metric {
         Metric { name, kind: Kind::Counter, unit: Unit::None, labels, help }
     }
 
+    /// A histogram.
+    pub const fn histogram(
+        name: &'static str,
+        unit: Unit,
+        labels: &'static [&'static str],
+        help: &'static str,
+    ) -> Self {
+        Metric { name, kind: Kind::Histogram, unit, labels, help }
+    }
+
     /// An info gauge; `name` ends in `_info`.
     pub const fn info(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Self {
         Metric { name, kind: Kind::Info, unit: Unit::None, labels, help }
     }
+}
+
+/// What was observed again and again, by size: for timings of what *we* do, kept for as long as the exporter lives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram {
+    /// Upper bounds of the buckets, ascending, without the infinite one.
+    bounds: &'static [f64],
+    /// One count per bound and one for what is beyond them all; not cumulative.
+    counts: Box<[u64]>,
+    sum: f64,
+}
+
+impl Histogram {
+    /// An empty one with these upper bounds, which ascend.
+    pub fn new(bounds: &'static [f64]) -> Self {
+        Histogram { bounds, counts: vec![0; bounds.len() + 1].into(), sum: 0.0 }
+    }
+
+    /// Counts one observation. A bound belongs to its bucket (`le`).
+    pub fn observe(&mut self, value: f64) {
+        self.counts[self.bounds.partition_point(|bound| *bound < value)] += 1;
+        self.sum += value;
+    }
+
+    /// Sum of all observations.
+    pub fn sum(&self) -> f64 {
+        self.sum
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Upper bound and count of each bucket, the last one infinite.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
+        self.bounds.iter().copied().chain([f64::INFINITY]).zip(self.counts.iter().copied())
+    }
+}
+
+/// One histogram with its labels.
+#[derive(Clone, Debug)]
+pub struct Distribution {
+    /// Which family it belongs to.
+    pub metric: &'static Metric,
+    /// As in [`Sample`].
+    pub labels: Box<[Box<str>]>,
+    /// What was observed.
+    pub histogram: Histogram,
 }
 
 /// One measured number.
@@ -92,6 +153,7 @@ pub struct Sample {
 #[derive(Debug, Default)]
 pub struct Samples {
     rows: Vec<Sample>,
+    distributions: Vec<Distribution>,
     errors: Vec<Error>,
     dropped: u64,
 }
@@ -107,8 +169,15 @@ impl Samples {
     /// # Panics
     /// If the number of values is not the number of declared labels: a bug that the first test of a mode finds.
     pub fn push(&mut self, metric: &'static Metric, labels: &[&str], value: f64) {
-        assert_eq!(labels.len(), metric.labels.len(), "{}: wrong number of label values", metric.name);
-        self.rows.push(Sample { metric, labels: labels.iter().map(|&value| value.into()).collect(), value });
+        self.rows.push(Sample { metric, labels: label_values(metric, labels), value });
+    }
+
+    /// Adds a histogram. `labels` as in [`Samples::push`].
+    ///
+    /// # Panics
+    /// As [`Samples::push`].
+    pub fn distribution(&mut self, metric: &'static Metric, labels: &[&str], histogram: Histogram) {
+        self.distributions.push(Distribution { metric, labels: label_values(metric, labels), histogram });
     }
 
     /// Adds a number that may be absent: absent is not zero, so nothing is added for `None`.
@@ -143,6 +212,11 @@ impl Samples {
         &self.rows
     }
 
+    /// The histograms.
+    pub fn distributions(&self) -> &[Distribution] {
+        &self.distributions
+    }
+
     /// What could not be read.
     pub fn errors(&self) -> &[Error] {
         &self.errors
@@ -166,33 +240,65 @@ impl Samples {
     pub fn refuse_duplicates(&mut self) {
         let mut seen = std::collections::HashSet::with_capacity(self.rows.len());
         let mut errors = Vec::new();
-        self.rows.retain(|row| {
-            let fresh = seen.insert((row.metric.name, row.labels.clone()));
+        let mut fresh = |metric: &Metric, labels: &[Box<str>]| {
+            let fresh = seen.insert((metric.name, labels.to_vec()));
             if !fresh {
-                errors.push(Error::malformed(format!("{}{:?}: duplicate series", row.metric.name, row.labels)));
+                errors.push(Error::malformed(format!("{}{labels:?}: duplicate series", metric.name)));
             }
             fresh
-        });
+        };
+        self.rows.retain(|row| fresh(row.metric, &row.labels));
+        self.distributions.retain(|row| fresh(row.metric, &row.labels));
         self.errors.append(&mut errors);
     }
 
     /// Refuses rows of metrics that their mode does not declare: they would be on the page and in no documentation.
     pub fn refuse_undeclared(&mut self, declared: &[&'static Metric]) {
         let mut errors = Vec::new();
-        self.rows.retain(|row| {
-            let known = declared.iter().any(|metric| std::ptr::eq(*metric, row.metric));
+        let mut known = |metric: &'static Metric| {
+            let known = declared.iter().any(|declared| std::ptr::eq(*declared, metric));
             if !known {
-                errors.push(Error::malformed(format!("{}: not declared by its mode", row.metric.name)));
+                errors.push(Error::malformed(format!("{}: not declared by its mode", metric.name)));
             }
             known
-        });
+        };
+        self.rows.retain(|row| known(row.metric));
+        self.distributions.retain(|row| known(row.metric));
         self.errors.append(&mut errors);
     }
+}
+
+fn label_values(metric: &Metric, labels: &[&str]) -> Box<[Box<str>]> {
+    assert_eq!(labels.len(), metric.labels.len(), "{}: wrong number of label values", metric.name);
+    labels.iter().map(|&value| value.into()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    static SECONDS: Metric = Metric::histogram("headroom_x_seconds", Unit::Seconds, &["a"], "x");
+
+    #[test]
+    fn a_bound_belongs_to_its_bucket() {
+        let mut histogram = Histogram::new(&[0.5, 1.0]);
+        for value in [0.0, 0.5, 0.75, 1.0, 1.5, 100.0] {
+            histogram.observe(value);
+        }
+        assert_eq!(histogram.buckets().collect::<Vec<_>>(), [(0.5, 2), (1.0, 2), (f64::INFINITY, 2)]);
+        assert_eq!((histogram.count(), histogram.sum()), (6, 103.75));
+    }
+
+    #[test]
+    fn duplicate_and_undeclared_histograms_are_refused() {
+        let mut samples = Samples::new();
+        samples.distribution(&SECONDS, &["1"], Histogram::new(&[1.0]));
+        samples.distribution(&SECONDS, &["1"], Histogram::new(&[1.0]));
+        samples.refuse_duplicates();
+        assert_eq!((samples.distributions().len(), samples.errors().len()), (1, 1));
+        samples.refuse_undeclared(&[&BYTES]);
+        assert_eq!((samples.distributions().len(), samples.errors().len()), (0, 2));
+    }
 
     static BYTES: Metric = Metric::gauge("headroom_x_bytes", Unit::Bytes, &["a"], "x");
 

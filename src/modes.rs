@@ -9,7 +9,10 @@ pub mod eviction;
 pub mod kmem;
 pub mod open_files;
 
-use crate::error::Result;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
 use crate::host::{Deadline, Host};
 use crate::metric::{Metric, Samples};
 use crate::runtime::Runtime;
@@ -34,7 +37,30 @@ pub trait Collector: Send + Sync {
     /// [`crate::error::Reason::Absent`] means that this machine has no such thing at all: outcome `not_applicable`. Any other error
     /// means that nothing could be read: outcome `failed`. A partial result is `Ok` with [`Samples::fail`].
     fn collect(&self, context: Context<'_>) -> Result<Samples>;
+
+    /// What of this mode works between scrapes. It shares its instruments with the collector, which shows them.
+    fn probes(&self) -> Vec<Arc<dyn Probe>> {
+        Vec::new()
+    }
 }
+
+/// Works in the background on its own clock, where a scrape would be too late or too seldom: it tries something itself and
+/// records each event in counters and histograms that live as long as the exporter.
+///
+/// [`crate::background`] runs it and starts it anew should it panic.
+pub trait Probe: Send + Sync {
+    /// What it does, for the log.
+    fn name(&self) -> &'static str;
+
+    /// The work: for ever, or until there is nothing to do on this machine. Dropped at shutdown, wherever it is.
+    fn run(self: Arc<Self>, host: Arc<Host>) -> Work;
+
+    /// Told of a panic of [`Probe::run`], so that the next scrape shows it.
+    fn panicked(&self, error: Error);
+}
+
+/// What a probe does.
+pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// One failure mode: everything that names it, in one place.
 #[derive(Debug)]

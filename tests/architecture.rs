@@ -11,6 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kubelet", &["host", "error"]),
     ("runtime", &["kubelet", "host", "error"]),
     ("modes", &["runtime", "kubelet", "host", "metric", "error"]),
+    ("background", &["modes", "host", "error"]),
     ("scrape", &["modes", "host", "metric", "error"]),
     ("exposition", &["metric"]),
     ("about", &["metric"]),

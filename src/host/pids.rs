@@ -67,12 +67,16 @@ impl Pids {
     /// # Errors
     /// The operating system's; gone if it exited.
     pub fn cmdline(&self, pid: u32) -> Result<Vec<String>> {
-        let bytes = self.read(pid, "cmdline", LONGEST_CMDLINE)?;
-        let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
-        if bytes.is_empty() {
-            return Ok(Vec::new());
-        }
-        Ok(bytes.split(|&byte| byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect())
+        self.read(pid, "cmdline", LONGEST_CMDLINE).map(|bytes| strings(&bytes))
+    }
+
+    /// The environment that it was started with, `NAME=value` each: `/proc/PID/environ`. What a program sets for itself later is
+    /// not in it.
+    ///
+    /// # Errors
+    /// The operating system's; denied without `CAP_SYS_PTRACE` if it is another user's; gone if it exited.
+    pub fn environ(&self, pid: u32) -> Result<Vec<String>> {
+        self.read(pid, "environ", LONGEST_CMDLINE).map(|bytes| strings(&bytes))
     }
 
     /// Its parent: the fourth field of `/proc/PID/stat`, counted from behind the name, which may hold anything.
@@ -130,6 +134,15 @@ impl Pids {
     }
 }
 
+/// Strings that a zero byte ends, each.
+fn strings(bytes: &[u8]) -> Vec<String> {
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+    if bytes.is_empty() {
+        return Vec::new();
+    }
+    bytes.split(|&byte| byte == 0).map(|string| String::from_utf8_lossy(string).into_owned()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,6 +156,8 @@ mod tests {
         assert!(pids.list().unwrap().binary_search(&me).is_ok());
         assert_eq!(pids.cmdline(me).unwrap(), std::env::args().collect::<Vec<_>>());
         assert_eq!(pids.parent(me).unwrap(), std::os::unix::process::parent_id());
+        let path = std::env::var("PATH").unwrap();
+        assert!(pids.environ(me).unwrap().contains(&format!("PATH={path}")));
         assert_eq!(pids.cwd(me).unwrap(), std::env::current_dir().unwrap());
         assert_eq!(pids.started(me).unwrap(), procfs::process::Process::myself().unwrap().stat().unwrap().starttime);
     }
