@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser as _};
@@ -13,6 +14,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
 use crate::host::Roots;
 use crate::http::ListenAddress;
 use crate::kubelet::configz;
+use crate::kubelet::sources::Overrides;
 use crate::modes::{self, MODES, Mode};
 use crate::{about, http};
 
@@ -113,6 +115,9 @@ struct Kubelet {
     /// The kubelet's drop-in directory [default: what the running kubelet was started with]
     #[arg(long = "kubelet.config-dir", value_name = "DIR")]
     config_dir: Option<PathBuf>,
+    /// The kubelet's own kubeconfig, which names the apiserver that it talks to; only its server is read [default: what the running kubelet was started with]
+    #[arg(long = "kubelet.kubeconfig", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
     /// The kubelet's API, whose /configz tells what it really runs with: https://HOST:PORT, or off [default: https://127.0.0.1:10250 in a pod with a service-account token, else off]
     #[arg(long = "kubelet.url", value_name = "URL", value_parser = kubelet_url)]
     url: Option<configz::Ask>,
@@ -326,15 +331,19 @@ impl Config {
         let matches = command().try_get_matches_from(arguments)?;
         let flags = Flags::from_arg_matches(&matches)?;
         let settings = modes::Settings {
+            kubelet: Overrides {
+                config: flags.kubelet.config,
+                config_dir: flags.kubelet.config_dir,
+                root_dir: flags.kubelet.root_dir,
+                kubeconfig: flags.kubelet.kubeconfig,
+            },
+            finder: Arc::default(),
             cgroup_leak: modes::cgroup_leak::Settings {
                 orphan_grace: flags.cgroup_leak.orphan_grace,
                 max_directories: flags.cgroup_leak.max_directories,
                 v1_hierarchies: flags.cgroup_leak.v1_hierarchies,
             },
             eviction: modes::eviction::Settings {
-                kubelet_config: flags.kubelet.config,
-                kubelet_config_dir: flags.kubelet.config_dir,
-                kubelet_root_dir: flags.kubelet.root_dir,
                 configz: configz::Settings {
                     ask: flags.kubelet.url.unwrap_or(configz::Ask::IfToken),
                     token_file: flags.kubelet.token_file,

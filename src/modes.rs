@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::host::{Deadline, Host};
+use crate::kubelet::process::Finder;
+use crate::kubelet::sources::Overrides;
 use crate::metric::{Metric, Samples};
 use crate::runtime::Runtime;
 
@@ -78,6 +80,10 @@ pub struct Mode {
 /// The settings of every mode, as `config` hands them down.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
+    /// Paths in place of the kubelet's own.
+    pub kubelet: Overrides,
+    /// Where the kubelet's process is; one memory for all modes, so that they look for it once.
+    pub finder: Arc<Finder>,
     /// Of [`cgroup_leak`].
     pub cgroup_leak: cgroup_leak::Settings,
     /// Of [`eviction`].

@@ -107,7 +107,7 @@ impl Machine {
     }
 
     fn collector(&self, configz: Settings) -> Box<dyn modes::Collector> {
-        let eviction = eviction::Settings { configz, ..eviction::Settings::default() };
+        let eviction = eviction::Settings { configz };
         (eviction::MODE.build)(&modes::Settings { eviction, ..modes::Settings::default() })
     }
 

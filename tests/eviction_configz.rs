@@ -28,12 +28,12 @@ const PIDS: u64 = 30_000;
 /// A machine made of files, with one disk, on which a kubelet runs or not.
 struct Machine {
     dir: tempfile::TempDir,
-    settings: eviction::Settings,
+    settings: Overrides,
 }
 
 impl Machine {
     fn new() -> Self {
-        let machine = Machine { dir: tempfile::tempdir().unwrap(), settings: eviction::Settings::default() };
+        let machine = Machine { dir: tempfile::tempdir().unwrap(), settings: Overrides::default() };
         machine.write("proc/meminfo", &format!("MemTotal: {} kB\nMemAvailable: {} kB\n", MEMORY / 1024, MEMORY / 4096));
         machine.write("proc/loadavg", "0.26 0.47 0.58 2/309 12826\n");
         machine.write("proc/sys/kernel/pid_max", "4194304\n");
@@ -76,7 +76,7 @@ impl Machine {
     }
 
     fn collect(&self) -> Samples {
-        let settings = modes::Settings { eviction: self.settings.clone(), ..modes::Settings::default() };
+        let settings = modes::Settings { kubelet: self.settings.clone(), ..modes::Settings::default() };
         let host = self.host();
         let mut samples = (eviction::MODE.build)(&settings).collect(Context { host: &host, deadline: soon() }).unwrap();
         samples.refuse_duplicates();
@@ -87,12 +87,7 @@ impl Machine {
     fn configuration(&self) -> headroom::error::Result<headroom::kubelet::configuration::Configuration> {
         let host = self.host();
         let found = Finder::default().find(&host, soon())?;
-        let overrides = Overrides {
-            config: self.settings.kubelet_config.clone(),
-            config_dir: self.settings.kubelet_config_dir.clone(),
-            root_dir: None,
-        };
-        let told = Sources::of(&host, found.kubelet.as_ref(), &overrides).read(soon())?;
+        let told = Sources::of(&host, found.kubelet.as_ref(), &self.settings).read(soon())?;
         let configuration = told.effective()?;
         Thresholds::parse(&configuration)?;
         Ok(configuration)
@@ -712,7 +707,7 @@ fn without_a_kubelet_its_defaults_and_they_say_so() {
 fn our_file_without_a_kubelet() {
     let mut machine = Machine::new();
     machine.write("root/k.yaml", &format!("{HEAD}evictionHard: {{pid.available: 5%}}"));
-    machine.settings.kubelet_config = Some("/k.yaml".into());
+    machine.settings.config = Some("/k.yaml".into());
     let samples = machine.collect();
     assert_eq!(sources(&samples), ["file /k.yaml"]);
     assert_eq!(thresholds(&samples), expected(&pairs("pid.available=5%"), &Pairs::new(), true));
@@ -722,7 +717,7 @@ fn our_file_without_a_kubelet() {
 fn our_file_in_place_of_the_kubelets() {
     let mut machine = machine(Some(""), Some(&[("1.conf", "evictionHard: {pid.available: 5%}")]), &[]);
     machine.write("root/k.yaml", &format!("{HEAD}evictionHard: {{memory.available: 1Gi}}"));
-    machine.settings.kubelet_config = Some("/k.yaml".into());
+    machine.settings.config = Some("/k.yaml".into());
     let samples = machine.collect();
     let hard = pairs("memory.available=1Gi pid.available=5%");
     assert_eq!(thresholds(&samples), expected(&hard, &Pairs::new(), true), "its drop-ins still count");

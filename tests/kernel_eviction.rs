@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use headroom::host::{Deadline, Host, Roots};
+use headroom::kubelet::sources::Overrides;
 use headroom::metric::Samples;
 use headroom::modes::eviction::{
     self, AVAILABLE_BYTES, AVAILABLE_INODES, AVAILABLE_PIDS, CAPACITY_BYTES, CAPACITY_INODES, CAPACITY_PIDS,
@@ -86,8 +87,8 @@ fn statvfs(path: &Path) -> [f64; 5] {
     numbers.try_into().unwrap()
 }
 
-fn collect(settings: &eviction::Settings) -> Samples {
-    let settings = modes::Settings { eviction: settings.clone(), ..modes::Settings::default() };
+fn collect(kubelet: &Overrides) -> Samples {
+    let settings = modes::Settings { kubelet: kubelet.clone(), ..modes::Settings::default() };
     let host = Host::new(Roots::default());
     let deadline = Deadline::after(Duration::from_secs(20));
     let mut samples = (eviction::MODE.build)(&settings).collect(Context { host: &host, deadline }).unwrap();
@@ -97,14 +98,10 @@ fn collect(settings: &eviction::Settings) -> Samples {
 }
 
 /// nodefs at `path`, with the kubelet's default thresholds for it.
-fn nodefs(path: &Path, config: &Path) -> eviction::Settings {
+fn nodefs(path: &Path, config: &Path) -> Overrides {
     let text = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
     std::fs::write(config, text).unwrap();
-    eviction::Settings {
-        kubelet_root_dir: Some(path.into()),
-        kubelet_config: Some(config.into()),
-        ..eviction::Settings::default()
-    }
+    Overrides { root_dir: Some(path.into()), config: Some(config.into()), ..Overrides::default() }
 }
 
 /// Checks every figure of nodefs against the witnesses; returns (bytes, inodes) of headroom as ratios.
@@ -224,7 +221,7 @@ fn memory_and_pids_by_shell_arithmetic() {
     let Some((total, before)) = witness() else {
         return common::say_skip(format_args!("this kernel has no memory cgroup"));
     };
-    let samples = collect(&eviction::Settings::default());
+    let samples = collect(&Overrides::default());
     let (_, after) = witness().unwrap();
     // Other programs allocate and free between our reading and the shell's: a build on the same machine moves some 100 MB.
     let slack = 512.0 * 1024.0 * 1024.0;
@@ -276,7 +273,7 @@ fn programs(names: &[&str]) -> tempfile::TempDir {
 
 /// False, and a word about it, if something on this machine is a kubelet already.
 fn no_kubelet_here() -> bool {
-    let samples = collect(&eviction::Settings::default());
+    let samples = collect(&Overrides::default());
     let none = samples.value(&CONFIG_INFO, &["default", ""]).is_some();
     if !none {
         common::say_skip(format_args!("a kubelet runs on this machine"));
@@ -288,8 +285,8 @@ const CONFIG: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletCo
     evictionHard: {memory.available: 321Mi}\n";
 
 /// These stand-ins do not make themselves a /var/lib/kubelet, as a kubelet does.
-fn on_root() -> eviction::Settings {
-    eviction::Settings { kubelet_root_dir: Some("/".into()), ..eviction::Settings::default() }
+fn on_root() -> Overrides {
+    Overrides { root_dir: Some("/".into()), ..Overrides::default() }
 }
 
 fn hard_memory(samples: &Samples) -> Option<f64> {
@@ -302,7 +299,7 @@ fn a_running_kubelet_is_found_with_its_files() {
     if !no_kubelet_here() {
         return;
     }
-    assert_eq!(hard_memory(&collect(&eviction::Settings::default())), Some(100.0 * 1_048_576.0), "its default");
+    assert_eq!(hard_memory(&collect(&Overrides::default())), Some(100.0 * 1_048_576.0), "its default");
     let dir = programs(&["kubelet", "etcd"]);
     std::fs::write(dir.path().join("k.yaml"), CONFIG).unwrap();
     let root = dir.path().join("root");
@@ -311,7 +308,7 @@ fn a_running_kubelet_is_found_with_its_files() {
     let mut command = Command::new(dir.path().join("kubelet"));
     command.current_dir(dir.path()).args(["--config=k.yaml", "--image-gc-high-threshold=91", "--root-dir"]).arg(&root);
     let kubelet = start(&mut command, "kubelet");
-    let samples = collect(&eviction::Settings::default());
+    let samples = collect(&Overrides::default());
     assert_eq!(hard_memory(&samples), Some(321.0 * 1_048_576.0));
     let path = dir.path().join("k.yaml").display().to_string();
     assert_eq!(samples.value(&CONFIG_INFO, &["file", &path]), Some(1.0));
@@ -320,12 +317,12 @@ fn a_running_kubelet_is_found_with_its_files() {
     assert_eq!(samples.value(&CAPACITY_BYTES, &["nodefs.available"]), Some(statvfs(&root)[0]));
     if samples.value(&CONTROL_PLANE, &[]) == Some(0.0) {
         let _etcd = start(&mut Command::new(dir.path().join("etcd")), "etcd");
-        assert_eq!(collect(&eviction::Settings::default()).value(&CONTROL_PLANE, &[]), Some(1.0));
+        assert_eq!(collect(&Overrides::default()).value(&CONTROL_PLANE, &[]), Some(1.0));
     } else {
         common::say_skip(format_args!("a control plane runs on this machine"));
     }
     drop(kubelet);
-    let samples = collect(&eviction::Settings::default());
+    let samples = collect(&Overrides::default());
     assert_eq!(samples.value(&CONFIG_INFO, &["default", ""]), Some(1.0));
 }
 

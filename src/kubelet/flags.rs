@@ -1,4 +1,4 @@
-//! The kubelet's command line: those of its flags that decide about eviction.
+//! The kubelet's command line: those of its flags that decide about eviction, and which apiserver and node it is about.
 //!
 //! Flags are parsed as pflag does it for the kubelet: `--a=b` or `--a b`, underscores as good as dashes
 //! (component-base `cli/flag/flags.go`, `WordSepNormalizeFunc`), the last of a repeated scalar wins, maps and lists
@@ -19,6 +19,10 @@ pub struct Flags {
     pub config_dir: Option<PathBuf>,
     /// `--root-dir`
     pub root_dir: Option<PathBuf>,
+    /// `--kubeconfig`
+    pub kubeconfig: Option<PathBuf>,
+    /// `--hostname-override`
+    pub hostname_override: Option<String>,
     /// `--cgroup-root`
     pub cgroup_root: Option<String>,
     /// `--container-runtime-endpoint`
@@ -92,6 +96,8 @@ impl Flags {
             "config" => self.config = text().map(PathBuf::from),
             "config-dir" => self.config_dir = text().map(PathBuf::from),
             "root-dir" => self.root_dir = text().map(PathBuf::from),
+            "kubeconfig" => self.kubeconfig = text().map(PathBuf::from),
+            "hostname-override" => self.hostname_override = text(),
             "cgroup-root" => self.cgroup_root = text(),
             "container-runtime-endpoint" => self.runtime_endpoint = text(),
             "eviction-hard" => pairs(&mut self.eviction_hard, value, '<')?,
@@ -113,10 +119,12 @@ impl Flags {
 }
 
 /// The flags that take a value and are of interest.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 14] = [
     "config",
     "config-dir",
     "root-dir",
+    "kubeconfig",
+    "hostname-override",
     "cgroup-root",
     "container-runtime-endpoint",
     "eviction-hard",

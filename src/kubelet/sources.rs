@@ -25,6 +25,8 @@ pub struct Overrides {
     pub config_dir: Option<PathBuf>,
     /// In place of `--root-dir`.
     pub root_dir: Option<PathBuf>,
+    /// In place of `--kubeconfig`.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// Where the kubelet keeps its files unless it is told otherwise.
@@ -63,6 +65,28 @@ impl<'a> Sources<'a> {
         }
     }
 
+    /// The name of its node: `--hostname-override`, else the machine's name, in lower case (`pkg/util/node.GetHostname`). A kubelet
+    /// with an in-tree cloud provider may have asked that for another.
+    ///
+    /// # Errors
+    /// If the machine's name cannot be read.
+    pub fn node_name(&self) -> Result<String> {
+        let given = self.flags.as_ref().and_then(|flags| flags.hostname_override.clone());
+        let name = given.map_or_else(|| self.host.read(self.host.proc("sys/kernel/hostname")), Ok)?;
+        Ok(name.trim().to_lowercase())
+    }
+
+    /// Its kubeconfig; `None` if it was told of none: a standalone kubelet.
+    ///
+    /// # Errors
+    /// Denied if we may not read it; malformed if it is not there.
+    pub fn kubeconfig(&self) -> Result<Option<Text>> {
+        let theirs = self.flags.as_ref().and_then(|flags| flags.kubeconfig.as_ref());
+        let Some(path) = self.named(self.overrides.kubeconfig.as_ref(), theirs, &KUBECONFIG)? else { return Ok(None) };
+        let text = self.in_either_tree(|tree| tree.read(&path)).map_err(|error| explain(error, &KUBECONFIG))?;
+        Ok(Some(Text { path, text }))
+    }
+
     /// Reads the files.
     ///
     /// # Errors
@@ -71,36 +95,26 @@ impl<'a> Sources<'a> {
     pub fn read(&self, deadline: Deadline) -> Result<Told> {
         let flag = |of: fn(&Flags) -> Option<&PathBuf>| self.flags.as_ref().and_then(of);
         let mut told = Told { flags: self.flags.clone(), ..Told::default() };
-        if let Some((path, option)) =
-            self.named(self.overrides.config.as_ref(), flag(|flags| flags.config.as_ref()), "--kubelet.config")?
-        {
-            let text = self.in_either_tree(|tree| tree.read(&path)).map_err(|error| explain(error, option))?;
+        let config = self.named(self.overrides.config.as_ref(), flag(|flags| flags.config.as_ref()), &CONFIG)?;
+        if let Some(path) = config {
+            let text = self.in_either_tree(|tree| tree.read(&path)).map_err(|error| explain(error, &CONFIG))?;
             told.file = Some(Text { path, text });
         }
-        if let Some((path, option)) = self.named(
-            self.overrides.config_dir.as_ref(),
-            flag(|flags| flags.config_dir.as_ref()),
-            "--kubelet.config-dir",
-        )? {
+        let dir = flag(|flags| flags.config_dir.as_ref());
+        if let Some(path) = self.named(self.overrides.config_dir.as_ref(), dir, &CONFIG_DIR)? {
             let dropins = self.in_either_tree(|tree| dropins(tree, &path, deadline));
-            told.dropins = Some(dropins.map_err(|error| explain(error, option))?);
+            told.dropins = Some(dropins.map_err(|error| explain(error, &CONFIG_DIR))?);
         }
         Ok(told)
     }
 
-    /// The path that counts, and the option of ours that could name another.
-    fn named(
-        &self,
-        ours: Option<&PathBuf>,
-        theirs: Option<&PathBuf>,
-        option: &'static str,
-    ) -> Result<Option<(PathBuf, &'static str)>> {
-        let path = match (ours, theirs) {
-            (Some(ours), _) => Some(ours.clone()),
-            (None, Some(theirs)) => Some(self.absolute(theirs).map_err(|error| explain(error, option))?),
-            (None, None) => None,
-        };
-        Ok(path.map(|path| (path, option)))
+    /// The path that counts: ours before theirs.
+    fn named(&self, ours: Option<&PathBuf>, theirs: Option<&PathBuf>, what: &File) -> Result<Option<PathBuf>> {
+        match (ours, theirs) {
+            (Some(ours), _) => Ok(Some(ours.clone())),
+            (None, Some(theirs)) => self.absolute(theirs).map(Some).map_err(|error| explain(error, what)),
+            (None, None) => Ok(None),
+        }
     }
 
     /// A path on the command line is relative to where the kubelet was started.
@@ -124,14 +138,30 @@ impl<'a> Sources<'a> {
 }
 
 /// A file that was named and is not there is not "this machine has no such thing".
-fn explain(error: Error, option: &str) -> Error {
+fn explain(error: Error, what: &File) -> Error {
     let reason = if error.is_gone() { Reason::Malformed } else { error.reason() };
-    Error::new(
-        reason,
-        format!(
-            "kubelet configuration: {error}; eviction thresholds are unknown until it can be read, or {option} names another"
-        ),
-    )
+    let File { name, unknown, option } = what;
+    Error::new(reason, format!("{name}: {error}; {unknown} until it can be read, or {option} names another"))
+}
+
+/// A file of the kubelet's, for those who must do something about it.
+struct File {
+    name: &'static str,
+    /// What is not known without it.
+    unknown: &'static str,
+    /// The option of ours that could name another.
+    option: &'static str,
+}
+
+const CONFIG: File = File::configuration("--kubelet.config");
+const CONFIG_DIR: File = File::configuration("--kubelet.config-dir");
+const KUBECONFIG: File =
+    File { name: "the kubelet's kubeconfig", unknown: "its apiserver is unknown", option: "--kubelet.kubeconfig" };
+
+impl File {
+    const fn configuration(option: &'static str) -> Self {
+        File { name: "kubelet configuration", unknown: "eviction thresholds are unknown", option }
+    }
 }
 
 /// The files of a `--config-dir` as `filepath.WalkDir` meets them: by name, folders in their place, only `*.conf`.
@@ -284,8 +314,28 @@ mod tests {
 
     #[test]
     fn what_we_may_not_read_is_denied() {
-        let denied = explain(Error::new(Reason::Denied, "/etc/k.yaml: Permission denied"), "--kubelet.config");
+        let denied = explain(Error::new(Reason::Denied, "/etc/k.yaml: Permission denied"), &CONFIG);
         assert_eq!(denied.reason(), Reason::Denied);
+    }
+
+    #[test]
+    fn its_kubeconfig_and_its_name() {
+        let machine = Machine::new(&[("root/k/kubelet.conf", "server: x"), ("proc/sys/kernel/hostname", "Node-1\n")]);
+        machine.link("/k", "proc/7/cwd");
+        let of = |flags: &[&str]| {
+            let kubelet = Kubelet { pid: 7, arguments: flags.iter().map(|&flag| flag.to_owned()).collect() };
+            let overrides = Overrides::default();
+            let sources = Sources::of(&machine.host, Some(&kubelet), &overrides);
+            (sources.kubeconfig(), sources.node_name().unwrap())
+        };
+        let (kubeconfig, name) = of(&["--kubeconfig=kubelet.conf"]);
+        let path = PathBuf::from("/k/kubelet.conf");
+        assert_eq!((kubeconfig.unwrap(), &*name), (Some(Text { path, text: "server: x".into() }), "node-1"));
+        let (kubeconfig, name) = of(&["--hostname-override= Other "]);
+        assert_eq!((kubeconfig.unwrap(), &*name), (None, "other"), "a standalone kubelet");
+        let error = of(&["--kubeconfig=/none"]).0.unwrap_err();
+        assert_eq!(error.reason(), Reason::Malformed);
+        assert!(error.to_string().contains("/none") && error.to_string().contains("--kubelet.kubeconfig"), "{error}");
     }
 
     #[test]

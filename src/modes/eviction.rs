@@ -32,27 +32,21 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::{Collector, Context, Mode};
 use crate::error::{Error, Result};
 use crate::kubelet::configz::{self, Configz};
 use crate::kubelet::process::Finder;
+use crate::kubelet::sources::Overrides;
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::Runtime;
 pub use read::Snapshot;
 
-/// Where the kubelet's configuration is, if its own command line does not tell or is not to count. Paths as the observed
-/// machine calls them.
+/// Settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// In place of the kubelet's `--config`.
-    pub kubelet_config: Option<PathBuf>,
-    /// In place of the kubelet's `--config-dir`.
-    pub kubelet_config_dir: Option<PathBuf>,
-    /// In place of the kubelet's `--root-dir`.
-    pub kubelet_root_dir: Option<PathBuf>,
-    /// How the kubelet itself is asked, before all of these.
+    /// How the kubelet itself is asked, before its files and flags.
     pub configz: configz::Settings,
 }
 
@@ -85,9 +79,9 @@ pub static MODE: Mode = Mode {
     ],
     build: |settings| {
         Box::new(Eviction {
-            settings: settings.eviction.clone(),
+            overrides: settings.kubelet.clone(),
             runtime: settings.runtime.clone(),
-            finder: Finder::default(),
+            finder: Arc::clone(&settings.finder),
             configz: Configz::new(settings.eviction.configz.clone()),
         })
     },
@@ -260,16 +254,16 @@ pub static CONTROL_PLANE: Metric = Metric::gauge(
 );
 
 struct Eviction {
-    settings: Settings,
+    overrides: Overrides,
     runtime: Runtime,
-    finder: Finder,
+    finder: Arc<Finder>,
     configz: Configz,
 }
 
 impl Collector for Eviction {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
-        let Eviction { settings, runtime, finder, configz } = self;
-        let snapshot = Snapshot::read(context.host, settings, finder, configz, runtime, context.deadline);
+        let Eviction { overrides, runtime, finder, configz } = self;
+        let snapshot = Snapshot::read(context.host, overrides, finder, configz, runtime, context.deadline);
         if snapshot.is_empty() {
             return Err(Error::absent("no memory, pid or file-system figures to be read on this machine"));
         }

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Settings;
 use crate::error::{Error, Reason, Result};
 use crate::host::filesystem::Filesystem;
 use crate::host::{Deadline, Host, text};
@@ -58,7 +57,7 @@ impl Snapshot {
     /// Reads it all. What cannot be read is `None`, with an error unless the kernel merely has no such file.
     pub fn read(
         host: &Host,
-        settings: &Settings,
+        overrides: &Overrides,
         finder: &Finder,
         configz: &Configz,
         runtime: &Runtime,
@@ -66,11 +65,6 @@ impl Snapshot {
     ) -> Self {
         let mut snapshot = Snapshot::default();
         let mut statfs = Statfs { host, deadline, hung: false, asked: Vec::new() };
-        let overrides = Overrides {
-            config: settings.kubelet_config.clone(),
-            config_dir: settings.kubelet_config_dir.clone(),
-            root_dir: settings.kubelet_root_dir.clone(),
-        };
         snapshot.read_memory(host);
         snapshot.read_pids(host);
 
@@ -79,7 +73,7 @@ impl Snapshot {
         let found = snapshot.ok(found);
         snapshot.control_plane = found.as_ref().map(|found| found.control_plane);
         let kubelet = found.as_ref().and_then(|found| found.kubelet.as_ref());
-        let sources = Sources::of(host, kubelet, &overrides);
+        let sources = Sources::of(host, kubelet, overrides);
         let answer = configz.ask(host, kubelet, sources.flags(), deadline);
         // Whoever did not answer us is a kubelet with thresholds of its own: the defaults would be a guess.
         let known =
@@ -97,7 +91,7 @@ impl Snapshot {
             snapshot.allocatable = snapshot.ok(pods).flatten();
         }
 
-        let told_root = settings.kubelet_root_dir.is_some() || kubelet.is_some();
+        let told_root = overrides.root_dir.is_some() || kubelet.is_some();
         if told_root || found.is_some() {
             let root = sources.root_dir().and_then(|dir| statfs.of_root_dir(&dir, told_root));
             snapshot.nodefs = snapshot.ok(root);

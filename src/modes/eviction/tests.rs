@@ -131,7 +131,7 @@ fn a_socket_that_was_never_there_is_no_failure_and_one_that_was_is() {
                   unix:///run/containerd/other.sock\n";
     node.write("root/k.yaml", config);
     let settings = crate::modes::Settings {
-        eviction: Settings { kubelet_config: Some("/k.yaml".into()), ..Settings::default() },
+        kubelet: Overrides { config: Some("/k.yaml".into()), ..Overrides::default() },
         runtime: Runtime::new(crate::runtime::Settings { fresh: std::time::Duration::ZERO, ..Default::default() }),
         ..Default::default()
     };
