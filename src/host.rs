@@ -12,6 +12,7 @@ mod guard;
 pub mod pids;
 pub mod process;
 mod read;
+pub mod sockets;
 pub mod text;
 pub mod tree;
 
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use filesystem::{Filesystem, Filesystems};
+use sockets::Sockets;
 
 /// When an answer must be there.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +97,7 @@ impl Default for Roots {
 pub struct Host {
     roots: Roots,
     filesystems: Filesystems,
+    sockets: Sockets,
 }
 
 impl fmt::Debug for Host {
@@ -106,14 +109,15 @@ impl fmt::Debug for Host {
 impl Host {
     /// A machine with its file systems at these roots.
     pub fn new(roots: Roots) -> Self {
-        Host { roots, filesystems: Filesystems::live() }
+        Host { roots, filesystems: Filesystems::live(), sockets: Sockets::live() }
     }
 
     /// A machine whose `statfs` answers were recorded: what a test on recorded files uses, since a folder of fixtures has
     /// the sizes of the disk it lies on. `recorded` maps a path on the observed machine to its file system; a path that is
-    /// not listed is on the file system of its nearest listed parent.
+    /// not listed is on the file system of its nearest listed parent. The kernel is not asked for sockets either; see
+    /// [`Host::with_sockets`].
     pub fn recorded(roots: Roots, recorded: Vec<(PathBuf, Filesystem)>) -> Self {
-        Host { roots, filesystems: Filesystems::recorded(recorded) }
+        Host { roots, filesystems: Filesystems::recorded(recorded), sockets: Sockets::default() }
     }
 
     /// Where this machine's file systems are mounted.

@@ -217,7 +217,11 @@ impl Processes {
         Ok(sweep)
     }
 
-    fn pids(&self) -> Result<Vec<u32>> {
+    /// The processes that are there now, in ascending order.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn pids(&self) -> Result<Vec<u32>> {
         let os = |errno: Errno| Error::os(self.path.display(), &errno.into());
         rustix::fs::seek(&self.dir, SeekFrom::Start(0)).map_err(os)?;
         let mut buffer = Vec::with_capacity(32 << 10);
@@ -265,6 +269,14 @@ impl Processes {
         let mut path = [0; 32];
         open_fds(&self.dir, in_process(&mut path, pid, format_args!("fd")), self.sized)
             .map_err(|errno| self.error(pid, "fd", errno))
+    }
+
+    /// How many fds a process has, whoever owns it; `None` if it is gone or this procfs does not count (Linux < 6.2).
+    pub fn size_of_fds(&self, pid: u32) -> Option<u64> {
+        let mut path = [0; 32];
+        let path = in_process(&mut path, pid, format_args!("fd"));
+        let stat = self.sized.then(|| rustix::fs::statat(&self.dir, path, AtFlags::empty()))?;
+        stat.ok()?.st_size.try_into().ok()
     }
 
     /// What fd number `fd` of process `pid` is now; `None` if it is closed or the process is gone.

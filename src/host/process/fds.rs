@@ -5,9 +5,10 @@ use std::mem::MaybeUninit;
 use rustix::fd::OwnedFd;
 use rustix::fs::{RawDir, SeekFrom};
 use rustix::io::Result;
+use rustix::path::DecInt;
 
-use super::is_gone;
-use super::parse::decimal;
+use super::parse::{Comm, decimal};
+use super::{head, is_gone};
 
 macro_rules! kinds {
     ($($(#[$doc:meta])+ $kind:ident = $label:literal,)+) => {
@@ -118,6 +119,11 @@ impl Kind {
     }
 }
 
+/// The inode number in the text of a socket's link: `socket:[16903]`.
+pub fn socket_inode(link: &[u8]) -> Option<u32> {
+    decimal(link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?)?.try_into().ok()
+}
+
 /// How many fds of one process are of each kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kinds {
@@ -172,6 +178,18 @@ impl Fds {
     /// # Errors
     /// `EACCES` without `CAP_SYS_PTRACE` for a process of another user or with more capabilities than ours.
     pub fn examine(&self, from: Option<u64>, most: usize, mut visit: impl FnMut(u32, Kind)) -> Result<Examined> {
+        self.links(from, most, |fd, link| {
+            visit(fd, Kind::of(link));
+            true
+        })
+    }
+
+    /// As [`Fds::examine`], with the text of each link, cut to 64 bytes, until `visit` returns false. It has then come as far as
+    /// the budget.
+    ///
+    /// # Errors
+    /// As [`Fds::examine`].
+    pub fn links(&self, from: Option<u64>, most: usize, mut visit: impl FnMut(u32, &[u8]) -> bool) -> Result<Examined> {
         rustix::fs::seek(&self.dir, SeekFrom::Start(from.unwrap_or(0)))?;
         let mut looked_at = 0;
         let mut next = from;
@@ -188,12 +206,36 @@ impl Fds {
             // Longer than any name of a kind; the kernel cuts the rest of a path.
             let mut link = [MaybeUninit::uninit(); 64];
             match rustix::fs::readlinkat_raw(&self.dir, entry.file_name(), &mut link) {
-                Ok((link, _)) => visit(fd, Kind::of(link)),
+                Ok((link, _)) if visit(fd, link) => {}
+                Ok(_) => return Ok(Examined { looked_at, next }),
                 Err(errno) if is_gone(errno) => {}
                 Err(errno) => return Err(errno),
             }
         }
         Ok(Examined { looked_at, next: None })
+    }
+
+    /// The inode number of the socket that fd number `fd` is now; `None` if it is none, or closed.
+    ///
+    /// # Errors
+    /// As [`Fds::examine`].
+    pub fn socket(&self, fd: u32) -> Result<Option<u32>> {
+        let mut link = [MaybeUninit::uninit(); 64];
+        match rustix::fs::readlinkat_raw(&self.dir, DecInt::new(fd).as_c_str(), &mut link) {
+            Ok((link, _)) => Ok(socket_inode(link)),
+            Err(errno) if is_gone(errno) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// What the process calls itself.
+    ///
+    /// # Errors
+    /// `ENOENT` or `ESRCH` if it exited.
+    pub fn comm(&self) -> Result<Comm> {
+        // By the parent of this directory, not by number: never another process's.
+        let mut buffer = [MaybeUninit::uninit(); 64];
+        Ok(Comm::from_file(head(&self.dir, c"../comm", &mut buffer)?))
     }
 
     /// Counts the fds by kind, examining at most `most`. Returns the counts and how many were examined.
@@ -275,6 +317,16 @@ mod tests {
         ];
         for (link, kind) in cases {
             assert_eq!(Kind::of(link.as_bytes()), *kind, "{link}");
+        }
+    }
+
+    #[test]
+    fn inodes_of_sockets() {
+        assert_eq!(socket_inode(b"socket:[16903]"), Some(16_903));
+        assert_eq!(socket_inode(b"socket:[4294967295]"), Some(u32::MAX));
+        for other in ["pipe:[16903]", "socket:[]", "socket:[16903", "socket:[4294967296]", "socket:[-1]", "/socket:[1]"]
+        {
+            assert_eq!(socket_inode(other.as_bytes()), None, "{other}");
         }
     }
 

@@ -1,0 +1,104 @@
+//! The machine's sockets, asked of the kernel by `sock_diag` netlink: no file is read and no system call is made per socket.
+//!
+//! **Which ones.** A dump lists the sockets of the network namespace of the asking thread. An exporter that is not in the host's
+//! (`hostNetwork: true`) would tell its own pod's: [`Host::shares_network_namespace`] finds out.
+//!
+//! For unix sockets there is one trap more: the socket that a server accepts is made in the network namespace of the *client*
+//! (`unix_stream_connect` in net/unix/af_unix.c; tried on 6.18). A pod with a network of its own that connects to containerd's
+//! socket through a hostPath volume shows in the pod's dump, on both sides, and never in the host's.
+//!
+//! **States.** Only established connections are asked for. A connection that its process has closed goes on in FIN-WAIT-1 for
+//! minutes if the peer is dead, with inode 0 and nobody's; it is no longer the process's problem and must not look like it.
+//!
+//! **When a unix client is gone** the server's socket is still there until the server reads from it. The kernel then gives
+//! 0 for its peer, which is shown as `None`, and both directions are shut (tried on 6.18).
+//!
+//! **What one needs** (tried on 6.18 as uid 65534 without any capability): nothing for either dump, other users' sockets and all
+//! their TCP information included. [`Host::shares_network_namespace`] takes `CAP_SYS_PTRACE` for other users' processes, and
+//! [`owners`] what [`super::process`] says of reading links in fd: `CAP_DAC_READ_SEARCH` and `CAP_SYS_PTRACE`.
+//! The kernel may load its module for this (`tcp_diag`, `unix_diag`) at the first request, as it does for `ss`.
+//!
+//! **What it costs.** The kernel walks its table of established connections, whose size goes by the memory of the machine and not
+//! by the connections in it: see docs/performance.md.
+
+mod namespace;
+mod netlink;
+pub mod owners;
+mod tcp;
+mod unix;
+
+pub use namespace::NetworkNamespace;
+pub use tcp::{TcpConnection, TcpInfo};
+pub use unix::{UnixFile, UnixKind, UnixName, UnixSocket};
+
+use super::{Deadline, Host};
+use crate::error::{Error, Result};
+
+/// Where a machine's sockets are known from.
+#[derive(Clone, Debug, Default)]
+pub struct Sockets(Source);
+
+#[derive(Clone, Debug, Default)]
+enum Source {
+    /// The running kernel.
+    Kernel,
+    /// A fixed list.
+    Recorded { tcp: Vec<TcpConnection>, unix: Vec<UnixSocket> },
+    /// A machine of recorded files, of which no sockets were recorded.
+    #[default]
+    None,
+}
+
+impl Sockets {
+    /// The running kernel's.
+    pub(super) fn live() -> Self {
+        Sockets(Source::Kernel)
+    }
+
+    /// A fixed list, for a machine of recorded files.
+    pub fn recorded(tcp: Vec<TcpConnection>, unix: Vec<UnixSocket>) -> Self {
+        Sockets(Source::Recorded { tcp, unix })
+    }
+}
+
+impl Host {
+    /// The same machine with these sockets: see [`Sockets::recorded`].
+    #[must_use]
+    pub fn with_sockets(self, sockets: Sockets) -> Self {
+        Host { sockets, ..self }
+    }
+
+    /// The established TCP connections to these ports of any peer, in no particular order.
+    ///
+    /// # Errors
+    /// Absent if this kernel has no `tcp_diag`, or nothing was recorded; timeout; busy if the kernel's table would not hold still;
+    /// malformed beyond 65,536 connections.
+    pub fn tcp_connections(&self, peer_ports: &[u16], deadline: Deadline) -> Result<Vec<TcpConnection>> {
+        match &self.sockets.0 {
+            Source::Kernel => tcp::connections(peer_ports, deadline),
+            Source::Recorded { tcp, .. } => {
+                Ok(tcp.iter().filter(|connection| peer_ports.contains(&connection.peer.port())).cloned().collect())
+            }
+            Source::None => Err(none_recorded()),
+        }
+    }
+
+    /// Every unix socket, in no particular order.
+    ///
+    /// # Errors
+    /// As [`Host::tcp_connections`], with `unix_diag` and 200,000 sockets.
+    pub fn unix_sockets(&self, deadline: Deadline) -> Result<Vec<UnixSocket>> {
+        match &self.sockets.0 {
+            Source::Kernel => unix::sockets(deadline),
+            Source::Recorded { unix, .. } => Ok(unix.clone()),
+            Source::None => Err(none_recorded()),
+        }
+    }
+}
+
+fn none_recorded() -> Error {
+    Error::absent("sockets: none were recorded of this machine")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! Established TCP connections: `tcp_diag` and `struct tcp_info`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use netlink_packet_core::{Emitable as _, Parseable as _};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
+use netlink_packet_sock_diag::{AF_INET, AF_INET6, INET_DIAG_INFO, IPPROTO_TCP, TCP_ESTABLISHED};
+
+use super::netlink;
+use crate::error::{Error, Result};
+use crate::host::Deadline;
+
+/// More than this many matching connections are an error, not a list that takes our memory.
+const MOST: usize = 65_536;
+
+/// `struct inet_diag_msg` of include/uapi/linux/inet_diag.h; attributes follow.
+const RESPONSE: usize = 72;
+
+/// One established TCP connection of the network namespace that we are in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpConnection {
+    /// Our machine's side. The address of a socket that is IPv6 and talks IPv4 (v4-mapped) is shown as IPv4.
+    pub local: SocketAddr,
+    /// The other side.
+    pub peer: SocketAddr,
+    /// Of the socket's file. 0 if it has none: it was not accepted yet, or belongs to MPTCP inside the kernel.
+    pub inode: u32,
+    /// Names this socket as long as the kernel runs; an inode number may be used again.
+    pub cookie: u64,
+    /// Who opened it.
+    pub uid: u32,
+    /// Written by the process and not yet acknowledged by the peer, sent or not (`idiag_wqueue`).
+    pub send_queue_bytes: u32,
+    /// Received and not yet read by the process.
+    pub receive_queue_bytes: u32,
+    /// What TCP knows of it; `None` if the kernel told nothing.
+    pub info: Option<TcpInfo>,
+}
+
+/// `struct tcp_info` of include/uapi/linux/tcp.h, as far as it was of use. It grew at its end over the years: a field that the
+/// running kernel does not have is `None`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpInfo {
+    /// Smoothed round-trip time. It keeps its last value on a dead connection. `None` if none was measured yet (the kernel's
+    /// own mark for that is 0).
+    pub rtt: Option<Duration>,
+    /// Its mean deviation; `None` with it.
+    pub rtt_variance: Option<Duration>,
+    /// The smallest round-trip time of late; the kernel forgets it after five minutes (`tcp_min_rtt_wlen`). Linux ≥ 4.6.
+    pub min_rtt: Option<Duration>,
+    /// When the next retransmission is due, counted from the last; doubled by each.
+    pub rto: Duration,
+    /// Segments sent again in the life of this connection (`tcpi_total_retrans`); none that our own packet filter dropped.
+    pub retransmitted_segments: u32,
+    /// Segments sent and not yet acknowledged. What our own machine's packet filter drops on its way out was never sent: then
+    /// this is 0, while the send queue is not and the backoff grows (tried on 6.18).
+    pub unacked_segments: u32,
+    /// Timeouts in a row without any acknowledgement; 0 again after one.
+    pub retransmits: u8,
+    /// How often the timeout was doubled since the last acknowledgement.
+    pub backoff: u8,
+    /// Keep-alive or zero-window probes sent and not answered.
+    pub probes: u8,
+    /// Since any segment with an acknowledgement came in, be it an old one: a peer that sends its own data again, because *our*
+    /// acknowledgements are lost, keeps this young although nothing of ours arrives. [`TcpInfo::bytes_acked`] does not move then.
+    pub last_ack_received: Duration,
+    /// Since data was last sent; since the handshake if there was none.
+    pub last_data_sent: Duration,
+    /// Since data last came in; since the handshake if there was none.
+    pub last_data_received: Duration,
+    /// Acknowledged by the peer in the life of this connection. Linux ≥ 4.1.
+    pub bytes_acked: Option<u64>,
+    /// Received in the life of this connection. Linux ≥ 4.1.
+    pub bytes_received: Option<u64>,
+    /// Of the send queue, what was not even sent once. Linux ≥ 4.6.
+    pub unsent_bytes: Option<u32>,
+    /// How long data was outstanding in the life of this connection. Linux ≥ 4.10.
+    pub busy: Option<Duration>,
+}
+
+impl TcpInfo {
+    /// Reads the bytes that the kernel sent. `None` if they end before `tcpi_total_retrans`, which Linux 2.6 had already.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let number = |offset| netlink::number(bytes, offset);
+        let micros = |offset| number(offset).map(u64::from).map(Duration::from_micros);
+        let millis = |offset| number(offset).map(u64::from).map(Duration::from_millis);
+        let rtt = micros(68)?;
+        let measured = !rtt.is_zero();
+        Some(TcpInfo {
+            rtt: measured.then_some(rtt),
+            rtt_variance: micros(72).filter(|_| measured),
+            // All ones: none was measured in the window.
+            min_rtt: number(148).filter(|&micros| micros != u32::MAX).map(|us| Duration::from_micros(us.into())),
+            rto: micros(8)?,
+            retransmitted_segments: number(100)?,
+            unacked_segments: number(24)?,
+            retransmits: *bytes.get(2)?,
+            probes: *bytes.get(3)?,
+            backoff: *bytes.get(4)?,
+            last_data_sent: millis(44)?,
+            last_data_received: millis(52)?,
+            last_ack_received: millis(56)?,
+            bytes_acked: netlink::long(bytes, 120),
+            bytes_received: netlink::long(bytes, 128),
+            unsent_bytes: number(144),
+            busy: netlink::long(bytes, 168).map(Duration::from_micros),
+        })
+    }
+}
+
+/// The connections to these ports of whichever peers: one dump per family and port, filtered by the kernel.
+///
+/// `inet_diag_dump_icsk` in net/ipv4/inet_diag.c compares `idiag_dport` in a dump, too. A byte code could ask for several ports
+/// at once, but there are one or two, and an empty walk of the table takes well below a millisecond.
+pub(super) fn connections(peer_ports: &[u16], deadline: Deadline) -> Result<Vec<TcpConnection>> {
+    let mut ports = peer_ports.to_vec();
+    ports.sort_unstable();
+    ports.dedup();
+    let mut connections = Vec::new();
+    // Port 0 would be no filter at all, and no peer has it.
+    for port in ports.into_iter().filter(|&port| port != 0) {
+        for (family, name) in [(AF_INET, "IPv4"), (AF_INET6, "IPv6")] {
+            let what = format!("sock_diag: {name} connections to port {port}");
+            let most = MOST - connections.len();
+            connections.extend(netlink::dump(&what, &request(family, port), deadline, most, parse)?);
+        }
+    }
+    Ok(connections)
+}
+
+pub(super) fn request(family: u8, peer_port: u16) -> Vec<u8> {
+    let id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    let request = InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::INFO,
+        states: StateFlags::ESTABLISHED,
+        socket_id: SocketId { destination_port: peer_port, cookie: [0xff; 8], ..id },
+    };
+    let mut bytes = vec![0; request.buffer_len()];
+    request.emit(&mut bytes);
+    bytes
+}
+
+/// One reply; `None` if it is not of an established connection.
+pub(super) fn parse(payload: &[u8]) -> Result<Option<TcpConnection>> {
+    let header = InetResponseHeader::parse(payload)
+        .map_err(|error| Error::malformed(format!("sock_diag: an inet_diag_msg: {error}")))?;
+    if header.state != TCP_ESTABLISHED {
+        return Ok(None);
+    }
+    let id = &header.socket_id;
+    let address = |ip: IpAddr, port| SocketAddr::new(ip.to_canonical(), port);
+    let attributes = payload.get(RESPONSE..).unwrap_or_default();
+    let info = netlink::attributes(attributes).find(|(kind, _)| *kind == INET_DIAG_INFO);
+    Ok(Some(TcpConnection {
+        local: address(id.source_address, id.source_port),
+        peer: address(id.destination_address, id.destination_port),
+        inode: header.inode,
+        cookie: cookie(id.cookie),
+        uid: header.uid,
+        send_queue_bytes: header.send_queue,
+        receive_queue_bytes: header.recv_queue,
+        info: info.and_then(|(_, bytes)| TcpInfo::parse(bytes)),
+    }))
+}
+
+/// Two words, the low one first, each in the kernel's byte order (`sock_diag_save_cookie`).
+fn cookie(bytes: [u8; 8]) -> u64 {
+    let word = |at| u64::from(netlink::number(&bytes, at).unwrap_or(0));
+    word(4) << 32 | word(0)
+}

@@ -1,0 +1,151 @@
+//! Unix sockets: `unix_diag`.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+use netlink_packet_core::{Emitable as _, Parseable as _};
+use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest, UnixResponseHeader};
+use netlink_packet_sock_diag::{
+    TCP_LISTEN, UNIX_DIAG_NAME, UNIX_DIAG_PEER, UNIX_DIAG_RQLEN, UNIX_DIAG_SHUTDOWN, UNIX_DIAG_VFS,
+};
+
+use super::netlink;
+use crate::error::{Error, Result};
+use crate::host::Deadline;
+
+/// More than this many are an error, not a list that takes our memory.
+const MOST: usize = 200_000;
+
+/// `struct unix_diag_msg` of include/uapi/linux/unix_diag.h; attributes follow.
+const RESPONSE: usize = 16;
+
+/// How a unix socket transports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UnixKind {
+    /// `SOCK_STREAM`: what container runtimes listen on.
+    Stream,
+    /// `SOCK_DGRAM`
+    Datagram,
+    /// `SOCK_SEQPACKET`
+    SequentialPackets,
+    /// None that we know.
+    Other,
+}
+
+/// What a unix socket is bound to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UnixName {
+    /// A path, letter by letter as it was given to `bind(2)`: in the mount namespace of whoever bound it, through links such as
+    /// `/var/run`, and perhaps relative. [`UnixSocket::file`] says which file it is whatever the path.
+    Path(PathBuf),
+    /// A name in the abstract namespace, without its leading zero byte.
+    Abstract(Vec<u8>),
+}
+
+/// The file that a socket is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixFile {
+    /// Major and minor number of its file system.
+    pub device: (u32, u32),
+    /// Its inode number, of which the kernel tells 32 bits.
+    pub inode: u32,
+}
+
+/// One unix socket of the network namespace that we are in. An accepted one has the name and the file of the listener; a
+/// client that bound itself to nothing has neither.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixSocket {
+    /// Of the socket's file. 0 for a connection that was not accepted yet.
+    pub inode: u32,
+    /// The inode of the other end. `None` if it is not connected or the other end was closed: on a server's side that is how
+    /// one sees that the client is gone and the server has not noticed.
+    pub peer: Option<u32>,
+    /// Both directions are shut, as they are when the other end of a stream was closed. Tells a socket that had a peer from
+    /// one that never had.
+    pub shut: bool,
+    /// It waits for connections.
+    pub listening: bool,
+    /// How it transports.
+    pub kind: UnixKind,
+    /// What it is bound to.
+    pub name: Option<UnixName>,
+    /// Which file that is, while there is one. It can be unlinked.
+    pub file: Option<UnixFile>,
+    /// Unread bytes; of a listening one, connections that wait to be accepted.
+    pub receive_queue: Option<u32>,
+    /// Bytes that the other end has not read; of a listening one, how many connections may wait.
+    pub send_queue: Option<u32>,
+}
+
+pub(super) fn sockets(deadline: Deadline) -> Result<Vec<UnixSocket>> {
+    netlink::dump("sock_diag: unix sockets", &request(), deadline, MOST, |payload| parse(payload).map(Some))
+}
+
+pub(super) fn request() -> Vec<u8> {
+    let request = UnixRequest {
+        // Every state: a socket that is not connected is in none that has a name here.
+        state_flags: StateFlags::from_bits_retain(u32::MAX),
+        inode: 0,
+        show_flags: ShowFlags::NAME | ShowFlags::VFS | ShowFlags::PEER | ShowFlags::RQLEN,
+        cookie: [0xff; 8],
+    };
+    let mut bytes = vec![0; request.buffer_len()];
+    request.emit(&mut bytes);
+    bytes
+}
+
+pub(super) fn parse(payload: &[u8]) -> Result<UnixSocket> {
+    /// `SHUT_RD` and `SHUT_WR`, one bit each.
+    const BOTH: u8 = 3;
+    let header = UnixResponseHeader::parse(payload)
+        .map_err(|error| Error::malformed(format!("sock_diag: a unix_diag_msg: {error}")))?;
+    let mut socket = UnixSocket {
+        inode: header.inode,
+        peer: None,
+        shut: false,
+        listening: header.state == TCP_LISTEN,
+        kind: match header.kind {
+            1 => UnixKind::Stream,
+            2 => UnixKind::Datagram,
+            5 => UnixKind::SequentialPackets,
+            _ => UnixKind::Other,
+        },
+        name: None,
+        file: None,
+        receive_queue: None,
+        send_queue: None,
+    };
+    for (kind, value) in netlink::attributes(payload.get(RESPONSE..).unwrap_or_default()) {
+        match kind {
+            UNIX_DIAG_NAME => socket.name = name(value),
+            UNIX_DIAG_VFS => socket.file = file(value),
+            // 0: the other end was closed.
+            UNIX_DIAG_PEER => socket.peer = netlink::number(value, 0).filter(|&inode| inode != 0),
+            UNIX_DIAG_SHUTDOWN => socket.shut = value.first().is_some_and(|&shut| shut & BOTH == BOTH),
+            UNIX_DIAG_RQLEN => {
+                (socket.receive_queue, socket.send_queue) = (netlink::number(value, 0), netlink::number(value, 4));
+            }
+            _ => {}
+        }
+    }
+    Ok(socket)
+}
+
+fn name(value: &[u8]) -> Option<UnixName> {
+    match value {
+        [] => None,
+        [0, name @ ..] => Some(UnixName::Abstract(name.to_vec())),
+        path => {
+            // It ends with a zero byte, unless it fills the 108 bytes of its address.
+            let path = path.split(|&byte| byte == 0).next().unwrap_or_default();
+            Some(UnixName::Path(OsStr::from_bytes(path).into()))
+        }
+    }
+}
+
+/// `struct unix_diag_vfs`: the inode, then the device as the kernel numbers it inside (20 bits of minor).
+fn file(value: &[u8]) -> Option<UnixFile> {
+    let (inode, device) = (netlink::number(value, 0)?, netlink::number(value, 4)?);
+    Some(UnixFile { device: (device >> 20, device & 0xf_ffff), inode })
+}
