@@ -1,9 +1,11 @@
 //! headroom-exporter: how far a node is from the failures that take it down while every dashboard is green.
 
 pub mod about;
+pub mod apiserver;
 pub mod background;
 pub mod catalog;
 pub mod config;
+pub mod credentials;
 pub mod error;
 pub mod exposition;
 #[cfg(test)]

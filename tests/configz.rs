@@ -4,7 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test makes its machine of files")]
 
 mod common;
-#[path = "configz/server.rs"]
+#[path = "common/tls_server.rs"]
 mod server;
 
 use std::path::{Path, PathBuf};

@@ -39,13 +39,11 @@ use super::configuration::Configuration;
 use super::flags::Flags;
 use super::process::Kubelet;
 use super::thresholds::Thresholds;
+use crate::credentials::{SERVICE_ACCOUNT, Token, present};
 use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
-use client::{Failure, Token};
+use client::Failure;
 use trust::Trust;
-
-/// Where a pod finds its service account.
-const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// How long after a failure the kubelet is left alone.
 const RETRY: Duration = Duration::from_secs(30);
@@ -207,7 +205,7 @@ impl Configz {
         let default = Path::new(SERVICE_ACCOUNT).join("token");
         let path = named.unwrap_or(&default);
         match host.read(path) {
-            Ok(text) => Token::new(text.trim()).map(Some).map_err(|error| error.context(path.display())),
+            Ok(text) => Token::new(&text).map(Some).map_err(|error| error.context(path.display())),
             Err(error) if error.is_gone() && named.is_none() => Ok(None),
             Err(error) => Err(present(error).context("the token for the kubelet (--kubelet.token-file)")),
         }
@@ -273,9 +271,4 @@ fn running(url: &str, configuration: &Configuration, flags: Option<&Flags>) -> R
     }
     let thresholds = Thresholds::parse(&configuration)?;
     Ok(Running { url: url.to_owned(), configuration, thresholds })
-}
-
-/// A file that is needed and not there is not "this machine has no such thing".
-fn present(error: Error) -> Error {
-    if error.is_gone() { Error::malformed(error.to_string()) } else { error }
 }

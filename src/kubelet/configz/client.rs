@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, HOST, HeaderValue, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -15,27 +15,13 @@ use tokio_rustls::TlsConnector;
 
 use super::address::Address;
 use super::trust::Trust;
-use crate::error::{Error, Reason, Result};
+use crate::credentials::{Handshake, Token};
+use crate::error::{Error, Reason};
 use crate::host::Deadline;
 
 /// The configuration of a kubelet is a few kilobytes.
 const LARGEST_BODY: usize = 4 << 20;
 const LARGEST_HEAD: usize = 64 << 10;
-
-/// A bearer token. It cannot be printed.
-pub(super) struct Token(HeaderValue);
-
-impl Token {
-    pub(super) fn new(token: &str) -> Result<Self> {
-        if token.is_empty() {
-            return Err(Error::new(Reason::Denied, "holds no token"));
-        }
-        let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-            .map_err(|_| Error::malformed("holds what cannot be a token (line breaks or control characters)"))?;
-        value.set_sensitive(true);
-        Ok(Token(value))
-    }
-}
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -108,8 +94,8 @@ async fn exchange(
         .header(ACCEPT, "application/json")
         .header(CONNECTION, "close")
         .header(USER_AGENT, concat!("headroom-exporter/", env!("CARGO_PKG_VERSION")));
-    if let Some(Token(token)) = token {
-        request = request.header(AUTHORIZATION, token);
+    if let Some(token) = token {
+        request = request.header(AUTHORIZATION, token.header());
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| Error::malformed(error.to_string()))?;
     let asking = async {
@@ -130,10 +116,10 @@ async fn exchange(
 }
 
 fn handshake(trust: &Trust, error: &io::Error) -> Error {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidCertificate(why)) => trust.refusal(why),
-        Some(error) => Error::malformed(format!("TLS handshake: {error}")),
-        None => Error::os("TLS handshake", error),
+    match Handshake::of(error) {
+        Handshake::Untrusted(why) => trust.refusal(why),
+        Handshake::Tls(error) => Error::malformed(format!("TLS handshake: {error}")),
+        Handshake::Io(error) => Error::os("TLS handshake", error),
     }
 }
 

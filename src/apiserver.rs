@@ -1,0 +1,190 @@
+//! The client that asks the apiserver, with a stopwatch for each phase.
+//!
+//! A kubelet has one HTTP/2 connection for everything. When the path of that one connection dies without a word, every request
+//! hangs on it, while a new connection would work at once. So it is asked in two ways: over a long-lived HTTP/2 connection
+//! ([`Client::check`]: a PING and a cheap GET) and over a new HTTP/1.1 connection each time ([`Client::fresh`]). A slow server is
+//! slow in both; of a dead connection the first hangs and the second does not. Nothing here knows metrics.
+//!
+//! **What is sent.** `GET /livez` (`--apiserver.path`) and HTTP/2 PINGs; what a mode asks for beyond that is a GET of an object
+//! ([`Client::get`]). Nothing is ever changed, nothing watched, no list fetched. `User-Agent` is `headroom-exporter/VERSION`.
+//!
+//! **Permission.** `/livez`, `/readyz` and `/healthz` need none: `system:public-info-viewer` gives them to everybody, unless that
+//! ClusterRoleBinding was removed or `--anonymous-auth=false` meets a request without credentials. Node objects need a ClusterRole
+//! with `get` on `nodes`, their leases a Role in `kube-node-lease` with `get` on `leases` of `coordination.k8s.io`.
+//!
+//! **Where.** `--apiserver.url`; else the current context of `--kubeconfig`; else, in a pod with a service account,
+//! `KUBERNETES_SERVICE_HOST` and `…_PORT`. Otherwise nobody is asked, which is no failure. Single values of a kubeconfig are
+//! overridden by their flags. Only `https://`. `HTTPS_PROXY` is not honoured, nor is a kubeconfig's `proxy-url`: what is measured is
+//! the path that the kubelet takes.
+//!
+//! **The token** goes to that one apiserver and nowhere else: only over TLS, only after its certificate has verified (unless that
+//! was switched off by name), never along a redirect (which is an answer like any other, and not the right one), never into a log or
+//! an error. Token, CA, client certificate and kubeconfig are read again for each request: a mounted token is replaced about every
+//! hour, `kubelet-client-current.pem` now and then, a CA seldom. When trust or certificate change, the long-lived connection is made
+//! anew. A file that is missing or wrong is an error of ours and no outcome of the apiserver's: `Err`, each time, until it is there.
+//!
+//! **Bounds.** One exchange takes at most [`Settings::timeout`] (a check that has to make its connection first: twice that; reading
+//! the files once more), an answer at most 64 KiB (objects: what the caller says), a head 16 or 64 KiB. A new connection is closed
+//! before its exchange returns; of the long-lived one there is one task and one descriptor, gone with it. `getaddrinfo(3)` cannot be
+//! cancelled: there is at most one at a time, and while one hangs further exchanges end as timeouts in the phase dns.
+//!
+//! **When it misleads.** A load balancer before several apiservers: the two ways may meet different servers. A service address:
+//! kube-proxy's rules choose at connect, so the long-lived connection stays with one apiserver and the new ones go round. A middlebox
+//! that ends TLS answers PINGs itself.
+
+mod access;
+mod address;
+mod connect;
+mod gate;
+mod http1;
+mod http2;
+pub mod kubeconfig;
+mod outcome;
+mod request;
+mod reused;
+mod stopwatch;
+
+pub use address::Address;
+pub use outcome::{Exchange, Outcome, Phase};
+pub use reused::{Check, Made, Pong, Why};
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use access::{Access, Entry};
+use connect::{Connector, Protocol};
+use request::Want;
+use reused::Reused;
+use stopwatch::Stopwatch;
+
+use crate::error::Result;
+use crate::host::{Deadline, Host};
+
+/// Whether there is an apiserver to ask, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Ask {
+    /// Never.
+    #[default]
+    Never,
+    /// That of the kubeconfig; without one that of the pod, if it has a service account; without either nobody.
+    IfConfigured {
+        /// What `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT` say (see [`Address::in_cluster`]).
+        in_cluster: Option<Address>,
+    },
+    /// The one at this address.
+    At(Address),
+}
+
+/// How the apiserver is asked. By default it is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Whom.
+    pub ask: Ask,
+    /// A kubeconfig; its current context counts.
+    pub kubeconfig: Option<PathBuf>,
+    /// The token; not set: that of the kubeconfig, without one that of the service account, if there is one.
+    pub token_file: Option<PathBuf>,
+    /// Who may have signed the apiserver's certificate; not set: as for the token.
+    pub ca_file: Option<PathBuf>,
+    /// The name that the certificate must be valid for, in place of the address.
+    pub server_name: Option<String>,
+    /// Send the token to whoever answers.
+    pub insecure_skip_verify: bool,
+    /// What is asked for to see whether it comes.
+    pub path: String,
+    /// How long an exchange may take.
+    pub timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            ask: Ask::Never,
+            kubeconfig: None,
+            token_file: None,
+            ca_file: None,
+            server_name: None,
+            insecure_skip_verify: false,
+            path: "/livez".to_owned(),
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Asks the apiserver. All of it may be called at the same time; one check waits for the other.
+#[derive(Debug)]
+pub struct Client {
+    access: Access,
+    connector: Connector,
+    reused: Reused,
+}
+
+impl Client {
+    /// One that asks as it is told here. `None`: there is no apiserver to ask, and that is no failure.
+    pub fn new(settings: Settings, host: Arc<Host>) -> Option<Self> {
+        let access = Access::new(settings, host)?;
+        Some(Client { access, connector: Connector::default(), reused: Reused::default() })
+    }
+
+    /// How it asks.
+    pub fn settings(&self) -> &Settings {
+        self.access.settings()
+    }
+
+    /// Whom it asks, by the files as they are now.
+    ///
+    /// # Errors
+    /// If our own files do not say it.
+    pub async fn address(&self) -> Result<Address> {
+        Ok(self.access.entry(Deadline::after(self.settings().timeout)).await?.address)
+    }
+
+    /// GET over a new HTTP/1.1 connection, which is closed when this returns.
+    ///
+    /// # Errors
+    /// If our own files (kubeconfig, token, certificates) are missing or wrong: nobody was asked.
+    pub async fn fresh(&self, path: &str) -> Result<Exchange> {
+        let deadline = Deadline::after(self.settings().timeout);
+        let entry = self.access.entry(deadline).await?;
+        Ok(self.over_http1(&entry, Want::probe(path), deadline).await)
+    }
+
+    /// PING and GET over the long-lived HTTP/2 connection, which is made first if there is none.
+    ///
+    /// A dead connection (no answer to the PING) is reported by the check that finds it and made anew by the next one. One that the
+    /// server ended in an orderly way is made anew at once. A PING without an answer, or a GET without one beside a PING that has
+    /// one, are told apart: the first is the connection, the second the server.
+    ///
+    /// # Errors
+    /// As [`Client::fresh`].
+    pub async fn check(&self, path: &str) -> Result<Check> {
+        self.reused.check(&self.access, &self.connector, Want::probe(path)).await
+    }
+
+    /// GET of an object of at most this many bytes: over the long-lived connection if its last check was well, else, and if that
+    /// fails without an answer, over a new one.
+    ///
+    /// # Errors
+    /// As [`Client::fresh`].
+    pub async fn get(&self, path: &str, most_bytes: usize) -> Result<Exchange> {
+        let deadline = Deadline::after(self.settings().timeout);
+        let entry = self.access.entry(deadline).await?;
+        let want = Want::object(path, most_bytes);
+        // Half of the time, so that a new connection still has the other half.
+        match self.reused.get(&entry, &want, deadline.part(Duration::MAX)).await {
+            Some(exchange) => Ok(exchange),
+            None => Ok(self.over_http1(&entry, want, deadline).await),
+        }
+    }
+
+    async fn over_http1(&self, entry: &Entry, want: Want<'_>, deadline: Deadline) -> Exchange {
+        let watch = Stopwatch::start();
+        let work = async {
+            let stream = self.connector.connect(entry, Protocol::Http1, &watch, deadline).await?;
+            watch.phase(Phase::Request, http1::get(stream, entry, &want)).await
+        };
+        let result = watch.within(deadline, work).await;
+        want.exchange(result, &watch, entry)
+    }
+}

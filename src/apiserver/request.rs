@@ -1,0 +1,112 @@
+//! What is asked, and what is made of the answer, the same over either protocol.
+
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};
+use hyper::{Request, StatusCode, Uri};
+
+use super::access::Entry;
+use super::outcome::{Exchange, Failure, Outcome};
+use super::stopwatch::Stopwatch;
+
+/// A health path answers in two bytes, or with one line per check.
+const LARGEST_PROBE: usize = 64 << 10;
+
+/// A GET.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Want<'a> {
+    path: &'a str,
+    accept: &'static str,
+    pub(super) most_bytes: usize,
+}
+
+/// The answer to it: status 200 and this.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) body: Bytes,
+}
+
+impl<'a> Want<'a> {
+    /// Something that is only asked for to see whether it comes.
+    pub(super) fn probe(path: &'a str) -> Self {
+        Want { path, accept: "*/*", most_bytes: LARGEST_PROBE }
+    }
+
+    /// An object.
+    pub(super) fn object(path: &'a str, most_bytes: usize) -> Self {
+        Want { path, accept: "application/json", most_bytes }
+    }
+
+    /// With an absolute URI. The token is sent as a header that no table of HTTP/2 keeps.
+    pub(super) fn request<B>(&self, entry: &Entry, body: B) -> Result<Request<B>, Failure> {
+        let uri = format!("https://{}{}", entry.address.authority(), entry.address.path(self.path));
+        let request = Request::get(uri).body(body);
+        let mut request = request.map_err(|_| self.no_path())?;
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static(self.accept));
+        headers.insert(
+            USER_AGENT,
+            HeaderValue::from_static(concat!("headroom-exporter/", env!("CARGO_PKG_VERSION"))),
+        );
+        if let Some(token) = &entry.token {
+            headers.insert(AUTHORIZATION, token.header());
+        }
+        Ok(request)
+    }
+
+    /// The URI as HTTP/1.1 sends it: the path alone.
+    pub(super) fn relative(&self, entry: &Entry) -> Result<Uri, Failure> {
+        entry.address.path(self.path).parse().map_err(|_| self.no_path())
+    }
+
+    fn no_path(&self) -> Failure {
+        Failure::unexpected(format!("{:?} is no path of a URL (--apiserver.path)", self.path))
+    }
+
+    pub(super) fn check(&self, status: StatusCode, headers: &HeaderMap, entry: &Entry) -> Result<(), Failure> {
+        if status == StatusCode::OK { Ok(()) } else { Err(Failure::status(status, headers, entry)) }
+    }
+
+    pub(super) fn append(&self, body: &mut Vec<u8>, data: &[u8]) -> Result<(), Failure> {
+        if body.len() + data.len() > self.most_bytes {
+            return Err(self.too_large());
+        }
+        body.extend_from_slice(data);
+        Ok(())
+    }
+
+    pub(super) fn too_large(&self) -> Failure {
+        Failure::unexpected(format!("the answer is larger than {} bytes", self.most_bytes))
+    }
+
+    /// What came of it.
+    pub(super) fn exchange(&self, result: Result<Answer, Failure>, watch: &Stopwatch, entry: &Entry) -> Exchange {
+        let timings = watch.timings(result.is_ok());
+        match result {
+            Ok(Answer { body }) => Exchange {
+                outcome: Outcome::Ok,
+                failed_in: None,
+                timings,
+                status: Some(StatusCode::OK.as_u16()),
+                retry_after: None,
+                body,
+                error: None,
+            },
+            Err(failure) => self.failed(failure, watch, timings, entry),
+        }
+    }
+
+    fn failed(
+        &self,
+        failure: Failure,
+        watch: &Stopwatch,
+        timings: Vec<(super::Phase, Duration)>,
+        entry: &Entry,
+    ) -> Exchange {
+        let Failure { outcome, error, status, retry_after, .. } = failure;
+        let url = format!("{}{}", entry.address, self.path);
+        let (failed_in, error) = (Some(watch.now_in()), Some(error.context(url)));
+        Exchange { outcome, failed_in, timings, status, retry_after, body: Bytes::new(), error }
+    }
+}
