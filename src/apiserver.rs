@@ -49,7 +49,7 @@ pub use outcome::{Exchange, Outcome, Phase};
 pub use reused::{Check, Made, Pong, Why};
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use access::{Access, Entry};
@@ -109,6 +109,43 @@ impl Default for Settings {
             path: "/livez".to_owned(),
             timeout: Duration::from_secs(10),
         }
+    }
+}
+
+/// A handle on the apiserver's client, shared by the modes, so that one long-lived connection serves them all. Cheap to clone; the
+/// default one has nobody to ask.
+#[derive(Clone, Debug, Default)]
+pub struct Apiserver(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    settings: Settings,
+    client: OnceLock<Option<Arc<Client>>>,
+}
+
+impl Apiserver {
+    /// One that asks as it is told here.
+    pub fn new(settings: Settings) -> Self {
+        Apiserver(Arc::new(Shared { settings, client: OnceLock::new() }))
+    }
+
+    /// The client; `None` if there is no apiserver to ask, which one log line says.
+    pub fn client(&self, host: &Arc<Host>) -> Option<Arc<Client>> {
+        let make = || {
+            let client = Client::new(self.0.settings.clone(), Arc::clone(host)).map(Arc::new);
+            if client.is_none() {
+                tracing::info!(
+                    "no apiserver to ask: not in a pod with a service account, and neither --apiserver.url nor --kubeconfig"
+                );
+            }
+            client
+        };
+        self.0.client.get_or_init(make).clone()
+    }
+
+    /// How long an exchange may take.
+    pub fn timeout(&self) -> Duration {
+        self.0.settings.timeout
     }
 }
 

@@ -11,9 +11,12 @@ use std::time::Duration;
 use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser as _};
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
 
+use crate::apiserver::{self, Address};
 use crate::host::Roots;
 use crate::http::ListenAddress;
 use crate::kubelet::configz;
+use crate::kubelet::node::Node;
+use crate::kubelet::process::Finder;
 use crate::kubelet::sources::Overrides;
 use crate::modes::{self, MODES, Mode};
 use crate::{about, http};
@@ -60,11 +63,15 @@ struct Flags {
     #[command(flatten)]
     kubelet: Kubelet,
     #[command(flatten)]
+    apiserver: Apiserver,
+    #[command(flatten)]
     runtime: Runtime,
     #[command(flatten)]
     cgroup_leak: CgroupLeak,
     #[command(flatten)]
     open_files: OpenFiles,
+    #[command(flatten)]
+    node_status: NodeStatus,
     #[command(flatten)]
     log: Log,
 }
@@ -116,7 +123,7 @@ struct Kubelet {
     #[arg(long = "kubelet.config-dir", value_name = "DIR")]
     config_dir: Option<PathBuf>,
     /// The kubelet's own kubeconfig, which names the apiserver that it talks to; only its server is read [default: what the running kubelet was started with]
-    #[arg(long = "kubelet.kubeconfig", value_name = "FILE")]
+    #[arg(id = "kubelet.kubeconfig", long = "kubelet.kubeconfig", value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// The kubelet's API, whose /configz tells what it really runs with: https://HOST:PORT, or off [default: https://127.0.0.1:10250 in a pod with a service-account token, else off]
     #[arg(long = "kubelet.url", value_name = "URL", value_parser = kubelet_url)]
@@ -136,6 +143,64 @@ struct Kubelet {
     /// How long an answer of /configz holds while the kubelet's process is the same
     #[arg(long = "kubelet.configz-interval", value_name = "DURATION", default_value = "5m", value_parser = some_time)]
     configz_interval: Duration,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Apiserver")]
+struct Apiserver {
+    /// The apiserver that this exporter's own probe asks: https://HOST:PORT, or off [default: that of --kubeconfig, else in a pod with a service account the cluster's, else off]
+    #[arg(id = "apiserver.url", long = "apiserver.url", value_name = "URL", value_parser = apiserver_url)]
+    url: Option<apiserver::Ask>,
+    /// A kubeconfig with the apiserver, the authority that signed its certificate, and our credentials (token or client certificate)
+    #[arg(id = "kubeconfig", long = "kubeconfig", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Token for the apiserver, read for each request [default: that of the kubeconfig, else of the pod's service account]
+    #[arg(id = "apiserver.token-file", long = "apiserver.token-file", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Who may have signed the apiserver's certificate, as PEM [default: as for the token]
+    #[arg(id = "apiserver.ca-file", long = "apiserver.ca-file", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// The name that the apiserver's certificate must be made out to [default: the host of the URL]
+    #[arg(id = "apiserver.server-name", long = "apiserver.server-name", value_name = "NAME")]
+    server_name: Option<String>,
+    /// Do not verify the apiserver's certificate: the token goes to whoever answers at that address
+    #[arg(id = "apiserver.insecure-skip-verify", long = "apiserver.insecure-skip-verify")]
+    insecure_skip_verify: bool,
+    /// What the probe asks for; /livez?exclude=etcd spares etcd, /version is answered without any check
+    #[arg(id = "apiserver.probe-path", long = "apiserver.probe-path", value_name = "PATH", default_value = "/livez", value_parser = probe_path)]
+    probe_path: String,
+    /// From one probe of a kind to the next, give or take a tenth; docs/performance.md has its price at the apiserver
+    #[arg(id = "apiserver.probe-interval", long = "apiserver.probe-interval", value_name = "DURATION", default_value = "15s", value_parser = some_time)]
+    probe_interval: Duration,
+    /// How long one probe, or one request for an object, may take
+    #[arg(id = "apiserver.probe-timeout", long = "apiserver.probe-timeout", value_name = "DURATION", default_value = "10s", value_parser = some_time)]
+    probe_timeout: Duration,
+    /// Ask the apiserver to ask this node's kubelet for /healthz; it needs the verb get on nodes/proxy, which lets its holder run commands in every pod
+    #[arg(id = "apiserver.probe-kubelet", long = "apiserver.probe-kubelet")]
+    probe_kubelet: bool,
+    /// Further addresses whose connections count as the apiserver's, beside those of the kubelet's kubeconfig and the probe's
+    #[arg(id = "apiserver.endpoints", long = "apiserver.endpoints", value_name = "HOST:PORT", value_delimiter = ',', value_parser = apiserver_endpoint)]
+    endpoints: Vec<Address>,
+    /// A connection on which written data waits longer than this for its acknowledgement is stalled
+    #[arg(id = "apiserver.stall-threshold", long = "apiserver.stall-threshold", value_name = "DURATION", default_value = "10s", value_parser = some_time)]
+    stall_threshold: Duration,
+    /// The name of this node [default: the kubelet's --hostname-override, else the machine's name]
+    #[arg(long = "node-name", value_name = "NAME")]
+    node_name: Option<String>,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Collector node_status")]
+struct NodeStatus {
+    /// From one read of this node's lease to the next, give or take a tenth
+    #[arg(long = "collector.node_status.lease-interval", value_name = "DURATION", default_value = "15s", value_parser = some_time)]
+    lease_interval: Duration,
+    /// From one read of this node's object to the next
+    #[arg(long = "collector.node_status.node-interval", value_name = "DURATION", default_value = "60s", value_parser = some_time)]
+    node_interval: Duration,
+    /// Conditions that whoever owns them sets once and never again, so that they are not orphaned when they are old
+    #[arg(long = "collector.node_status.set-once", value_name = "NAME", default_values_t = modes::node_status::Settings::default().set_once, value_delimiter = ',')]
+    set_once: Vec<String>,
 }
 
 #[derive(clap::Args, Debug)]
@@ -235,6 +300,43 @@ fn kubelet_url(text: &str) -> Result<configz::Ask, String> {
     if text == "off" { Ok(configz::Ask::Never) } else { text.parse().map(configz::Ask::At) }
 }
 
+fn apiserver_url(text: &str) -> Result<apiserver::Ask, String> {
+    if text == "off" { Ok(apiserver::Ask::Never) } else { text.parse().map(apiserver::Ask::At) }
+}
+
+fn apiserver_endpoint(text: &str) -> Result<Address, String> {
+    let wrong = || format!("expected HOST:PORT, found {text:?}");
+    if text.contains('/') {
+        return Err(wrong());
+    }
+    format!("https://{text}").parse().map_err(|_| wrong())
+}
+
+fn probe_path(text: &str) -> Result<String, String> {
+    let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
+    if text.starts_with('/') && text.bytes().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a path such as /livez".to_owned())
+    }
+}
+
+/// What Kubernetes tells every container of where its apiserver is.
+fn in_cluster() -> Option<Address> {
+    #[expect(clippy::disallowed_methods, reason = "this is the one reader of the environment")]
+    let variable = |name: &str| std::env::var(name).ok();
+    let (host, port) = (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
+    match Address::in_cluster(&host, &port) {
+        Ok(address) => Some(address),
+        Err(error) => {
+            eprintln!(
+                "headroom-exporter: KUBERNETES_SERVICE_HOST={host:?} KUBERNETES_SERVICE_PORT={port:?} are passed over: {error}"
+            );
+            None
+        }
+    }
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
@@ -330,14 +432,38 @@ impl Config {
     pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
         let matches = command().try_get_matches_from(arguments)?;
         let flags = Flags::from_arg_matches(&matches)?;
+        let kubelet = Overrides {
+            config: flags.kubelet.config,
+            config_dir: flags.kubelet.config_dir,
+            root_dir: flags.kubelet.root_dir,
+            kubeconfig: flags.kubelet.kubeconfig,
+        };
+        let finder = Arc::<Finder>::default();
         let settings = modes::Settings {
-            kubelet: Overrides {
-                config: flags.kubelet.config,
-                config_dir: flags.kubelet.config_dir,
-                root_dir: flags.kubelet.root_dir,
-                kubeconfig: flags.kubelet.kubeconfig,
+            node: Node::new(flags.apiserver.node_name, kubelet.clone(), Arc::clone(&finder)),
+            kubelet,
+            finder,
+            apiserver: apiserver::Apiserver::new(apiserver::Settings {
+                ask: flags.apiserver.url.unwrap_or_else(|| apiserver::Ask::IfConfigured { in_cluster: in_cluster() }),
+                kubeconfig: flags.apiserver.kubeconfig,
+                token_file: flags.apiserver.token_file,
+                ca_file: flags.apiserver.ca_file,
+                server_name: flags.apiserver.server_name,
+                insecure_skip_verify: flags.apiserver.insecure_skip_verify,
+                path: flags.apiserver.probe_path,
+                timeout: flags.apiserver.probe_timeout,
+            }),
+            apiserver_connection: modes::apiserver_connection::Settings {
+                endpoints: flags.apiserver.endpoints,
+                stall_threshold: flags.apiserver.stall_threshold,
+                interval: flags.apiserver.probe_interval,
+                probe_kubelet: flags.apiserver.probe_kubelet,
             },
-            finder: Arc::default(),
+            node_status: modes::node_status::Settings {
+                lease_interval: flags.node_status.lease_interval,
+                node_interval: flags.node_status.node_interval,
+                set_once: flags.node_status.set_once,
+            },
             cgroup_leak: modes::cgroup_leak::Settings {
                 orphan_grace: flags.cgroup_leak.orphan_grace,
                 max_directories: flags.cgroup_leak.max_directories,
@@ -425,6 +551,8 @@ mod tests {
         assert_eq!(config.modes.len(), MODES.len());
         assert_eq!(config.settings.open_files, modes::open_files::Settings::default());
         assert_eq!(config.settings.cgroup_leak, modes::cgroup_leak::Settings::default());
+        assert_eq!(config.settings.apiserver_connection, modes::apiserver_connection::Settings::default());
+        assert_eq!(config.settings.node_status, modes::node_status::Settings::default());
         // Without flags the kubelet is asked where there is a token; what nobody set up at all asks nobody.
         let configz = modes::eviction::Settings::default().configz;
         let expected = configz::Settings { ask: configz::Ask::IfToken, ..configz };
@@ -434,7 +562,10 @@ mod tests {
     #[test]
     fn collectors_are_switched_as_in_node_exporter() {
         assert_eq!(ids(&["--collector.disable-defaults", "--collector.kmem"]), ["kmem"]);
-        assert_eq!(ids(&["--no-collector.kmem"]), ["cgroup_leak", "eviction", "open_files"]);
+        assert_eq!(
+            ids(&["--no-collector.kmem"]),
+            ["cgroup_leak", "eviction", "open_files", "apiserver_connection", "node_status"]
+        );
         assert_eq!(ids(&["--no-collector.kmem", "--collector.kmem"]).len(), MODES.len());
         assert_eq!(ids(&["--collector.kmem", "--no-collector.kmem"]).len(), MODES.len() - 1);
         assert_eq!(ids(&["--collector.kmem=false"]).len(), MODES.len() - 1);
@@ -469,6 +600,9 @@ mod tests {
             (vec!["--runtime.endpoint=tcp://127.0.0.1:2375"], "expected unix:///PATH"),
             (vec!["--log.level=loud"], "[possible values: error, warn, info, debug]"),
             (vec!["--kubelet.url=http://127.0.0.1:10250"], "expected https://"),
+            (vec!["--apiserver.url=http://10.0.0.1:6443"], "expected https://"),
+            (vec!["--apiserver.endpoints=10.0.0.1:x"], "expected HOST:PORT"),
+            (vec!["--apiserver.probe-path=livez"], "expected a path such as /livez"),
             (vec!["surplus"], "surplus"),
         ] {
             let line = one_line(&parse(&arguments).unwrap_err());

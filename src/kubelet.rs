@@ -15,6 +15,7 @@ mod document;
 pub mod flags;
 pub mod http2;
 pub mod kubepods;
+pub mod node;
 pub mod process;
 pub mod quantity;
 pub mod signals;

@@ -4,16 +4,20 @@
 //! line in [`MODES`], its settings in [`Settings`], its fixtures, its alerts folder, its dashboard row. `tests/catalog.rs`
 //! is red until each exists.
 
+pub mod apiserver_connection;
 pub mod cgroup_leak;
 pub mod eviction;
 pub mod kmem;
+pub mod node_status;
 pub mod open_files;
 
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::apiserver::Apiserver;
 use crate::error::{Error, Result};
 use crate::host::{Deadline, Host};
+use crate::kubelet::node::Node;
 use crate::kubelet::process::Finder;
 use crate::kubelet::sources::Overrides;
 use crate::metric::{Metric, Samples};
@@ -84,15 +88,30 @@ pub struct Settings {
     pub kubelet: Overrides,
     /// Where the kubelet's process is; one memory for all modes, so that they look for it once.
     pub finder: Arc<Finder>,
+    /// Who this node is.
+    pub node: Node,
     /// Of [`cgroup_leak`].
     pub cgroup_leak: cgroup_leak::Settings,
     /// Of [`eviction`].
     pub eviction: eviction::Settings,
     /// Of [`open_files`].
     pub open_files: open_files::Settings,
+    /// Of [`apiserver_connection`].
+    pub apiserver_connection: apiserver_connection::Settings,
+    /// Of [`node_status`].
+    pub node_status: node_status::Settings,
+    /// The apiserver that modes may ask, over one connection.
+    pub apiserver: Apiserver,
     /// The container runtime that modes may ask; one handle for all of them, so that one scrape polls once.
     pub runtime: Runtime,
 }
 
 /// Every mode, in the order of the page.
-pub static MODES: &[&Mode] = &[&cgroup_leak::MODE, &kmem::MODE, &eviction::MODE, &open_files::MODE];
+pub static MODES: &[&Mode] = &[
+    &cgroup_leak::MODE,
+    &kmem::MODE,
+    &eviction::MODE,
+    &open_files::MODE,
+    &apiserver_connection::MODE,
+    &node_status::MODE,
+];

@@ -1,0 +1,141 @@
+//! The connection to the apiserver is dead, but in use: the node goes NotReady and a new connection would have worked at once.
+//!
+//! **What fails.** A kubelet has one HTTP/2 connection for everything. If its path dies without a word (no RST, no FIN), requests
+//! hang on it: leases are not renewed, the node flaps NotReady, `kubectl logs` times out. The kubelet's own /healthz says ok. Its
+//! health check (Kubernetes ≥ 1.20) closes such a connection after about 45 s, unless it was switched off; TCP alone takes 13 to 30 minutes.
+//!
+//! **Evidence, without touching anybody.** `passive.rs`: the kubelet's own sockets, and those of everybody else in the host's network
+//! namespace, by `sock_diag` (`struct tcp_info`), attributed to their processes; the verdict "stalled" is in `stall.rs`. Whose
+//! addresses are looked at: `endpoints.rs`. What the kubelet would do about it: its environment ([`crate::kubelet::http2`]).
+//!
+//! **Evidence of our own.** `probe.rs`: a long-lived HTTP/2 connection (PING and a cheap GET) beside a new HTTP/1.1 connection each time,
+//! through [`crate::apiserver`]. Fresh works and reused does not is exactly "dead, but in use"; both slow is a slow server.
+//!
+//! **What we export.** Per owner and peer the figures of TCP, each of the connection that is worst in it; how our probes ended and how
+//! long their phases took; on demand whether the apiserver reaches the kubelet.
+//!
+//! **When it misleads.**
+//! - Round-trip time keeps its last value on a dead connection: it never shows one.
+//! - A kubelet that talks to a load balancer on its own node has a healthy connection to that; whatever is dead is behind it, with the
+//!   balancer's name as owner if the balancer's servers are among the endpoints.
+//! - Pods with a network of their own are not seen, and neither is anything if this exporter itself is in one (an error says so).
+//! - Our probe may take another way than the kubelet: see [`crate::apiserver`]; `--apiserver.url` names the kubelet's.
+//! - Without CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH connections are seen, but not whose they are.
+
+mod endpoints;
+mod instruments;
+mod passive;
+mod probe;
+mod stall;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Collector, Context, Mode, Probe};
+use crate::apiserver::Address;
+use crate::error::{Reason, Result};
+use crate::metric::Samples;
+use endpoints::Endpoints;
+use instruments::Instruments;
+use passive::Passive;
+use probe::{Shared, Worker};
+
+/// This mode.
+pub static MODE: Mode = Mode {
+    id: "apiserver_connection",
+    title: "the kubelet's connection to the apiserver is dead, but in use",
+    metrics: &[
+        &passive::ENDPOINTS,
+        &passive::CONNECTIONS,
+        &passive::RTT,
+        &passive::RTTVAR,
+        &passive::RETRANSMITS,
+        &passive::UNACKED,
+        &passive::BACKOFF,
+        &passive::SEND_QUEUE,
+        &passive::LAST_ACK,
+        &passive::LAST_DATA,
+        &passive::UNACKNOWLEDGED,
+        &passive::STALLED,
+        &passive::STALLS,
+        &passive::HTTP2,
+        &passive::HEALTH_CHECK,
+        &instruments::DURATION,
+        &instruments::PROBES,
+        &instruments::FAILURES,
+        &instruments::SUCCESS,
+        &instruments::LAST_SUCCESS,
+        &instruments::RECONNECTS,
+        &instruments::RETRY_AFTER,
+        &instruments::TO_KUBELET_DURATION,
+        &instruments::TO_KUBELET,
+    ],
+    build: |settings| Box::new(ApiserverConnection::new(settings)),
+};
+
+/// Settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Further addresses that count as the apiserver's.
+    pub endpoints: Vec<Address>,
+    /// For how long data may wait for its acknowledgement before its connection counts as stalled.
+    pub stall_threshold: Duration,
+    /// From one probe of a kind to the next, give or take a tenth.
+    pub interval: Duration,
+    /// Ask the apiserver to ask this node's kubelet.
+    pub probe_kubelet: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            endpoints: Vec::new(),
+            stall_threshold: Duration::from_secs(10),
+            interval: Duration::from_secs(15),
+            probe_kubelet: false,
+        }
+    }
+}
+
+struct ApiserverConnection {
+    passive: Arc<Passive>,
+    instruments: Arc<Instruments>,
+    shared: Arc<Shared>,
+}
+
+impl ApiserverConnection {
+    fn new(settings: &super::Settings) -> Self {
+        let mine = &settings.apiserver_connection;
+        let endpoints = Arc::new(Endpoints::new(&mine.endpoints, settings.kubelet.clone()));
+        let passive =
+            Arc::new(Passive::new(Arc::clone(&endpoints), Arc::clone(&settings.finder), mine.stall_threshold));
+        let instruments = Arc::<Instruments>::default();
+        let shared = Arc::new(Shared {
+            apiserver: settings.apiserver.clone(),
+            node: settings.node.clone(),
+            settings: mine.clone(),
+            endpoints,
+            passive: Arc::clone(&passive),
+            instruments: Arc::clone(&instruments),
+        });
+        ApiserverConnection { passive, instruments, shared }
+    }
+}
+
+impl Collector for ApiserverConnection {
+    fn collect(&self, context: Context<'_>) -> Result<Samples> {
+        let mut samples = Samples::new();
+        match self.passive.look(context.host, context.deadline) {
+            Ok(look) => passive::assess(look, &mut samples),
+            Err(error) if error.reason() == Reason::Absent && !self.instruments.in_use() => return Err(error),
+            Err(error) if error.reason() == Reason::Absent => {}
+            Err(error) => samples.fail(error),
+        }
+        self.instruments.show(&mut samples);
+        Ok(samples)
+    }
+
+    fn probes(&self) -> Vec<Arc<dyn Probe>> {
+        Worker::all(&self.shared).map(|worker| Arc::new(worker) as Arc<dyn Probe>).collect()
+    }
+}

@@ -1,0 +1,307 @@
+//! Which addresses are the apiserver's: what flags say, where our own probe goes, what the kubelet's kubeconfig names, and what
+//! stands behind the service address.
+//!
+//! A socket knows the address that its process connected to. Through a service address that is the service's own (kube-proxy
+//! rewrites packets, not sockets), unless the CNI replaces it at `connect` (Cilium): then it is one of the endpoints of the
+//! `kubernetes` service, which take the right to `get` `endpointslices` to know. Names are resolved in the background; an address
+//! that a name once had stays, because a connection outlives it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::apiserver::{Address, kubeconfig};
+use crate::error::{Error, Reason, Result};
+use crate::host::Host;
+use crate::kubelet::process::Kubelet;
+use crate::kubelet::sources::{Overrides, Sources};
+
+/// How long the kubelet's kubeconfig is not read again.
+const KUBECONFIG_HOLDS: Duration = Duration::from_secs(60);
+/// Addresses of one name that are remembered, the newest ones.
+const MOST_ADDRESSES: usize = 16;
+/// How long one lookup may take: what the resolver's own defaults come to with two servers is more.
+const LOOKUP: Duration = Duration::from_secs(10);
+/// How often names are looked up, and how often while there is one without any address.
+const LOOK_UP_EVERY: Duration = Duration::from_secs(60);
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
+
+/// Who says that an address is the apiserver's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    /// `--apiserver.endpoints`
+    Flag,
+    /// The kubelet's own kubeconfig.
+    Kubeconfig,
+    /// Where our own probe goes.
+    Probe,
+    /// The endpoints of the `kubernetes` service.
+    EndpointSlice,
+}
+
+impl Source {
+    /// The label value.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Source::Flag => "flag",
+            Source::Kubeconfig => "kubeconfig",
+            Source::Probe => "probe",
+            Source::EndpointSlice => "endpointslice",
+        }
+    }
+}
+
+/// A place as it is written: a name or an IP address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    host: String,
+    port: u16,
+}
+
+impl From<&Address> for Place {
+    fn from(address: &Address) -> Self {
+        Place { host: address.host().to_owned(), port: address.port() }
+    }
+}
+
+/// The addresses that are known at the moment.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Each with the first who says so.
+    pub(super) addresses: BTreeMap<SocketAddr, Source>,
+    /// Somebody names an apiserver, whether or not its name could be resolved.
+    pub(super) named: bool,
+    /// What could not be read or resolved.
+    pub(super) errors: Vec<Error>,
+}
+
+/// Finds them out, and remembers.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    flags: Vec<Place>,
+    overrides: Overrides,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    kubeconfig: Option<Read>,
+    probe: Option<Place>,
+    names: BTreeMap<String, Name>,
+    slice: Vec<SocketAddr>,
+}
+
+/// What the kubelet's kubeconfig said, of which kubelet and when.
+#[derive(Debug)]
+struct Read {
+    pid: Option<u32>,
+    at: Instant,
+    server: Result<Option<Place>>,
+}
+
+#[derive(Debug, Default)]
+struct Name {
+    addresses: Vec<IpAddr>,
+    error: Option<Error>,
+}
+
+impl Endpoints {
+    pub(super) fn new(flags: &[Address], overrides: Overrides) -> Self {
+        Endpoints { flags: flags.iter().map(Place::from).collect(), overrides, state: Mutex::default() }
+    }
+
+    /// What is known now. Names that are new are resolved by and by, see [`Endpoints::resolve`].
+    pub(super) fn known(&self, host: &Host, kubelet: Option<&Kubelet>) -> Known {
+        let mut state = self.lock();
+        let mut known = Known::default();
+        let kubeconfig = match state.kubeconfig(host, kubelet, &self.overrides) {
+            Ok(server) => server,
+            Err(error) => {
+                known.named = true;
+                known.errors.push(error);
+                None
+            }
+        };
+        let mut places: Vec<_> = self.flags.iter().map(|place| (place.clone(), Source::Flag)).collect();
+        places.extend(kubeconfig.map(|place| (place, Source::Kubeconfig)));
+        places.extend(state.probe.clone().map(|place| (place, Source::Probe)));
+        known.named |= !places.is_empty();
+        for (Place { host, port }, source) in places {
+            if let Ok(ip) = host.parse::<IpAddr>() {
+                known.addresses.entry(SocketAddr::new(ip, port)).or_insert(source);
+                continue;
+            }
+            let name = state.names.entry(host).or_default();
+            known.errors.extend(name.error.clone());
+            for ip in &name.addresses {
+                known.addresses.entry(SocketAddr::new(*ip, port)).or_insert(source);
+            }
+        }
+        for address in &state.slice {
+            known.addresses.entry(*address).or_insert(Source::EndpointSlice);
+        }
+        known
+    }
+
+    /// Where our own probe goes.
+    pub(super) fn probe_goes_to(&self, address: &Address) {
+        let mut state = self.lock();
+        if state.probe.as_ref().is_none_or(|place| place.host != address.host() || place.port != address.port()) {
+            state.probe = Some(address.into());
+        }
+    }
+
+    /// What stands behind the service address, from now on.
+    pub(super) fn behind_service(&self, addresses: Vec<SocketAddr>) {
+        self.lock().slice = addresses;
+    }
+
+    /// Looks names up, for ever: one lookup at a time, because none can be stopped.
+    pub(super) async fn resolve(self: Arc<Self>) {
+        loop {
+            let names: Vec<String> = self.lock().names.keys().cloned().collect();
+            for name in names {
+                let found = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((name.clone(), 0))).await;
+                let found = match found {
+                    Ok(Ok(addresses)) => Ok(addresses.map(|address| address.ip()).collect::<Vec<_>>()),
+                    Ok(Err(error)) => Err(Error::new(Reason::Io, format!("{name}: {error}"))),
+                    Err(_) => Err(Error::new(Reason::Timeout, format!("{name}: no answer from the name service"))),
+                };
+                self.lock().names.entry(name).or_default().note(found);
+            }
+            let wanting = self.lock().names.values().any(|name| name.addresses.is_empty());
+            tokio::time::sleep(if wanting { LOOK_UP_AGAIN } else { LOOK_UP_EVERY }).await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn kubeconfig(&mut self, host: &Host, kubelet: Option<&Kubelet>, overrides: &Overrides) -> Result<Option<Place>> {
+        let pid = kubelet.map(|kubelet| kubelet.pid);
+        if let Some(read) = &self.kubeconfig
+            && read.pid == pid
+            && read.at.elapsed() < KUBECONFIG_HOLDS
+        {
+            return read.server.clone();
+        }
+        let server = Sources::of(host, kubelet, overrides).kubeconfig().and_then(|text| {
+            let Some(text) = text else { return Ok(None) };
+            let server = kubeconfig::server(&text.text).map_err(|error| error.context(text.path.display()))?;
+            Ok(Some(Place::from(&server)))
+        });
+        self.kubeconfig = Some(Read { pid, at: Instant::now(), server: server.clone() });
+        server
+    }
+}
+
+impl Name {
+    fn note(&mut self, found: Result<Vec<IpAddr>>) {
+        match found {
+            Ok(found) => {
+                self.addresses.retain(|address| !found.contains(address));
+                self.addresses.splice(0..0, found);
+                self.addresses.truncate(MOST_ADDRESSES);
+                self.error = None;
+            }
+            // While an address is known, a name service that is down is no obstacle here.
+            Err(error) => self.error = Some(error).filter(|_| self.addresses.is_empty()),
+        }
+    }
+}
+
+/// The addresses in an EndpointSlice. An endpoint that is not ready has connections all the same.
+pub(super) fn of_slice(body: &[u8]) -> Result<Vec<SocketAddr>> {
+    let malformed = |what: &str| Error::malformed(format!("EndpointSlice default/kubernetes: {what}"));
+    let slice: serde_json::Value = serde_json::from_slice(body).map_err(|error| malformed(&error.to_string()))?;
+    let list = |key: &str| slice[key].as_array().map(Vec::as_slice).unwrap_or_default();
+    let ports: Vec<u16> = list("ports").iter().filter_map(|port| port["port"].as_u64()?.try_into().ok()).collect();
+    let texts = list("endpoints").iter().flat_map(|endpoint| endpoint["addresses"].as_array().into_iter().flatten());
+    let ips: Vec<IpAddr> = texts.filter_map(|text| text.as_str()?.parse().ok()).collect();
+    if slice["kind"] != "EndpointSlice" {
+        return Err(malformed("is none"));
+    }
+    let all = ips.iter().flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port)));
+    Ok(all.take(MOST_ADDRESSES).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Roots;
+
+    fn endpoints(flags: &[&str], kubeconfig: Option<&str>) -> (tempfile::TempDir, Host, Endpoints) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut overrides = Overrides::default();
+        if let Some(text) = kubeconfig {
+            std::fs::write(dir.path().join("kubelet.conf"), text).unwrap();
+            overrides.kubeconfig = Some("/kubelet.conf".into());
+        }
+        let flags: Vec<Address> = flags.iter().map(|flag| flag.parse().unwrap()).collect();
+        let host = Host::new(Roots { root: dir.path().into(), ..Roots::default() });
+        (dir, host, Endpoints::new(&flags, overrides))
+    }
+
+    const KUBECONFIG: &str = "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n\
+        clusters: [{name: c, cluster: {server: 'https://10.250.0.1:6443'}}]\nusers: [{name: u, user: {}}]\n";
+
+    #[test]
+    fn addresses_are_known_at_once_and_names_by_and_by() {
+        let flags = ["https://[fd00::1]:6443", "https://api.example"];
+        let (_dir, host, endpoints) = endpoints(&flags, Some(KUBECONFIG));
+        let known = endpoints.known(&host, None);
+        let listed: Vec<_> = known.addresses.iter().map(|(a, source)| format!("{a} {}", source.as_str())).collect();
+        assert_eq!(listed, ["10.250.0.1:6443 kubeconfig", "[fd00::1]:6443 flag"]);
+        assert!(known.errors.is_empty() && known.named);
+        let note = |found| endpoints.lock().names.get_mut("api.example").unwrap().note(found);
+        note(Err(Error::new(Reason::Io, "api.example: no")));
+        assert_eq!(endpoints.known(&host, None).errors.len(), 1);
+        note(Ok(vec!["192.0.2.1".parse().unwrap()]));
+        note(Ok(vec!["192.0.2.2".parse().unwrap()]));
+        note(Err(Error::new(Reason::Io, "api.example: no")));
+        let known = endpoints.known(&host, None);
+        let has = |text: &str| known.addresses.contains_key(&text.parse().unwrap());
+        assert!(has("192.0.2.1:443") && has("192.0.2.2:443"), "a connection outlives the record: {known:?}");
+        assert!(known.errors.is_empty());
+    }
+
+    #[test]
+    fn names_do_not_grow_for_ever() {
+        let mut name = Name::default();
+        for number in 0..100 {
+            name.note(Ok(vec![[192, 0, 2, number].into()]));
+        }
+        assert_eq!(name.addresses.len(), MOST_ADDRESSES);
+        assert_eq!(name.addresses[0], IpAddr::from([192, 0, 2, 99]));
+    }
+
+    #[test]
+    fn nobody_names_one() {
+        let (_dir, host, endpoints) = endpoints(&[], None);
+        let known = endpoints.known(&host, None);
+        assert!(!known.named && known.addresses.is_empty() && known.errors.is_empty());
+        endpoints.probe_goes_to(&"https://10.0.0.9:6443".parse().unwrap());
+        assert_eq!(endpoints.known(&host, None).addresses.len(), 1);
+    }
+
+    #[test]
+    fn a_broken_kubeconfig_is_an_error_that_names_it() {
+        let (_dir, host, endpoints) = endpoints(&[], Some("{"));
+        let known = endpoints.known(&host, None);
+        assert!(known.named, "there is an apiserver, whichever");
+        assert!(known.errors[0].to_string().contains("/kubelet.conf"), "{:?}", known.errors);
+    }
+
+    #[test]
+    fn slices() {
+        let body = br#"{"kind":"EndpointSlice","endpoints":[{"addresses":["10.0.0.1"],"conditions":{"ready":false}},
+            {"addresses":["10.0.0.2"]}],"ports":[{"name":"https","port":6443}]}"#;
+        assert_eq!(of_slice(body).unwrap(), ["10.0.0.1:6443", "10.0.0.2:6443"].map(|text| text.parse().unwrap()));
+        assert!(of_slice(b"{}").is_err() && of_slice(b"<html>").is_err());
+        assert!(of_slice(br#"{"kind":"EndpointSlice"}"#).unwrap().is_empty());
+    }
+}

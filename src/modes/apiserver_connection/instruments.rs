@@ -1,0 +1,242 @@
+//! What our own probes have met since the exporter started: counters and histograms that a scrape shows as they are.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::apiserver::{Exchange, Outcome, Phase, Why};
+use crate::error::Error;
+use crate::metric::{Histogram, Metric, Samples, Unit};
+
+/// From a loopback round trip to the longest that anybody waits.
+const BUCKETS: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Panics kept for the next scrape.
+const MOST_PANICS: usize = 4;
+
+pub(super) static DURATION: Metric = Metric::histogram(
+    "headroom_apiserver_probe_duration_seconds",
+    Unit::Seconds,
+    &["connection", "phase"],
+    "How long the phases of this exporter's own probe of the apiserver took, those that ended well. connection: reused (one long-lived \
+     HTTP/2 connection; its dns, connect and tls only when it had to be made) or fresh (a new HTTP/1.1 connection each time). phase: dns, connect, \
+     tls, request (to the last byte of the answer), ping (HTTP/2 PING round trip), total.",
+);
+pub(super) static PROBES: Metric = Metric::counter(
+    "headroom_apiserver_probe_total",
+    &["connection", "result"],
+    "Probes by how they ended: ok, timeout, refused, reset, unreachable, dns, tls (certificate, alert), unauthorized (401, 403), throttled (429), \
+     server_error (5xx), unexpected (any other answer).",
+);
+pub(super) static FAILURES: Metric = Metric::counter(
+    "headroom_apiserver_probe_failures_total",
+    &["connection", "phase", "result"],
+    "Probes that failed, by the phase in which they did. Reused, ping, timeout while fresh is ok: the connection is dead, the apiserver is not. \
+     Reused, request, timeout: the connection lives, the apiserver does not answer.",
+);
+pub(super) static SUCCESS: Metric = Metric::gauge(
+    "headroom_apiserver_probe_success",
+    Unit::None,
+    &["connection"],
+    "1 if the last probe that ended was ok, 0 if not.",
+);
+pub(super) static LAST_SUCCESS: Metric = Metric::gauge(
+    "headroom_apiserver_probe_last_success_timestamp_seconds",
+    Unit::Seconds,
+    &["connection"],
+    "When a probe last ended well, in seconds since 1970. Missing before the first.",
+);
+pub(super) static RECONNECTS: Metric = Metric::counter(
+    "headroom_apiserver_probe_reconnects_total",
+    &["reason"],
+    "How often the reused connection was made: start (the first time), goaway (the apiserver asked for it, as it does at a restart and with \
+     --goaway-chance), closed (it ended it), reset (broken), dead (a PING was not acknowledged), refused (it refused a stream unseen), renewed (address or \
+     client certificate changed). Reasons other than start, goaway and renewed are outages of that one connection.",
+);
+pub(super) static RETRY_AFTER: Metric = Metric::gauge(
+    "headroom_apiserver_retry_after_seconds",
+    Unit::Seconds,
+    &["connection"],
+    "The Retry-After of the last 429 that a probe met, which it obeys up to five minutes. Missing before the first; a 429 without it leaves it as it \
+     was.",
+);
+pub(super) static TO_KUBELET_DURATION: Metric = Metric::histogram(
+    "headroom_apiserver_to_kubelet_duration_seconds",
+    Unit::Seconds,
+    &[],
+    "How long GET /healthz of this node's kubelet through the apiserver's node proxy took, when it was answered with 200. Only with \
+     --apiserver.probe-kubelet.",
+);
+pub(super) static TO_KUBELET: Metric = Metric::counter(
+    "headroom_apiserver_to_kubelet_total",
+    &["result"],
+    "Requests to this node's kubelet through the apiserver's node proxy, by result as in headroom_apiserver_probe_total. server_error: the apiserver \
+     does not reach the kubelet; it takes 30 to 120 s to say so, so that a shorter --apiserver.probe-timeout shows timeout. It keeps its \
+     connections: new ones may fail while an old one still serves.",
+);
+
+/// What is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// The long-lived HTTP/2 connection.
+    Reused,
+    /// A new HTTP/1.1 connection.
+    Fresh,
+    /// The kubelet, through the apiserver.
+    ToKubelet,
+}
+
+impl Kind {
+    /// The label value, and the name in the log.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Kind::Reused => "reused",
+            Kind::Fresh => "fresh",
+            Kind::ToKubelet => "to_kubelet",
+        }
+    }
+}
+
+/// What one kind of probe has met.
+#[derive(Debug, Default)]
+struct Met {
+    results: BTreeMap<Outcome, u64>,
+    failures: BTreeMap<(Phase, Outcome), u64>,
+    durations: BTreeMap<Phase, Histogram>,
+    success: bool,
+    last_success: Option<SystemTime>,
+    retry_after: Option<Duration>,
+    /// The last thing that was logged about it.
+    logged: Option<Outcome>,
+}
+
+impl Met {
+    fn time(&mut self, timings: &[(Phase, Duration)]) {
+        for (phase, duration) in timings {
+            let histogram = self.durations.entry(*phase).or_insert_with(|| Histogram::new(BUCKETS));
+            histogram.observe(duration.as_secs_f64());
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    met: BTreeMap<Kind, Met>,
+    made: BTreeMap<Why, u64>,
+    /// Why nothing can be asked at the moment: a file of ours that cannot be read.
+    hindered: BTreeMap<Kind, Error>,
+    /// Bugs that were not shown yet.
+    panics: Vec<Error>,
+}
+
+/// The instruments of all probes.
+#[derive(Debug, Default)]
+pub(super) struct Instruments(Mutex<State>);
+
+impl Instruments {
+    /// There is somebody to probe: from now on its counters are on the page, at 0.
+    pub(super) fn begin(&self, kind: Kind) {
+        self.lock().met.entry(kind).or_default();
+    }
+
+    /// True once there is somebody to probe.
+    pub(super) fn in_use(&self) -> bool {
+        !self.lock().met.is_empty()
+    }
+
+    /// The reused connection was made. Its total is no probe's.
+    pub(super) fn made(&self, why: Why, timings: &[(Phase, Duration)]) {
+        let mut state = self.lock();
+        *state.made.entry(why).or_default() += 1;
+        let timings: Vec<_> = timings.iter().copied().filter(|(phase, _)| *phase != Phase::Total).collect();
+        state.met.entry(Kind::Reused).or_default().time(&timings);
+    }
+
+    /// A probe ended.
+    pub(super) fn note(&self, kind: Kind, exchange: &Exchange) {
+        let mut state = self.lock();
+        let met = state.met.entry(kind).or_default();
+        let outcome = exchange.outcome;
+        *met.results.entry(outcome).or_default() += 1;
+        met.time(&exchange.timings);
+        met.success = outcome == Outcome::Ok;
+        if met.success {
+            met.last_success = Some(SystemTime::now());
+        } else {
+            *met.failures.entry((exchange.failed_in.unwrap_or(Phase::Total), outcome)).or_default() += 1;
+        }
+        met.retry_after = exchange.retry_after.filter(|_| outcome == Outcome::Throttled).or(met.retry_after);
+        // Once per change, not once per probe.
+        if met.logged.replace(outcome) != Some(outcome) {
+            let (probe, result) = (kind.as_str(), outcome.as_str());
+            match &exchange.error {
+                Some(error) => tracing::warn!(probe, result, %error, "probe of the apiserver"),
+                None => tracing::info!(probe, result, "probe of the apiserver"),
+            }
+        }
+    }
+
+    /// This cannot be asked, and why; `None` once it can.
+    pub(super) fn hindered(&self, kind: Kind, error: Option<Error>) {
+        let mut state = self.lock();
+        match error {
+            Some(error) => state.hindered.insert(kind, error),
+            None => state.hindered.remove(&kind),
+        };
+    }
+
+    /// A probe met a bug of ours: the next scrape says so.
+    pub(super) fn panicked(&self, error: Error) {
+        let panics = &mut self.lock().panics;
+        panics.truncate(MOST_PANICS - 1);
+        panics.push(error);
+    }
+
+    /// Puts everything on the page.
+    pub(super) fn show(&self, samples: &mut Samples) {
+        let mut state = self.lock();
+        state.panics.drain(..).for_each(|error| samples.fail(error));
+        for (kind, met) in &state.met {
+            let results = Outcome::ALL.map(|outcome| (outcome, met.results.get(&outcome).copied().unwrap_or(0) as f64));
+            if *kind == Kind::ToKubelet {
+                for (outcome, count) in results {
+                    samples.push(&TO_KUBELET, &[outcome.as_str()], count);
+                }
+                if let Some(histogram) = met.durations.get(&Phase::Total) {
+                    samples.distribution(&TO_KUBELET_DURATION, &[], histogram.clone());
+                }
+                continue;
+            }
+            let connection = kind.as_str();
+            for (phase, histogram) in &met.durations {
+                samples.distribution(&DURATION, &[connection, phase.as_str()], histogram.clone());
+            }
+            for (outcome, count) in results {
+                samples.push(&PROBES, &[connection, outcome.as_str()], count);
+            }
+            for ((phase, outcome), count) in &met.failures {
+                samples.push(&FAILURES, &[connection, phase.as_str(), outcome.as_str()], *count as f64);
+            }
+            let ended = met.logged.is_some();
+            samples.push_some(&SUCCESS, &[connection], ended.then_some(f64::from(u8::from(met.success))));
+            let epoch =
+                |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs_f64());
+            samples.push_some(&LAST_SUCCESS, &[connection], met.last_success.and_then(epoch));
+            samples.push_some(&RETRY_AFTER, &[connection], met.retry_after.map(|time| time.as_secs_f64()));
+        }
+        if state.met.contains_key(&Kind::Reused) {
+            for why in Why::ALL {
+                samples.push(&RECONNECTS, &[why.as_str()], state.made.get(&why).copied().unwrap_or(0) as f64);
+            }
+        }
+        // The same file is missing to all of them: once is enough.
+        let mut hindered: Vec<&Error> = state.hindered.values().collect();
+        hindered.dedup();
+        hindered.into_iter().for_each(|error| samples.fail(error.clone()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,378 @@
+//! The connections to the apiserver that others on this machine really use, as the kernel sees them.
+//!
+//! Looked at with each scrape and, because a kubelet heals itself within 45 s and Prometheus may come once a minute, by a clock of
+//! our own in between: what is counted then is how often a stall began.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::endpoints::{Endpoints, Source};
+use super::stall::{Tracker, Verdict};
+use crate::error::{Error, Reason, Result};
+use crate::host::sockets::TcpConnection;
+use crate::host::sockets::owners::{Found, Owner, Owners};
+use crate::host::{Deadline, Host};
+use crate::kubelet::http2::Http2;
+use crate::kubelet::process::{Finder, Kubelet};
+use crate::metric::{Metric, Samples, Unit};
+
+pub(super) static ENDPOINTS: Metric = Metric::info(
+    "headroom_apiserver_endpoint_info",
+    &["endpoint", "source"],
+    "Addresses that count as the apiserver's here, and who says so: flag (--apiserver.endpoints), kubeconfig (the kubelet's own), probe (where \
+     this exporter's probe goes), endpointslice (what stands behind the kubernetes service, where we may read that).",
+);
+pub(super) static CONNECTIONS: Metric = Metric::gauge(
+    "headroom_apiserver_connections",
+    Unit::None,
+    &["owner"],
+    "Established TCP connections from the host's network namespace to an apiserver endpoint (sock_diag), by the name of the process that \
+     has them; self is this exporter, unknown a process whose file descriptors we may not read. 0 for a kubelet that runs and has none. \
+     Pods with a network of their own are not in it.",
+);
+const GROUP: &[&str] = &["owner", "peer"];
+pub(super) static RTT: Metric = Metric::gauge(
+    "headroom_apiserver_connection_rtt_seconds",
+    Unit::Seconds,
+    GROUP,
+    "Smoothed round-trip time as TCP measured it (tcpi_rtt); of several connections the largest, as with all figures here. It keeps its \
+     last value on a dead connection: stalled and unacknowledged_seconds tell.",
+);
+pub(super) static RTTVAR: Metric = Metric::gauge(
+    "headroom_apiserver_connection_rttvar_seconds",
+    Unit::Seconds,
+    GROUP,
+    "Mean deviation of the round-trip time (tcpi_rttvar), the largest of the connections.",
+);
+pub(super) static RETRANSMITS: Metric = Metric::gauge(
+    "headroom_apiserver_connection_retransmits",
+    Unit::None,
+    GROUP,
+    "Segments sent again in the life of a connection (tcpi_total_retrans), the most of the connections. It falls when that connection is \
+     replaced.",
+);
+pub(super) static UNACKED: Metric = Metric::gauge(
+    "headroom_apiserver_connection_unacked_segments",
+    Unit::None,
+    GROUP,
+    "Segments sent and not yet acknowledged (tcpi_unacked), the most of the connections.",
+);
+pub(super) static BACKOFF: Metric = Metric::gauge(
+    "headroom_apiserver_connection_backoff",
+    Unit::None,
+    GROUP,
+    "How often the retransmission timeout was doubled since the last acknowledgement (tcpi_backoff), the most of the connections: 0 on a path \
+     that works, 5 after 10 s and 7 after 30 s on one that is dead.",
+);
+pub(super) static SEND_QUEUE: Metric = Metric::gauge(
+    "headroom_apiserver_connection_send_queue_bytes",
+    Unit::Bytes,
+    GROUP,
+    "Written by the process and not yet acknowledged by the apiserver (Send-Q of ss), the most of the connections.",
+);
+pub(super) static LAST_ACK: Metric = Metric::gauge(
+    "headroom_apiserver_connection_last_ack_seconds",
+    Unit::Seconds,
+    GROUP,
+    "Since the last acknowledgement came in (tcpi_last_ack_recv), the longest of the connections. It grows on an idle connection too.",
+);
+pub(super) static LAST_DATA: Metric = Metric::gauge(
+    "headroom_apiserver_connection_last_data_received_seconds",
+    Unit::Seconds,
+    GROUP,
+    "Since data last came in (tcpi_last_data_recv), the longest of the connections. A kubelet renews its lease every 10 s, so that its own \
+     stays below that.",
+);
+pub(super) static UNACKNOWLEDGED: Metric = Metric::gauge(
+    "headroom_apiserver_connection_unacknowledged_seconds",
+    Unit::Seconds,
+    GROUP,
+    "For how long, at least, written data has waited for its acknowledgement: a lower bound from the retransmission timer and from earlier \
+     looks, the longest of the connections; 0 if nothing is outstanding.",
+);
+pub(super) static STALLED: Metric = Metric::gauge(
+    "headroom_apiserver_connection_stalled",
+    Unit::None,
+    GROUP,
+    "1 if on a connection of this process data has waited for an acknowledgement for longer than --apiserver.stall-threshold: dead, but in use. \
+     A kubelet with default settings gives such a connection up about 45 s after the last byte that it read.",
+);
+pub(super) static STALLS: Metric = Metric::counter(
+    "headroom_apiserver_connection_stalls_total",
+    GROUP,
+    "How often a connection began to be stalled since the exporter started, looked at every half --apiserver.stall-threshold whether or not \
+     anybody scrapes.",
+);
+pub(super) static HTTP2: Metric = Metric::info(
+    "headroom_kubelet_http2_info",
+    &["enabled", "read_idle_timeout", "ping_timeout"],
+    "What the kubelet does about a dead HTTP/2 connection, by the environment that it was started with (DISABLE_HTTP2, \
+     HTTP2_READ_IDLE_TIMEOUT_SECONDS, HTTP2_PING_TIMEOUT_SECONDS) and the defaults of Kubernetes 1.20 and later. read_idle_timeout 0s: never looks.",
+);
+pub(super) static HEALTH_CHECK: Metric = Metric::gauge(
+    "headroom_kubelet_http2_health_check_seconds",
+    Unit::Seconds,
+    &[],
+    "After how long, at the latest, the kubelet gives up a connection on which nothing comes back: its read-idle and ping timeouts \
+     together. Missing if HTTP/2 or its health check is switched off: then TCP takes 13 to 30 minutes.",
+);
+
+/// Pairs of owner and peer that are shown; a node has about five.
+const MOST_GROUPS: usize = 40;
+/// Links of file descriptors that one look reads at the most to find whose a new socket is.
+const MOST_LINKS: usize = 10_000;
+
+/// Looks at connections, and remembers what it takes to judge them.
+#[derive(Debug)]
+pub(super) struct Passive {
+    endpoints: Arc<Endpoints>,
+    finder: Arc<Finder>,
+    threshold: Duration,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    owners: Owners,
+    tracker: Tracker,
+    stalls: BTreeMap<(String, SocketAddr), u64>,
+    /// The kubelet's environment, which never changes while it runs: pid and start time.
+    http2: Option<((u32, u64), Http2)>,
+}
+
+/// What one look found.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    endpoints: BTreeMap<SocketAddr, Source>,
+    connections: Vec<(TcpConnection, Verdict, String)>,
+    /// The kubelet runs, and no connection is left whose owner is unknown: then none of its own is 0.
+    kubelet_is_complete: bool,
+    stalls: BTreeMap<(String, SocketAddr), u64>,
+    http2: Option<Http2>,
+    errors: Vec<Error>,
+}
+
+impl Passive {
+    pub(super) fn new(endpoints: Arc<Endpoints>, finder: Arc<Finder>, threshold: Duration) -> Self {
+        Passive { endpoints, finder, threshold, memory: Mutex::default() }
+    }
+
+    /// How often it wants to look, scraped or not.
+    pub(super) fn period(&self) -> Duration {
+        (self.threshold / 2).max(Duration::from_millis(500))
+    }
+
+    /// One look.
+    ///
+    /// # Errors
+    /// Absent if nobody here names an apiserver.
+    pub(super) fn look(&self, host: &Host, deadline: Deadline) -> Result<Look> {
+        let mut look = Look::default();
+        let found = self.finder.find(host, deadline);
+        let kubelet = found.map_err(|error| look.errors.push(error)).ok().and_then(|found| found.kubelet);
+        let known = self.endpoints.known(host, kubelet.as_ref());
+        if !known.named {
+            return Err(Error::absent(
+                "no kubelet with a kubeconfig runs here, no service account is mounted and no flag names an apiserver",
+            ));
+        }
+        look.errors.extend(known.errors);
+        look.endpoints = known.addresses;
+
+        // A panic of ours half-way leaves it outdated at worst.
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kubelet) = &kubelet {
+            let http2 = memory.http2(host, kubelet);
+            look.http2 = http2.map_err(|error| look.errors.push(error.context("the kubelet's HTTP/2 settings"))).ok();
+        }
+        match self.connections(host, kubelet.as_ref(), &mut memory, &mut look, deadline) {
+            Ok(()) => {}
+            Err(error) => look.errors.push(error.context("connections to the apiserver")),
+        }
+        look.stalls = memory.stalls.clone();
+        Ok(look)
+    }
+
+    fn connections(
+        &self,
+        host: &Host,
+        kubelet: Option<&Kubelet>,
+        memory: &mut Memory,
+        look: &mut Look,
+        deadline: Deadline,
+    ) -> Result<()> {
+        in_the_hosts_network(host, kubelet)?;
+        let ports: BTreeSet<u16> = look.endpoints.keys().map(SocketAddr::port).collect();
+        let ports: Vec<u16> = ports.into_iter().collect();
+        let mut connections = host.tcp_connections(&ports, deadline)?;
+        connections.retain(|connection| look.endpoints.contains_key(&connection.peer));
+
+        // Not accepted yet, or inside the kernel: nobody's.
+        let owned = connections.iter().filter(|connection| connection.inode != 0);
+        let wanted: Vec<_> = owned.map(|connection| (connection.cookie, connection.inode)).collect();
+        let first: Vec<u32> = kubelet.map(|kubelet| kubelet.pid).into_iter().chain([std::process::id()]).collect();
+        let found = memory.owners.find(host, &wanted, &first, MOST_LINKS, deadline)?;
+        look.kubelet_is_complete =
+            kubelet.is_some() && wanted.iter().all(|(cookie, _)| found.owners.contains_key(cookie));
+        look.errors.extend(unknown_owners(&wanted, &found));
+
+        let verdicts = memory.tracker.judge(&connections, self.threshold, Instant::now());
+        for (connection, verdict) in connections.into_iter().zip(verdicts) {
+            let owner = owner(found.owners.get(&connection.cookie), kubelet);
+            let key = (owner.clone(), connection.peer);
+            if memory.stalls.len() < MOST_GROUPS || memory.stalls.contains_key(&key) {
+                *memory.stalls.entry(key).or_default() += u64::from(verdict.begins);
+            }
+            if verdict.begins {
+                let waiting = verdict.waiting.unwrap_or_default().as_secs_f64();
+                tracing::warn!(owner, peer = %connection.peer, local = %connection.local, waiting, "a connection to the apiserver is stalled");
+            }
+            look.connections.push((connection, verdict, owner));
+        }
+        Ok(())
+    }
+}
+
+impl Memory {
+    fn http2(&mut self, host: &Host, kubelet: &Kubelet) -> Result<Http2> {
+        let pids = host.pids()?;
+        let process = (kubelet.pid, pids.started(kubelet.pid)?);
+        if let Some((known, http2)) = self.http2
+            && known == process
+        {
+            return Ok(http2);
+        }
+        let environ = pids.environ(kubelet.pid)?;
+        let http2 = Http2::of_environ(environ.iter().map(String::as_str));
+        self.http2 = Some((process, http2));
+        Ok(http2)
+    }
+}
+
+/// From any other network namespace we would see our own pod's connections and call them the node's.
+fn in_the_hosts_network(host: &Host, kubelet: Option<&Kubelet>) -> Result<()> {
+    let pid = kubelet.map_or(1, |kubelet| kubelet.pid);
+    match host.shares_network_namespace(pid) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::new(
+            Reason::Denied,
+            "this exporter is not in the host's network namespace: it needs hostNetwork: true",
+        )),
+        // A machine of recorded files, or a process that has just gone: the next look finds out.
+        Err(error) if error.is_gone() => Ok(()),
+        Err(error) => Err(error.context("is this the host's network namespace?")),
+    }
+}
+
+/// The name of a process, whatever the kubelet and we ourselves are called.
+fn owner(found: Option<&Owner>, kubelet: Option<&Kubelet>) -> String {
+    match found {
+        Some(owner) if kubelet.is_some_and(|kubelet| kubelet.pid == owner.pid) => "kubelet".to_owned(),
+        Some(owner) if owner.pid == std::process::id() => "self".to_owned(),
+        Some(owner) => owner.comm.clone(),
+        None => "unknown".to_owned(),
+    }
+}
+
+/// One that is missing because the budget or the time ended is found by a later look.
+fn unknown_owners(wanted: &[(u64, u32)], found: &Found) -> Option<Error> {
+    let missing = wanted.iter().filter(|(cookie, _)| !found.owners.contains_key(cookie)).count();
+    (missing > 0 && found.refused > 0).then(|| {
+        Error::new(
+            Reason::Denied,
+            format!(
+                "whose {missing} connections are: file descriptors of {} processes may not be read: give the exporter CAP_SYS_PTRACE and \
+                 CAP_DAC_READ_SEARCH",
+                found.refused
+            ),
+        )
+    })
+}
+
+/// Connections of one owner to one peer, each figure of the one that is worst in it.
+#[derive(Debug, Default)]
+struct Group {
+    rtt: Option<Duration>,
+    rttvar: Option<Duration>,
+    retransmits: Option<u32>,
+    unacked: Option<u32>,
+    backoff: Option<u8>,
+    send_queue: u32,
+    last_ack: Option<Duration>,
+    last_data: Option<Duration>,
+    waiting: Option<Duration>,
+    stalled: bool,
+}
+
+impl Group {
+    fn add(&mut self, connection: &TcpConnection, verdict: Verdict) {
+        self.send_queue = self.send_queue.max(connection.send_queue_bytes);
+        self.stalled |= verdict.stalled;
+        let Some(info) = &connection.info else { return };
+        self.rtt = self.rtt.max(info.rtt);
+        self.rttvar = self.rttvar.max(info.rtt_variance);
+        self.retransmits = self.retransmits.max(Some(info.retransmitted_segments));
+        self.unacked = self.unacked.max(Some(info.unacked_segments));
+        self.backoff = self.backoff.max(Some(info.backoff));
+        self.last_ack = self.last_ack.max(Some(info.last_ack_received));
+        self.last_data = self.last_data.max(Some(info.last_data_received));
+        self.waiting = self.waiting.max(Some(verdict.waiting.unwrap_or_default()));
+    }
+}
+
+/// The numbers of one look.
+pub(super) fn assess(look: Look, samples: &mut Samples) {
+    for (address, source) in &look.endpoints {
+        samples.info(&ENDPOINTS, &[&address.to_string(), source.as_str()]);
+    }
+    if let Some(http2) = look.http2 {
+        let seconds = |time: Duration| format!("{}s", time.as_secs());
+        let read_idle = seconds(http2.read_idle_timeout.unwrap_or_default());
+        samples.info(&HTTP2, &[&http2.enabled.to_string(), &read_idle, &seconds(http2.ping_timeout)]);
+        samples.push_some(&HEALTH_CHECK, &[], http2.heals_within().map(|time| time.as_secs_f64()));
+    }
+
+    let mut owners: BTreeMap<&str, u64> = BTreeMap::new();
+    if look.kubelet_is_complete {
+        owners.insert("kubelet", 0);
+    }
+    let mut groups: BTreeMap<(&str, SocketAddr), Group> = BTreeMap::new();
+    for (connection, verdict, owner) in &look.connections {
+        *owners.entry(owner).or_default() += 1;
+        groups.entry((owner, connection.peer)).or_default().add(connection, *verdict);
+    }
+    // Nearest to failure first; those that matter most of the rest.
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by_key(|((owner, _), group)| {
+        (!group.stalled, !["kubelet", "self"].contains(owner), group.waiting.map(std::cmp::Reverse))
+    });
+    samples.drop_count(groups.len().saturating_sub(MOST_GROUPS) as u64);
+    groups.truncate(MOST_GROUPS);
+    let mut others = 0;
+    for (index, (owner, count)) in owners.iter().enumerate() {
+        if index < MOST_GROUPS { samples.push(&CONNECTIONS, &[owner], *count as f64) } else { others += 1 }
+    }
+    samples.drop_count(others);
+    for ((owner, peer), group) in &groups {
+        let peer = peer.to_string();
+        let labels = [*owner, &*peer];
+        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+        samples.push_some(&RTT, &labels, seconds(group.rtt));
+        samples.push_some(&RTTVAR, &labels, seconds(group.rttvar));
+        samples.push_some(&RETRANSMITS, &labels, group.retransmits.map(f64::from));
+        samples.push_some(&UNACKED, &labels, group.unacked.map(f64::from));
+        samples.push_some(&BACKOFF, &labels, group.backoff.map(f64::from));
+        samples.push(&SEND_QUEUE, &labels, f64::from(group.send_queue));
+        samples.push_some(&LAST_ACK, &labels, seconds(group.last_ack));
+        samples.push_some(&LAST_DATA, &labels, seconds(group.last_data));
+        samples.push_some(&UNACKNOWLEDGED, &labels, seconds(group.waiting));
+        // Without TCP's own figures there is no verdict.
+        samples.push_some(&STALLED, &labels, group.waiting.map(|_| f64::from(u8::from(group.stalled))));
+    }
+    for ((owner, peer), count) in &look.stalls {
+        samples.push(&STALLS, &[owner, &peer.to_string()], *count as f64);
+    }
+    look.errors.into_iter().for_each(|error| samples.fail(error));
+}

@@ -1,0 +1,86 @@
+//! What the apiserver holds about this node goes stale: its lease is not renewed, a condition stays for ever, requests are refused.
+//!
+//! **What fails.** The kubelet renews its lease every 10 s; 40 s after the last time it has expired, and 50 s after it the node
+//! controller marks the node. A condition whose owner is gone (`OutOfDisk` after an upgrade) stays on the node object with the status it
+//! had, or `Unknown`, and nothing removes it. An apiserver that has no seat left answers 429.
+//!
+//! **Evidence.** This node's own object and lease, by GET with `resourceVersion=0` (answered from the apiserver's cache), in the
+//! background: never a list, never a watch, never another node's. Through [`crate::apiserver`], over the connection that the probe keeps
+//! open anyway. Ages are of the moment of the read, by this machine's clock, which is the kubelet's as well.
+//!
+//! **What we export.** Each condition with its status and the age of its heartbeat; which of them nobody owns any more; age and duration of
+//! the lease; how our requests ended.
+//!
+//! **Orphaned** is a condition other than the kubelet's own four whose heartbeat is over an hour older than the kubelet's, while
+//! the kubelet is alive (its lease is fresh, or its Ready condition is). `NetworkUnavailable` is set once by whoever makes the network and never
+//! again, so it never counts (`--collector.node_status.set-once`).
+//!
+//! **When it misleads.** A healthy quiet node has heartbeats up to 7.5 minutes old (`pkg/kubelet/kubelet_node_status.go:590`): only the lease tells
+//! sooner. The node controller sets conditions to `Unknown` without touching their heartbeat. A clock that is wrong by seconds makes a lease
+//! look old if another machine renewed it, which only happens in tests. With API priority and fairness our requests wait in another queue than
+//! the kubelet's: our 429 is a sign, and not its own.
+
+mod assess;
+mod objects;
+mod probe;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::{Collector, Context, Mode, Probe};
+use crate::error::{Error, Result};
+use crate::metric::Samples;
+use probe::{Shared, Worker};
+
+/// This mode.
+pub static MODE: Mode = Mode {
+    id: "node_status",
+    title: "the node's lease expires, a condition is nobody's any more, the apiserver has no seat left",
+    metrics: assess::METRICS,
+    build: |settings| {
+        let (apiserver, node) = (settings.apiserver.clone(), settings.node.clone());
+        Box::new(NodeStatus(Arc::new(Shared::new(apiserver, node, settings.node_status.clone()))))
+    },
+};
+
+/// Settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// From one read of the lease to the next, give or take a tenth.
+    pub lease_interval: Duration,
+    /// From one read of the node object to the next.
+    pub node_interval: Duration,
+    /// Conditions that are set once and never again by those who own them.
+    pub set_once: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            lease_interval: Duration::from_secs(15),
+            node_interval: Duration::from_secs(60),
+            set_once: vec!["NetworkUnavailable".to_owned()],
+        }
+    }
+}
+
+struct NodeStatus(Arc<Shared>);
+
+impl Collector for NodeStatus {
+    fn collect(&self, _: Context<'_>) -> Result<Samples> {
+        let Some(snapshot) = self.0.snapshot() else {
+            return Err(Error::absent(
+                "no service account is mounted and neither --apiserver.url nor --kubeconfig says whom to ask",
+            ));
+        };
+        let mut samples = Samples::new();
+        assess::assess(&snapshot, &self.0.settings, SystemTime::now(), &mut samples);
+        Ok(samples)
+    }
+
+    fn probes(&self) -> Vec<Arc<dyn Probe>> {
+        Worker::all(&self.0).map(|worker| Arc::new(worker) as Arc<dyn Probe>).into()
+    }
+}

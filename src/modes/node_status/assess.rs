@@ -1,0 +1,169 @@
+//! From what was read to numbers. Pure.
+
+use std::time::{Duration, SystemTime};
+
+use super::Settings;
+use super::objects::{Condition, Lease, Status};
+use super::probe::{Object, Read, Snapshot};
+use crate::apiserver::Outcome;
+use crate::metric::{Metric, Samples, Unit};
+
+pub(super) static NODE: Metric = Metric::info(
+    "headroom_node_info",
+    &["node"],
+    "The node whose object and lease are read: --node-name, else the kubelet's --hostname-override, else the machine's name.",
+);
+pub(super) static CONDITION: Metric = Metric::gauge(
+    "headroom_node_condition",
+    Unit::None,
+    &["condition", "status"],
+    "1 for the present status of a condition of this node's object, 0 for the others (true, false, unknown). Read every \
+     --collector.node_status.node-interval; headroom_node_object_read_age_seconds says how long ago.",
+);
+pub(super) static HEARTBEAT_AGE: Metric = Metric::gauge(
+    "headroom_node_condition_heartbeat_age_seconds",
+    Unit::Seconds,
+    &["condition"],
+    "Age of the lastHeartbeatTime of a condition when it was read. A kubelet whose node is healthy and quiet posts every 2.5 to 7.5 minutes; \
+     NetworkUnavailable is mostly posted once. Missing if the condition has none.",
+);
+pub(super) static ORPHANED: Metric = Metric::gauge(
+    "headroom_node_condition_orphaned",
+    Unit::None,
+    &["condition"],
+    "1 for a condition that nobody owns any more: its heartbeat is over an hour older than the kubelet's, while the kubelet is alive. \
+     Missing while the kubelet itself is not heard of: then nothing can be said. The kubelet's own four and those of \
+     --collector.node_status.set-once never count.",
+);
+pub(super) static LEASE_AGE: Metric = Metric::gauge(
+    "headroom_node_lease_age_seconds",
+    Unit::Seconds,
+    &[],
+    "Since the kubelet last renewed this node's lease, when the lease was read from the apiserver. Healthy: up to about 10 s. At \
+     headroom_node_lease_duration_seconds it has expired; the node controller marks the node after 50 s (node-monitor-grace-period).",
+);
+pub(super) static LEASE_DURATION: Metric = Metric::gauge(
+    "headroom_node_lease_duration_seconds",
+    Unit::Seconds,
+    &[],
+    "For how long a renewal of this node's lease holds (spec.leaseDurationSeconds, 40 by default).",
+);
+pub(super) static PRESENT: Metric = Metric::gauge(
+    "headroom_node_object_present",
+    Unit::None,
+    &["object"],
+    "1 if the apiserver has this node's object (node) and lease (lease), 0 if it says that there is none: a kubelet never deletes its own, \
+     so that a missing one was deleted or never made.",
+);
+pub(super) static READ_AGE: Metric = Metric::gauge(
+    "headroom_node_object_read_age_seconds",
+    Unit::Seconds,
+    &["object"],
+    "How long ago this node's object or lease was last read from the apiserver. What was read is shown for three intervals, then it is missing.",
+);
+pub(super) static REQUESTS: Metric = Metric::counter(
+    "headroom_node_object_requests_total",
+    &["object", "result"],
+    "Requests for this node's object and lease by how they ended, with the results of headroom_apiserver_probe_total. unexpected: 404 among others. \
+     throttled: the apiserver had no seat for us (429).",
+);
+pub(super) static RETRY_AFTER: Metric = Metric::gauge(
+    "headroom_node_object_retry_after_seconds",
+    Unit::Seconds,
+    &["object"],
+    "The Retry-After of the last 429 to a request for this object, which we obey up to five minutes. Missing before the first.",
+);
+
+/// What this mode may show.
+pub(super) static METRICS: &[&Metric] = &[
+    &NODE,
+    &CONDITION,
+    &HEARTBEAT_AGE,
+    &ORPHANED,
+    &LEASE_AGE,
+    &LEASE_DURATION,
+    &PRESENT,
+    &READ_AGE,
+    &REQUESTS,
+    &RETRY_AFTER,
+];
+
+/// The conditions that a kubelet owns (`pkg/kubelet/kubelet_node_status.go`, `defaultNodeStatusFuncs`): with them the others are compared.
+const KUBELETS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+/// By how much a heartbeat must be older than the kubelet's: far more than the kubelet's own 7.5 minutes, and than any owner takes
+/// that reports by the hour.
+const ORPHANED_AFTER: Duration = Duration::from_secs(3_600);
+/// A kubelet that posted within this time is alive, where its lease cannot be read.
+const ALIVE: Duration = Duration::from_secs(600);
+
+/// The numbers of what was read, as seen at `now`.
+pub(super) fn assess(snapshot: &Snapshot, settings: &Settings, now: SystemTime, samples: &mut Samples) {
+    if let Some(name) = &snapshot.name {
+        samples.info(&NODE, &[name]);
+    }
+    if let Some(read) = &snapshot.node {
+        about_read(Object::Node, read, now, samples);
+        if let Some(node) = &read.object {
+            samples.drop_count(node.dropped);
+            conditions(&node.conditions, read.at, snapshot.lease.as_ref(), settings, samples);
+        }
+    }
+    if let Some(read) = &snapshot.lease {
+        about_read(Object::Lease, read, now, samples);
+        if let Some(lease) = &read.object {
+            let age = lease.renewed.map(|renewed| age(renewed, read.at).as_secs_f64());
+            samples.push_some(&LEASE_AGE, &[], age);
+            samples.push_some(&LEASE_DURATION, &[], lease.duration_seconds.map(f64::from));
+        }
+    }
+    for object in Object::ALL {
+        for outcome in Outcome::ALL {
+            let count = snapshot.results.get(&(object, outcome)).copied().unwrap_or(0);
+            samples.push(&REQUESTS, &[object.as_str(), outcome.as_str()], count as f64);
+        }
+        let time = snapshot.retry_after.get(&object).map(|time| time.as_secs_f64());
+        samples.push_some(&RETRY_AFTER, &[object.as_str()], time);
+    }
+    snapshot.errors.iter().for_each(|error| samples.fail(error.clone()));
+}
+
+fn about_read<T>(object: Object, read: &Read<T>, now: SystemTime, samples: &mut Samples) {
+    samples.push(&PRESENT, &[object.as_str()], f64::from(u8::from(read.object.is_some())));
+    samples.push(&READ_AGE, &[object.as_str()], age(read.at, now).as_secs_f64());
+}
+
+fn conditions(
+    conditions: &[Condition],
+    at: SystemTime,
+    lease: Option<&Read<Lease>>,
+    settings: &Settings,
+    samples: &mut Samples,
+) {
+    let kubelets = |condition: &&Condition| KUBELETS.contains(&condition.name.as_str());
+    let newest = conditions.iter().filter(kubelets).filter_map(|condition| condition.heartbeat).max();
+    let alive = match lease.and_then(|read| read.object.map(|lease| (read.at, lease))) {
+        Some((read_at, Lease { renewed: Some(renewed), duration_seconds: Some(duration) })) => {
+            age(renewed, read_at) < Duration::from_secs(duration.into())
+        }
+        _ => newest.is_some_and(|newest| age(newest, at) < ALIVE),
+    };
+    for condition in conditions {
+        let name = &*condition.name;
+        for status in Status::ALL {
+            samples.push(&CONDITION, &[name, status.as_str()], f64::from(u8::from(status == condition.status)));
+        }
+        let heartbeat_age = condition.heartbeat.map(|heartbeat| age(heartbeat, at).as_secs_f64());
+        samples.push_some(&HEARTBEAT_AGE, &[name], heartbeat_age);
+
+        // A kubelet whose lease is fresh is alive now, even if what it last posted is some minutes old.
+        let (Some(reference), true) = (newest, alive) else { continue };
+        let exempt = KUBELETS.contains(&name) || settings.set_once.iter().any(|once| once == name);
+        let old = condition.heartbeat.is_some_and(|heartbeat| age(heartbeat, reference) > ORPHANED_AFTER);
+        samples.push(&ORPHANED, &[name], f64::from(u8::from(old && !exempt)));
+    }
+}
+
+/// From `then` to `now`; nothing if the clocks disagree by a little.
+fn age(then: SystemTime, now: SystemTime) -> Duration {
+    now.duration_since(then).unwrap_or_default()
+}

@@ -1,0 +1,201 @@
+//! A Node and a Lease as the apiserver writes them, as far as we need them.
+
+use std::time::SystemTime;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// Far more conditions than any node has.
+const MOST_CONDITIONS: usize = 32;
+
+/// What a condition may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    True,
+    False,
+    Unknown,
+}
+
+impl Status {
+    /// In the order of the page.
+    pub(super) const ALL: [Status; 3] = [Status::True, Status::False, Status::Unknown];
+
+    /// The label value, written as kube-state-metrics writes it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Status::True => "true",
+            Status::False => "false",
+            Status::Unknown => "unknown",
+        }
+    }
+}
+
+/// One condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Condition {
+    pub(super) name: String,
+    pub(super) status: Status,
+    /// When its owner last said so; some never say when.
+    pub(super) heartbeat: Option<SystemTime>,
+}
+
+/// The conditions of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Node {
+    pub(super) conditions: Vec<Condition>,
+    /// Beyond the most that we keep.
+    pub(super) dropped: u64,
+}
+
+/// The lease of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lease {
+    pub(super) renewed: Option<SystemTime>,
+    pub(super) duration_seconds: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct NodeObject {
+    kind: String,
+    #[serde(default)]
+    status: NodeStatus,
+}
+
+#[derive(Default, Deserialize)]
+struct NodeStatus {
+    #[serde(default)]
+    conditions: Vec<ConditionObject>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ConditionObject {
+    r#type: String,
+    status: String,
+    #[serde(default)]
+    last_heartbeat_time: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct LeaseObject {
+    kind: String,
+    #[serde(default)]
+    spec: LeaseSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LeaseSpec {
+    #[serde(default)]
+    renew_time: Option<String>,
+    #[serde(default)]
+    lease_duration_seconds: Option<u32>,
+}
+
+impl Node {
+    /// # Errors
+    /// Malformed, saying what is wrong, if it is no Node.
+    pub(super) fn parse(body: &[u8]) -> Result<Self> {
+        let object: NodeObject = serde_json::from_slice(body).map_err(|error| malformed("Node", error))?;
+        if object.kind != "Node" {
+            return Err(malformed("Node", format!("is a {:?}", object.kind)));
+        }
+        let mut node = Node::default();
+        for condition in object.status.conditions {
+            if node.conditions.len() == MOST_CONDITIONS {
+                node.dropped += 1;
+                continue;
+            }
+            let status = match condition.status.as_str() {
+                "True" => Status::True,
+                "False" => Status::False,
+                _ => Status::Unknown,
+            };
+            let heartbeat = condition.last_heartbeat_time.as_deref().map(time).transpose()?;
+            node.conditions.push(Condition { name: condition.r#type, status, heartbeat });
+        }
+        Ok(node)
+    }
+}
+
+impl Lease {
+    /// # Errors
+    /// Malformed, saying what is wrong, if it is no Lease.
+    pub(super) fn parse(body: &[u8]) -> Result<Self> {
+        let object: LeaseObject = serde_json::from_slice(body).map_err(|error| malformed("Lease", error))?;
+        if object.kind != "Lease" {
+            return Err(malformed("Lease", format!("is a {:?}", object.kind)));
+        }
+        let LeaseSpec { renew_time, lease_duration_seconds } = object.spec;
+        Ok(Lease { renewed: renew_time.as_deref().map(time).transpose()?, duration_seconds: lease_duration_seconds })
+    }
+}
+
+fn malformed(what: &str, why: impl std::fmt::Display) -> Error {
+    Error::malformed(format!("{what} from the apiserver: {why}"))
+}
+
+/// RFC 3339, with or without a fraction (`metav1.Time`, `metav1.MicroTime`).
+fn time(text: &str) -> Result<SystemTime> {
+    let malformed = |error: jiff::Error| malformed("time", format!("{text:?}: {error}"));
+    text.parse::<jiff::Timestamp>().map_err(malformed)?.try_into().map_err(malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const NODE: &[u8] = include_bytes!("../../../tests/fixtures/node_status/k8s-1.36-cgroupv1/node.json");
+    const LEASE: &[u8] = include_bytes!("../../../tests/fixtures/node_status/k8s-1.36-cgroupv1/lease.json");
+
+    #[test]
+    fn recorded_objects() {
+        let node = Node::parse(NODE).unwrap();
+        let names: Vec<_> = node.conditions.iter().map(|c| (c.name.as_str(), c.status)).collect();
+        let pressure = Status::False;
+        assert_eq!(
+            names,
+            [
+                ("MemoryPressure", pressure),
+                ("DiskPressure", pressure),
+                ("PIDPressure", pressure),
+                ("Ready", Status::True)
+            ]
+        );
+        // `date -u -d 2026-11-20T20:36:38Z +%s`
+        let witness = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_206_998);
+        assert_eq!(node.conditions[0].heartbeat, Some(witness));
+        let lease = Lease::parse(LEASE).unwrap();
+        assert_eq!(lease.duration_seconds, Some(40));
+        assert_eq!(lease.renewed.unwrap().duration_since(witness).unwrap(), Duration::from_micros(41_246_043));
+    }
+
+    #[test]
+    fn what_is_missing_is_not_made_up() {
+        let node = br#"{"kind":"Node","status":{"conditions":[{"type":"OutOfDisk","status":"odd","lastHeartbeatTime":null}]}}"#;
+        let condition = Condition { name: "OutOfDisk".into(), status: Status::Unknown, heartbeat: None };
+        assert_eq!(Node::parse(node).unwrap().conditions, [condition]);
+        assert!(Node::parse(br#"{"kind":"Node"}"#).unwrap().conditions.is_empty(), "registered a moment ago");
+        let lease = Lease::parse(br#"{"kind":"Lease","spec":{"holderIdentity":"x"}}"#).unwrap();
+        assert_eq!(lease, Lease { renewed: None, duration_seconds: None });
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        for odd in ["", "<html>", "[]", "{}", r#"{"kind":"Status","code":200}"#] {
+            assert!(Node::parse(odd.as_bytes()).is_err() && Lease::parse(odd.as_bytes()).is_err(), "{odd}");
+        }
+        let error = Lease::parse(br#"{"kind":"Lease","spec":{"renewTime":"yesterday"}}"#).unwrap_err();
+        assert!(error.to_string().contains("yesterday"), "{error}");
+    }
+
+    #[test]
+    fn a_thousand_conditions_are_cut() {
+        let condition = r#"{"type":"X","status":"True"}"#;
+        let body = format!(r#"{{"kind":"Node","status":{{"conditions":[{}]}}}}"#, vec![condition; 1000].join(","));
+        let node = Node::parse(body.as_bytes()).unwrap();
+        assert_eq!((node.conditions.len(), node.dropped), (32, 968));
+    }
+}

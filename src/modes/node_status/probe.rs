@@ -1,0 +1,239 @@
+//! Reads the two objects, each on a clock of its own, and keeps what it read until it is too old to be told.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::Settings;
+use super::objects::{Lease, Node as NodeObject};
+use crate::apiserver::{Apiserver, Client, Exchange, Outcome};
+use crate::error::{Error, Reason, Result};
+use crate::host::Host;
+use crate::kubelet::node::Node;
+use crate::modes::{Probe, Work};
+
+/// The longest Retry-After that is obeyed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// A node with 50 images and many managed fields has some hundred kilobytes.
+const LARGEST: usize = 4 << 20;
+/// What was read is told for so many intervals; after that we no longer know.
+const HOLDS: u32 = 3;
+
+/// What is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Object {
+    Node,
+    Lease,
+}
+
+impl Object {
+    pub(super) const ALL: [Object; 2] = [Object::Node, Object::Lease];
+
+    /// The label value.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Object::Node => "node",
+            Object::Lease => "lease",
+        }
+    }
+
+    /// The cheapest consistent enough read: `resourceVersion=0` is answered from the apiserver's cache and never reaches etcd.
+    fn path(self, node: &str) -> String {
+        match self {
+            Object::Node => format!("/api/v1/nodes/{node}?resourceVersion=0"),
+            Object::Lease => {
+                format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{node}?resourceVersion=0")
+            }
+        }
+    }
+
+    fn permission(self) -> &'static str {
+        match self {
+            Object::Node => "a ClusterRole with verb get on nodes",
+            Object::Lease => "a Role in kube-node-lease with verb get on leases of coordination.k8s.io",
+        }
+    }
+}
+
+/// Something that was read, and when.
+#[derive(Clone, Debug)]
+pub(super) struct Read<T> {
+    pub(super) at: SystemTime,
+    /// `None`: the apiserver says that there is none.
+    pub(super) object: Option<T>,
+}
+
+/// What one scrape gets to see.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Snapshot {
+    pub(super) name: Option<String>,
+    pub(super) node: Option<Read<NodeObject>>,
+    pub(super) lease: Option<Read<Lease>>,
+    pub(super) results: BTreeMap<(Object, Outcome), u64>,
+    pub(super) retry_after: BTreeMap<Object, Duration>,
+    pub(super) errors: Vec<Error>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// There is somebody to ask.
+    in_use: bool,
+    snapshot: Snapshot,
+    failing: BTreeMap<Object, Error>,
+    panics: Vec<Error>,
+}
+
+/// What the clocks share with the collector.
+pub(super) struct Shared {
+    apiserver: Apiserver,
+    node: Node,
+    pub(super) settings: Settings,
+    state: Mutex<State>,
+}
+
+impl Shared {
+    pub(super) fn new(apiserver: Apiserver, node: Node, settings: Settings) -> Self {
+        Shared { apiserver, node, settings, state: Mutex::default() }
+    }
+
+    /// There is somebody to ask.
+    pub(super) fn begin(&self) {
+        self.lock().in_use = true;
+    }
+
+    /// What is known; `None` if there is nobody to ask. What was read too long ago is not in it.
+    pub(super) fn snapshot(&self) -> Option<Snapshot> {
+        let mut state = self.lock();
+        let mut snapshot = state.in_use.then(|| state.snapshot.clone())?;
+        let now = SystemTime::now();
+        let holds = |at: SystemTime, object| {
+            now.duration_since(at).unwrap_or_default() < self.interval(object) * HOLDS + self.apiserver.timeout()
+        };
+        snapshot.node = snapshot.node.filter(|read| holds(read.at, Object::Node));
+        snapshot.lease = snapshot.lease.filter(|read| holds(read.at, Object::Lease));
+        // The same file of ours is missing to both.
+        snapshot.errors = state.failing.values().cloned().collect();
+        snapshot.errors.dedup();
+        snapshot.errors.append(&mut state.panics);
+        Some(snapshot)
+    }
+
+    fn interval(&self, object: Object) -> Duration {
+        match object {
+            Object::Node => self.settings.node_interval,
+            Object::Lease => self.settings.lease_interval,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read(self: Arc<Self>, object: Object, host: Arc<Host>) {
+        let Some(client) = self.apiserver.client(&host) else { return };
+        self.begin();
+        let interval = self.interval(object);
+        // The first read of both soon, so that a new exporter has something to tell; then each on its own clock.
+        sleep(interval.min(self.settings.lease_interval).mul_f64(fastrand::f64())).await;
+        loop {
+            let mut next = Instant::now() + interval.mul_f64(0.9 + 0.2 * fastrand::f64());
+            let asked = self.ask(object, &client, &host).await;
+            if let Ok(exchange) = &asked
+                && let (Outcome::Throttled, Some(time)) = (exchange.outcome, exchange.retry_after)
+            {
+                next = next.max(Instant::now() + time.min(LONGEST_PAUSE));
+            }
+            self.note(object, asked);
+            sleep_until(next.max(Instant::now() + interval / 10)).await;
+        }
+    }
+
+    async fn ask(&self, object: Object, client: &Client, host: &Arc<Host>) -> Result<Exchange> {
+        let name = self.node.name(host).await?;
+        let exchange = client.get(&object.path(&name), LARGEST).await?;
+        self.lock().snapshot.name = Some(name);
+        Ok(exchange)
+    }
+
+    pub(super) fn note(&self, object: Object, asked: Result<Exchange>) {
+        let mut state = self.lock();
+        let State { snapshot, failing, .. } = &mut *state;
+        let result = asked.and_then(|exchange| {
+            *snapshot.results.entry((object, exchange.outcome)).or_default() += 1;
+            if let (Outcome::Throttled, Some(time)) = (exchange.outcome, exchange.retry_after) {
+                snapshot.retry_after.insert(object, time);
+            }
+            let body = match (exchange.outcome, exchange.status) {
+                (Outcome::Ok, _) => Some(exchange.body),
+                (_, Some(404)) => None,
+                _ => return Err(refusal(object, &exchange)),
+            };
+            let at = SystemTime::now();
+            match object {
+                Object::Node => {
+                    let object = body.map(|body| NodeObject::parse(&body)).transpose()?;
+                    snapshot.node = Some(Read { at, object });
+                }
+                Object::Lease => {
+                    let object = body.map(|body| Lease::parse(&body)).transpose()?;
+                    snapshot.lease = Some(Read { at, object });
+                }
+            }
+            Ok(())
+        });
+        match result {
+            Ok(()) => failing.remove(&object),
+            Err(error) => failing.insert(object, error),
+        };
+    }
+}
+
+/// Why an object could not be had, in the words of somebody who must do something about it.
+fn refusal(object: Object, exchange: &Exchange) -> Error {
+    let name = object.as_str();
+    let words = exchange.error.as_ref().map(ToString::to_string).unwrap_or_default();
+    let reason = match exchange.outcome {
+        Outcome::Unauthorized => {
+            let text = format!("the {name} of this node: {words}; it needs {}", object.permission());
+            return Error::new(Reason::Denied, text);
+        }
+        Outcome::Timeout => Reason::Timeout,
+        Outcome::Throttled => Reason::Busy,
+        Outcome::Unexpected => Reason::Malformed,
+        _ => Reason::Io,
+    };
+    Error::new(reason, format!("the {name} of this node: {words}"))
+}
+
+/// One clock.
+pub(super) struct Worker {
+    object: Object,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    /// One for each object.
+    pub(super) fn all(shared: &Arc<Shared>) -> [Worker; 2] {
+        Object::ALL.map(|object| Worker { object, shared: Arc::clone(shared) })
+    }
+}
+
+impl Probe for Worker {
+    fn name(&self) -> &'static str {
+        self.object.as_str()
+    }
+
+    fn run(self: Arc<Self>, host: Arc<Host>) -> Work {
+        Box::pin(Arc::clone(&self.shared).read(self.object, host))
+    }
+
+    fn panicked(&self, error: Error) {
+        let panics = &mut self.shared.lock().panics;
+        // Two clocks, one scrape: more than a few nobody reads.
+        if panics.len() < 4 {
+            panics.push(error);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Conditions, leases and refusals of a recorded node, and of the same node after an upgrade that left `OutOfDisk` behind.
+
+use super::assess::*;
+use super::probe::Object;
+use super::*;
+use crate::apiserver::{Exchange, Outcome};
+use crate::error::Reason;
+use serde_json::{Value, json};
+
+fn recorded(name: &str) -> Value {
+    let path = format!("{}/tests/fixtures/node_status/k8s-1.36-cgroupv1/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn ago(seconds: u64) -> String {
+    let then = SystemTime::now() - Duration::from_secs(seconds);
+    jiff::Timestamp::try_from(then).unwrap().to_string()
+}
+
+/// The recorded node with every heartbeat so many seconds old.
+fn node(heartbeats: u64) -> Value {
+    let mut node = recorded("node");
+    for condition in node["status"]["conditions"].as_array_mut().unwrap() {
+        condition["lastHeartbeatTime"] = ago(heartbeats).into();
+    }
+    node
+}
+
+fn with(mut node: Value, name: &str, status: &str, heartbeat: u64) -> Value {
+    let condition = json!({"type": name, "status": status, "lastHeartbeatTime": ago(heartbeat)});
+    node["status"]["conditions"].as_array_mut().unwrap().push(condition);
+    node
+}
+
+fn lease(renewed: u64) -> Value {
+    let mut lease = recorded("lease");
+    lease["spec"]["renewTime"] = ago(renewed).into();
+    lease
+}
+
+fn answer(outcome: Outcome, status: u16, body: &Value) -> Exchange {
+    let error = (outcome != Outcome::Ok).then(|| Error::new(Reason::Io, format!("HTTP status {status}")));
+    let body = if outcome == Outcome::Ok { body.to_string().into() } else { Default::default() };
+    Exchange { outcome, failed_in: None, timings: Vec::new(), status: Some(status), retry_after: None, body, error }
+}
+
+/// What a scrape shows after these answers.
+fn after(answers: Vec<(Object, Result<Exchange>)>) -> Samples {
+    let shared = Shared::new(Default::default(), Default::default(), Settings::default());
+    shared.begin();
+    answers.into_iter().for_each(|(object, answer)| shared.note(object, answer));
+    let mode = NodeStatus(Arc::new(shared));
+    let host = crate::host::Host::new(Default::default());
+    let deadline = crate::host::Deadline::after(Duration::from_secs(5));
+    let mut samples = mode.collect(Context { host: &host, deadline }).unwrap();
+    samples.refuse_undeclared(MODE.metrics);
+    samples.refuse_duplicates();
+    samples
+}
+
+fn ok(node: &Value, lease: &Value) -> Samples {
+    let samples = after(vec![
+        (Object::Node, Ok(answer(Outcome::Ok, 200, node))),
+        (Object::Lease, Ok(answer(Outcome::Ok, 200, lease))),
+    ]);
+    assert!(samples.errors().is_empty(), "{:?}", samples.errors());
+    samples
+}
+
+fn orphaned(samples: &Samples, name: &str) -> Option<f64> {
+    samples.value(&ORPHANED, &[name])
+}
+
+#[test]
+fn a_healthy_node() {
+    let samples = ok(&node(400), &lease(7));
+    assert_eq!(samples.value(&CONDITION, &["Ready", "true"]), Some(1.0));
+    assert_eq!(samples.value(&CONDITION, &["Ready", "false"]), Some(0.0));
+    assert_eq!(samples.value(&CONDITION, &["MemoryPressure", "false"]), Some(1.0));
+    let age = samples.value(&HEARTBEAT_AGE, &["DiskPressure"]).unwrap();
+    assert!((400.0..405.0).contains(&age), "{age}");
+    let age = samples.value(&LEASE_AGE, &[]).unwrap();
+    assert!((7.0..10.0).contains(&age), "{age}");
+    assert_eq!(samples.value(&LEASE_DURATION, &[]), Some(40.0));
+    assert_eq!(samples.value(&PRESENT, &["lease"]), Some(1.0));
+    assert_eq!(samples.value(&REQUESTS, &["node", "ok"]), Some(1.0));
+    assert_eq!(samples.value(&REQUESTS, &["node", "throttled"]), Some(0.0));
+    for name in ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"] {
+        assert_eq!(orphaned(&samples, name), Some(0.0), "{name}");
+    }
+}
+
+#[test]
+fn a_condition_that_an_upgrade_left_behind() {
+    let months = 90 * 86_400;
+    let mut node = with(node(200), "OutOfDisk", "Unknown", months);
+    node = with(node, "KernelDeadlock", "False", 299);
+    node = with(node, "NetworkUnavailable", "False", months);
+    let samples = ok(&node, &lease(3));
+    assert_eq!(orphaned(&samples, "OutOfDisk"), Some(1.0));
+    assert_eq!(samples.value(&CONDITION, &["OutOfDisk", "unknown"]), Some(1.0));
+    assert_eq!(orphaned(&samples, "KernelDeadlock"), Some(0.0), "its owner reports every five minutes");
+    assert_eq!(orphaned(&samples, "NetworkUnavailable"), Some(0.0), "is set once");
+}
+
+#[test]
+fn of_a_kubelet_that_is_gone_nothing_is_called_orphaned() {
+    // The node controller has set its conditions to Unknown; node-problem-detector lives.
+    let node = with(with(node(7_200), "KernelDeadlock", "False", 100), "OutOfDisk", "Unknown", 90 * 86_400);
+    let samples = ok(&node, &lease(7_000));
+    for name in ["OutOfDisk", "KernelDeadlock", "Ready"] {
+        assert_eq!(orphaned(&samples, name), None, "{name}");
+    }
+    assert!(samples.value(&LEASE_AGE, &[]).unwrap() >= 7_000.0);
+    // A kubelet that renews its lease and posts no status is alive (node_lifecycle_controller.go:911), and so its own are no orphans.
+    let samples = ok(&node, &lease(2));
+    assert_eq!((orphaned(&samples, "Ready"), orphaned(&samples, "OutOfDisk")), (Some(0.0), Some(1.0)));
+}
+
+#[test]
+fn without_the_right_to_leases_the_kubelets_own_word_counts() {
+    let node = with(node(200), "OutOfDisk", "Unknown", 90 * 86_400);
+    let denied = answer(Outcome::Unauthorized, 403, &Value::Null);
+    let samples = after(vec![(Object::Node, Ok(answer(Outcome::Ok, 200, &node))), (Object::Lease, Ok(denied))]);
+    assert_eq!(orphaned(&samples, "OutOfDisk"), Some(1.0));
+    assert_eq!(samples.value(&LEASE_AGE, &[]), None);
+    assert_eq!(samples.errors().len(), 1);
+    assert_eq!(samples.errors()[0].reason(), Reason::Denied);
+    assert!(samples.errors()[0].to_string().contains("get on leases"), "{:?}", samples.errors());
+}
+
+#[test]
+fn a_lease_that_is_not_there_is_no_failure_of_ours() {
+    let samples = after(vec![(Object::Lease, Ok(answer(Outcome::Unexpected, 404, &Value::Null)))]);
+    assert_eq!(samples.value(&PRESENT, &["lease"]), Some(0.0));
+    assert_eq!(samples.value(&LEASE_AGE, &[]), None);
+    assert_eq!(samples.value(&PRESENT, &["node"]), None, "nobody has asked yet");
+    assert!(samples.errors().is_empty());
+}
+
+#[test]
+fn a_refusal_is_counted_and_what_was_read_stays_for_a_while() {
+    let mut throttled = answer(Outcome::Throttled, 429, &Value::Null);
+    throttled.retry_after = Some(Duration::from_secs(7));
+    let samples = after(vec![(Object::Lease, Ok(answer(Outcome::Ok, 200, &lease(1)))), (Object::Lease, Ok(throttled))]);
+    assert_eq!(samples.value(&REQUESTS, &["lease", "throttled"]), Some(1.0));
+    assert_eq!(samples.value(&RETRY_AFTER, &["lease"]), Some(7.0));
+    assert!(samples.value(&LEASE_AGE, &[]).is_some());
+    assert_eq!(samples.errors()[0].reason(), Reason::Busy);
+    let samples =
+        after(vec![(Object::Lease, Err(Error::malformed("token"))), (Object::Node, Err(Error::malformed("token")))]);
+    assert_eq!(samples.errors().len(), 1, "the same file is missing to both");
+    let samples = after(vec![
+        (Object::Lease, Err(Error::malformed("token"))),
+        (Object::Lease, Ok(answer(Outcome::Ok, 200, &lease(1)))),
+    ]);
+    assert!(samples.errors().is_empty(), "healed");
+}
+
+#[test]
+fn nobody_to_ask() {
+    let mode = (MODE.build)(&crate::modes::Settings::default());
+    let host = crate::host::Host::new(Default::default());
+    let deadline = crate::host::Deadline::after(Duration::from_secs(5));
+    let error = mode.collect(Context { host: &host, deadline }).unwrap_err();
+    assert_eq!(error.reason(), Reason::Absent);
+}
