@@ -37,7 +37,7 @@ use probe::{Shared, Worker};
 /// This mode.
 pub static MODE: Mode = Mode {
     id: "node_status",
-    title: "the node's lease expires, a condition is nobody's any more, the apiserver has no seat left",
+    title: "the node's lease expires, or a condition on it is nobody's any more",
     metrics: assess::METRICS,
     build: |settings| {
         let (apiserver, node) = (settings.apiserver.clone(), settings.node.clone());

@@ -240,3 +240,101 @@ impl Instruments {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Reason;
+
+    fn exchange(outcome: Outcome, failed_in: Option<Phase>, timings: &[(Phase, u64)]) -> Exchange {
+        let timings = timings.iter().map(|(phase, micros)| (*phase, Duration::from_micros(*micros))).collect();
+        Exchange { outcome, failed_in, timings, status: None, retry_after: None, body: Default::default(), error: None }
+    }
+
+    fn shown(instruments: &Instruments) -> Samples {
+        let mut samples = Samples::new();
+        instruments.show(&mut samples);
+        samples.refuse_undeclared(super::super::MODE.metrics);
+        samples.refuse_duplicates();
+        samples
+    }
+
+    #[test]
+    fn before_anybody_is_asked_there_is_nothing_and_then_zeros() {
+        let instruments = Instruments::default();
+        assert!(!instruments.in_use() && shown(&instruments).rows().is_empty());
+        instruments.begin(Kind::Fresh);
+        let samples = shown(&instruments);
+        assert!(instruments.in_use());
+        for outcome in Outcome::ALL {
+            assert_eq!(samples.value(&PROBES, &["fresh", outcome.as_str()]), Some(0.0));
+        }
+        assert_eq!(samples.value(&SUCCESS, &["fresh"]), None, "no probe has ended");
+        assert_eq!(samples.value(&RECONNECTS, &["start"]), None, "there is no reused connection");
+    }
+
+    #[test]
+    fn dead_but_in_use_is_told_from_slow() {
+        let instruments = Instruments::default();
+        instruments
+            .made(Why::Start, &[(Phase::Tls, Duration::from_millis(3)), (Phase::Total, Duration::from_millis(5))]);
+        instruments.note(
+            Kind::Reused,
+            &exchange(Outcome::Ok, None, &[(Phase::Request, 700), (Phase::Total, 700), (Phase::Ping, 90)]),
+        );
+        instruments.note(Kind::Reused, &exchange(Outcome::Timeout, Some(Phase::Ping), &[]));
+        instruments.note(Kind::Fresh, &exchange(Outcome::Ok, None, &[(Phase::Connect, 200), (Phase::Total, 5_000)]));
+        let samples = shown(&instruments);
+        assert_eq!(samples.value(&FAILURES, &["reused", "ping", "timeout"]), Some(1.0));
+        assert_eq!(samples.value(&PROBES, &["reused", "timeout"]), Some(1.0));
+        assert_eq!((samples.value(&SUCCESS, &["reused"]), samples.value(&SUCCESS, &["fresh"])), (Some(0.0), Some(1.0)));
+        assert!(samples.value(&LAST_SUCCESS, &["reused"]).is_some(), "an earlier one was well");
+        assert_eq!(samples.value(&RECONNECTS, &["start"]), Some(1.0));
+        let histogram = |connection: &str, phase: &str| {
+            let mut rows = samples.distributions().iter();
+            rows.find(|row| &*row.labels[0] == connection && &*row.labels[1] == phase).map(|row| &row.histogram)
+        };
+        assert_eq!(histogram("reused", "ping").unwrap().buckets().next(), Some((0.0001, 1)), "90 µs are resolved");
+        assert_eq!(histogram("reused", "tls").unwrap().count(), 1);
+        assert_eq!(histogram("reused", "total").unwrap().count(), 1, "the total of making a connection is no probe's");
+        assert!(histogram("fresh", "dns").is_none(), "an address has no such phase");
+    }
+
+    #[test]
+    fn retry_after_is_the_servers_last_word() {
+        let instruments = Instruments::default();
+        let throttled =
+            |retry_after| Exchange { retry_after, ..exchange(Outcome::Throttled, Some(Phase::Request), &[]) };
+        instruments.note(Kind::Fresh, &throttled(None));
+        assert_eq!(shown(&instruments).value(&RETRY_AFTER, &["fresh"]), None);
+        instruments.note(Kind::Fresh, &throttled(Some(Duration::from_secs(7))));
+        instruments.note(Kind::Fresh, &exchange(Outcome::Ok, None, &[]));
+        assert_eq!(shown(&instruments).value(&RETRY_AFTER, &["fresh"]), Some(7.0));
+    }
+
+    #[test]
+    fn our_own_trouble_is_told_once_and_heals() {
+        let instruments = Instruments::default();
+        let missing = || Some(Error::malformed("token: not there"));
+        instruments.hindered(Kind::Fresh, missing());
+        instruments.hindered(Kind::Reused, missing());
+        assert_eq!(shown(&instruments).errors().len(), 1);
+        instruments.hindered(Kind::Fresh, None);
+        instruments.hindered(Kind::Reused, None);
+        assert!(shown(&instruments).errors().is_empty());
+        (0..10).for_each(|_| instruments.panicked(Error::new(Reason::Panic, "bug")));
+        assert_eq!(shown(&instruments).errors().len(), MOST_PANICS, "shown by the next scrape");
+        assert!(shown(&instruments).errors().is_empty(), "and only by that");
+    }
+
+    #[test]
+    fn the_kubelet_through_the_apiserver_has_families_of_its_own() {
+        let instruments = Instruments::default();
+        instruments.note(Kind::ToKubelet, &exchange(Outcome::ServerError, Some(Phase::Request), &[]));
+        instruments.note(Kind::ToKubelet, &exchange(Outcome::Ok, None, &[(Phase::Total, 20_000)]));
+        let samples = shown(&instruments);
+        assert_eq!(samples.value(&TO_KUBELET, &["server_error"]), Some(1.0));
+        assert_eq!(samples.distributions().len(), 1);
+        assert!(samples.rows().iter().all(|row| std::ptr::eq(row.metric, &TO_KUBELET)));
+    }
+}

@@ -376,3 +376,102 @@ pub(super) fn assess(look: Look, samples: &mut Samples) {
     }
     look.errors.into_iter().for_each(|error| samples.fail(error));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::ss;
+
+    fn peer() -> SocketAddr {
+        "10.250.0.1:6443".parse().unwrap()
+    }
+
+    /// A connection as `ss` prints it, whose numbers are in `changes`.
+    fn connection(cookie: u64, changes: &str) -> TcpConnection {
+        let line = format!("0 0 10.250.0.9:40000 10.250.0.1:6443 ino:7 sk:{cookie:x} rto:204 rtt:1/2 {changes}");
+        ss::connection(&line)
+    }
+
+    fn assessed(look: Look) -> Samples {
+        let mut samples = Samples::new();
+        assess(look, &mut samples);
+        samples.refuse_undeclared(super::super::MODE.metrics);
+        samples.refuse_duplicates();
+        samples
+    }
+
+    const WELL: Verdict = Verdict { waiting: None, stalled: false, begins: false };
+
+    #[test]
+    fn each_figure_is_of_the_connection_that_is_worst_in_it() {
+        let stalled = Verdict { waiting: Some(Duration::from_secs(12)), stalled: true, begins: true };
+        let look = Look {
+            connections: vec![
+                (connection(1, "retrans:0/9 lastack:5 lastrcv:5"), WELL, "kubelet".into()),
+                (connection(2, "unacked:2 backoff:5 lastack:20000 lastrcv:20500"), stalled, "kubelet".into()),
+                (connection(3, ""), WELL, "kube-proxy".into()),
+            ],
+            kubelet_is_complete: true,
+            stalls: BTreeMap::from([(("kubelet".to_owned(), peer()), 3)]),
+            ..Look::default()
+        };
+        let samples = assessed(look);
+        let kubelet = ["kubelet", "10.250.0.1:6443"];
+        assert_eq!(samples.value(&CONNECTIONS, &["kubelet"]), Some(2.0));
+        assert_eq!(samples.value(&RETRANSMITS, &kubelet), Some(9.0));
+        assert_eq!(samples.value(&BACKOFF, &kubelet), Some(5.0));
+        assert_eq!(samples.value(&UNACKED, &kubelet), Some(2.0));
+        assert_eq!(samples.value(&LAST_ACK, &kubelet), Some(20.0));
+        assert_eq!(samples.value(&LAST_DATA, &kubelet), Some(20.5));
+        assert_eq!(samples.value(&UNACKNOWLEDGED, &kubelet), Some(12.0));
+        assert_eq!(samples.value(&STALLED, &kubelet), Some(1.0));
+        assert_eq!(samples.value(&STALLS, &kubelet), Some(3.0));
+        assert_eq!(samples.value(&STALLED, &["kube-proxy", "10.250.0.1:6443"]), Some(0.0));
+    }
+
+    #[test]
+    fn no_connection_is_0_only_if_none_could_have_been_the_kubelets() {
+        let look = |kubelet_is_complete| Look { kubelet_is_complete, ..Look::default() };
+        assert_eq!(assessed(look(true)).value(&CONNECTIONS, &["kubelet"]), Some(0.0));
+        assert_eq!(assessed(look(false)).value(&CONNECTIONS, &["kubelet"]), None);
+    }
+
+    #[test]
+    fn without_tcps_own_figures_there_is_no_verdict() {
+        let bare = TcpConnection { info: None, ..connection(1, "") };
+        let look = Look { connections: vec![(bare, WELL, "kubelet".into())], ..Look::default() };
+        let samples = assessed(look);
+        assert_eq!(samples.value(&CONNECTIONS, &["kubelet"]), Some(1.0));
+        assert_eq!(samples.value(&STALLED, &["kubelet", "10.250.0.1:6443"]), None);
+        assert_eq!(samples.value(&RTT, &["kubelet", "10.250.0.1:6443"]), None);
+    }
+
+    #[test]
+    fn of_too_many_the_stalled_and_the_nodes_own_are_kept() {
+        let stalled = Verdict { waiting: Some(Duration::from_secs(12)), stalled: true, begins: false };
+        let mut connections: Vec<_> = (0..200).map(|n| (connection(n, ""), WELL, format!("agent-{n:03}"))).collect();
+        connections.push((connection(900, ""), WELL, "kubelet".into()));
+        connections.push((connection(901, ""), stalled, "zebra".into()));
+        let samples = assessed(Look { connections, ..Look::default() });
+        assert_eq!(samples.value(&STALLED, &["zebra", "10.250.0.1:6443"]), Some(1.0));
+        assert_eq!(samples.value(&STALLED, &["kubelet", "10.250.0.1:6443"]), Some(0.0));
+        let shown = samples.rows().iter().filter(|row| std::ptr::eq(row.metric, &STALLED)).count();
+        assert_eq!(shown, MOST_GROUPS);
+        assert!(samples.dropped() >= 2 * (202 - MOST_GROUPS as u64) - 2, "{}", samples.dropped());
+    }
+
+    #[test]
+    fn settings_of_the_kubelet() {
+        let with = |environ: &[&str]| {
+            let http2 = Some(Http2::of_environ(environ.iter().copied()));
+            assessed(Look { http2, ..Look::default() })
+        };
+        let samples = with(&[]);
+        assert!(samples.value(&HTTP2, &["true", "30s", "15s"]).is_some());
+        assert_eq!(samples.value(&HEALTH_CHECK, &[]), Some(45.0));
+        let samples = with(&["HTTP2_READ_IDLE_TIMEOUT_SECONDS=0"]);
+        assert!(samples.value(&HTTP2, &["true", "0s", "15s"]).is_some());
+        assert_eq!(samples.value(&HEALTH_CHECK, &[]), None);
+        assert!(with(&["DISABLE_HTTP2=false"]).value(&HTTP2, &["false", "30s", "15s"]).is_some());
+    }
+}

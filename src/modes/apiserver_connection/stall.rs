@@ -97,6 +97,7 @@ fn waited_at_least(info: &TcpInfo) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::ss;
 
     const BLACKHOLED: &str = include_str!("../../../tests/fixtures/apiserver_connection/blackholed-v1.txt");
     const INBOUND_ONLY: &str = include_str!("../../../tests/fixtures/apiserver_connection/inbound-only-v1.txt");
@@ -156,22 +157,7 @@ mod tests {
             if let Some(rest) = line.strip_prefix("--- t=") {
                 at = rest.split(' ').next().unwrap().parse().unwrap();
             } else if let Some(rest) = line.strip_prefix("ESTAB ") {
-                let words: Vec<&str> = rest.split_whitespace().collect();
-                let text = |name: &str| words.iter().find_map(|word| word.strip_prefix(name));
-                let number = |name: &str| text(name).map_or(0, |value| value.parse().unwrap());
-                looks.push((
-                    at,
-                    with(|connection, info| {
-                        connection.cookie = text("sk:").map_or(0, |hex| u64::from_str_radix(hex, 16).unwrap());
-                        connection.send_queue_bytes = words[1].parse().unwrap();
-                        info.rto = millis(number("rto:"));
-                        info.backoff = number("backoff:") as u8;
-                        info.unacked_segments = number("unacked:") as u32;
-                        info.last_ack_received = millis(number("lastack:"));
-                        info.last_data_sent = millis(number("lastsnd:"));
-                        info.bytes_acked = Some(number("bytes_acked:"));
-                    }),
-                ));
+                looks.push((at, ss::connection(rest)));
             }
         }
         assert!(looks.len() > 10, "the recording is gone");
