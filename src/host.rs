@@ -1,4 +1,4 @@
-//! The machine that is read: three roots, and the only place that touches the file system.
+//! The machine that is read: three roots, and the only place that touches the file system and asks the kernel.
 //!
 //! [`Host`] holds where procfs, sysfs and the root file system of the *observed* machine are mounted. On the machine
 //! itself these are `/proc`, `/sys` and `/`; in a pod they are the host's, mounted somewhere; in a test they are folders

@@ -125,7 +125,9 @@ fn helper() {
             let connections = to(port.parse().unwrap());
             let with_info = connections.iter().filter(|connection| connection.info.is_some()).count();
             println!("\nconnections {} {with_info}", connections.len());
-            println!("unix {}", unix().iter().filter(|socket| socket.listening).count());
+            for socket in unix().iter().filter(|socket| socket.listening) {
+                println!("listening {:?}", socket.name);
+            }
             let found = Owners::default().find(&host(), &wanted(&connections), &[], MANY, soon()).unwrap();
             println!("owners {} cut {}", found.owners.len(), found.cut);
             println!("refused {}", found.refused);
@@ -341,7 +343,8 @@ fn owners_of_a_childs_connections() {
     assert_eq!(guessed.owners, found.owners);
     let few =
         ["self", &child.pid().to_string()].map(|pid| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count());
-    assert!(guessed.looked_at <= few.iter().sum(), "{} links of {few:?}", guessed.looked_at);
+    // While it looks, it has two more itself.
+    assert!(guessed.looked_at <= few.iter().sum::<usize>() + 2, "{} links of {few:?}", guessed.looked_at);
 
     // Little by little.
     let (mut owners, mut calls) = (Owners::default(), 0);
@@ -371,18 +374,18 @@ fn without_privileges_sockets_are_seen_and_owners_are_not() {
         return;
     }
     let clients = Clients::new(&["127.0.0.1", "::1"]);
-    let listening = unix().iter().filter(|socket| socket.listening).count();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("runtime.sock");
+    let _listener = UnixListener::bind(&path).unwrap();
     let before = ["setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"];
     let mut helper = Helper::start(&before, "unprivileged", &format!("{} {}", clients.port(), std::process::id()));
     let page = helper.ready();
     let has = |line: &str| page.iter().any(|printed| printed == line);
     assert!(has("connections 2 2"), "with all their TCP information: {page:?}");
-    assert!(has(&format!("unix {listening}")), "{page:?}");
+    assert!(has(&format!("listening {:?}", Some(UnixName::Path(path)))), "{page:?}");
     assert!(has("owners 0 cut false"), "{page:?}");
     let refused: u64 = page.iter().find_map(|line| line.strip_prefix("refused ")?.parse().ok()).unwrap();
-    // Those of other users that have fds: this process, and whatever else runs here.
-    let others = shell("find /proc -maxdepth 1 -name '[0-9]*' -not -user 65534 | wc -l").trim().parse().unwrap();
-    assert!((1..=others).contains(&refused), "{refused} of {others}");
+    assert!(refused >= 1, "this process is another user's");
     assert!(has("namespace denied"), "{page:?}");
 }
 

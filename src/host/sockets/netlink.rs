@@ -50,9 +50,22 @@ pub(super) fn dump<T>(
     most: usize,
     parse: impl Fn(&[u8]) -> Result<Option<T>>,
 ) -> Result<Vec<T>> {
+    collect(what, most, parse, |visit| dump_once(what, request, deadline, visit))
+}
+
+/// What is shown the payload of each reply; its error ends the dump.
+type Visit<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
+
+/// The replies of the first dump of two that was not interrupted.
+fn collect<T>(
+    what: &str,
+    most: usize,
+    parse: impl Fn(&[u8]) -> Result<Option<T>>,
+    mut dump_once: impl FnMut(Visit<'_>) -> Result<Progress>,
+) -> Result<Vec<T>> {
     for _ in 0..2 {
         let mut replies = Vec::new();
-        let progress = dump_once(what, request, deadline, &mut |payload| {
+        let progress = dump_once(&mut |payload| {
             if replies.len() == most {
                 return Err(Error::malformed(format!("{what}: more than {most}")));
             }
@@ -66,12 +79,7 @@ pub(super) fn dump<T>(
     Err(Error::new(Reason::Busy, format!("{what}: the kernel's table changed during the dump, twice")))
 }
 
-fn dump_once(
-    what: &str,
-    request: &[u8],
-    deadline: Deadline,
-    visit: &mut impl FnMut(&[u8]) -> Result<()>,
-) -> Result<Progress> {
+fn dump_once(what: &str, request: &[u8], deadline: Deadline, visit: Visit<'_>) -> Result<Progress> {
     let os = |error: io::Error| kernels(what, &error);
     let kernel = SocketAddr::new(0, 0);
     let socket = Socket::new(NETLINK_SOCK_DIAG).map_err(os)?;
@@ -135,7 +143,7 @@ fn message(request: &[u8]) -> Vec<u8> {
 }
 
 /// Shows the payloads of the messages of one datagram to `visit`.
-pub(super) fn messages(what: &str, datagram: &[u8], visit: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<Progress> {
+pub(super) fn messages(what: &str, datagram: &[u8], visit: Visit<'_>) -> Result<Progress> {
     const NLMSG_NOOP: u16 = 1;
     const NLMSG_ERROR: u16 = 2;
     const NLMSG_DONE: u16 = 3;
@@ -267,6 +275,22 @@ mod tests {
         assert_eq!(read(&marked).unwrap().0, Progress::Interrupted);
         assert_eq!(read(&reply(3, 0x12, &[0; 4])).unwrap().0, Progress::Interrupted);
         assert_eq!(read(&reply(2, 0, &(-4i32).to_ne_bytes())).unwrap().0, Progress::Interrupted);
+    }
+
+    #[test]
+    fn an_interrupted_dump_is_asked_for_once_more() {
+        let first = [reply(20, 0x12, b"old"), reply(3, 2, &[0; 4])].concat();
+        let second = [reply(20, 2, b"new"), reply(20, 2, b"odd"), reply(20, 2, b"two"), reply(3, 2, &[0; 4])].concat();
+        let of = |most: usize, dumps: [&[u8]; 2]| {
+            let mut dumps = dumps.into_iter();
+            let parse = |payload: &[u8]| Ok(Some(payload.to_vec()).filter(|payload| payload != b"odd"));
+            collect("dump", most, parse, |visit| messages("dump", dumps.next().unwrap(), visit))
+        };
+        assert_eq!(of(9, [&first, &second]).unwrap(), [b"new", b"two"], "nothing of the first");
+        assert_eq!(of(9, [&first, &first]).unwrap_err().reason(), Reason::Busy);
+        let cut = of(1, [&first, &second]).unwrap_err();
+        assert_eq!((cut.reason(), cut.to_string()), (Reason::Malformed, "dump: more than 1".to_owned()));
+        assert_eq!(of(2, [&first, &second]).unwrap().len(), 2);
     }
 
     #[test]

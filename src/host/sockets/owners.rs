@@ -124,7 +124,7 @@ impl Owners {
         let mut work = Work { left: most_links, looked_at: 0, deadline };
         if wanted.iter().any(|(cookie, inode)| *inode != 0 && self.is_open(*cookie, now)) {
             let processes = Processes::open(host)?;
-            self.look_again(&processes, wanted, now, &mut work)?;
+            self.look_again(&processes, wanted, now, &mut work);
             self.search(&processes, wanted, first, now, &mut work)?;
         }
         let mut found = Found { looked_at: work.looked_at, ..Found::default() };
@@ -156,13 +156,7 @@ impl Owners {
     }
 
     /// Looks at answers that are too old: a link each. What does not hold any more is sought from here on.
-    fn look_again(
-        &mut self,
-        processes: &Processes,
-        wanted: &[(u64, u32)],
-        now: Instant,
-        work: &mut Work,
-    ) -> Result<()> {
+    fn look_again(&mut self, processes: &Processes, wanted: &[(u64, u32)], now: Instant, work: &mut Work) {
         for &(cookie, inode) in wanted.iter().filter(|(_, inode)| *inode != 0) {
             if !self.is_open(cookie, now) {
                 continue;
@@ -175,7 +169,7 @@ impl Owners {
                         continue;
                     }
                     work.spend(1);
-                    match still_holds(processes, owner.pid, *fd, inode)? {
+                    match still_holds(processes, owner.pid, *fd, inode) {
                         Some(comm) => {
                             let owner = Owner { comm, ..*owner };
                             Knowledge::Owned { owner, fd: *fd, seen: now }
@@ -187,7 +181,6 @@ impl Owners {
             };
             self.known.insert(cookie, knowledge);
         }
-        Ok(())
     }
 
     fn search(
@@ -209,10 +202,11 @@ impl Owners {
         let mut seen = HashSet::new();
         let mut guesses = Work { left: work.left / 2, looked_at: 0, deadline: work.deadline };
         for pid in self.earlier.clone().into_iter().chain(first.iter().copied()) {
-            if !sought.is_empty() && !guesses.is_over() && !seen.contains(&pid) {
-                if self.look_into(processes, pid, None, &mut sought, now, &mut guesses)?.is_none() {
-                    seen.insert(pid);
-                }
+            if sought.is_empty() || guesses.is_over() || seen.contains(&pid) {
+                continue;
+            }
+            if self.look_into(processes, pid, None, &mut sought, now, &mut guesses)?.is_none() {
+                seen.insert(pid);
             }
         }
         work.spend(guesses.looked_at);
@@ -229,6 +223,7 @@ impl Owners {
         work: &mut Work,
     ) -> Result<()> {
         let mut pids = Vec::new();
+        let mut nearest = self.give_up(sought, now);
         while !sought.is_empty() && !work.is_over() {
             if pids.is_empty() {
                 pids = processes.pids()?;
@@ -249,22 +244,33 @@ impl Owners {
                         self.look_into(processes, pid, from, sought, now, work)?
                     };
                     self.place = match rest {
-                        // Not the last number: a pid is far below.
-                        None => Place { pid: pid + 1, within: None, ..self.place },
+                        None => Place { pid: pid.saturating_add(1), within: None, ..self.place },
                         within => Place { pid, within, ..self.place },
                     };
                 }
             }
-            let place = self.place;
-            sought.retain(|_, cookie| match self.known.get(cookie) {
-                Some(Knowledge::Sought { since }) if place.completes(*since) => {
-                    self.known.insert(*cookie, Knowledge::Nobodys { seen: now });
-                    false
-                }
-                _ => true,
-            });
+            if nearest.is_some_and(|since| self.place.completes(since)) {
+                nearest = self.give_up(sought, now);
+            }
         }
         Ok(())
+    }
+
+    /// Gives up what a whole round did not find. Returns where the oldest search that goes on began.
+    fn give_up(&mut self, sought: &mut HashMap<u32, u64>, now: Instant) -> Option<Place> {
+        let mut oldest = None;
+        sought.retain(|_, cookie| match self.known.get(cookie) {
+            Some(Knowledge::Sought { since }) if self.place.completes(*since) => {
+                self.known.insert(*cookie, Knowledge::Nobodys { seen: now });
+                false
+            }
+            Some(Knowledge::Sought { since }) => {
+                oldest = Some(oldest.map_or(*since, |oldest: Place| oldest.min(*since)));
+                true
+            }
+            _ => false,
+        });
+        oldest
     }
 
     /// Looks through the fds of one process. Returns where to go on if the budget ended within.
@@ -335,12 +341,10 @@ impl Owners {
 }
 
 /// The name of the process if that fd of it is that socket still.
-fn still_holds(processes: &Processes, pid: u32, fd: u32, inode: u32) -> Result<Option<String>> {
-    let Ok(fds) = processes.open_fds(pid) else { return Ok(None) };
-    Ok(match fds.socket(fd) {
-        Ok(Some(now)) if now == inode => fds.comm().ok().map(|comm| comm.text().into_owned()),
-        _ => None,
-    })
+fn still_holds(processes: &Processes, pid: u32, fd: u32, inode: u32) -> Option<String> {
+    let fds = processes.open_fds(pid).ok()?;
+    let now = fds.socket(fd).ok()??;
+    if now == inode { Some(fds.comm().ok()?.text().into_owned()) } else { None }
 }
 
 /// What may still be read.
