@@ -1,4 +1,5 @@
 //! Conditions, leases and refusals of a recorded node, and of the same node after an upgrade that left `OutOfDisk` behind.
+#![allow(clippy::disallowed_methods, reason = "tests read their fixtures")]
 
 use super::assess::*;
 use super::probe::Object;
