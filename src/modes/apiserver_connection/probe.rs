@@ -13,7 +13,7 @@ use super::endpoints::{self, Endpoints};
 use super::instruments::{Instruments, Kind};
 use super::passive::Passive;
 use crate::apiserver::{Apiserver, Client, Exchange, Outcome};
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
 use crate::kubelet::node::Node;
 use crate::modes::{Probe, Work};
@@ -26,6 +26,8 @@ const SLICE_DENIED: Duration = Duration::from_secs(3600);
 const SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
 const LARGEST_SLICE: usize = 64 << 10;
 const LARGEST_HEALTHZ: usize = 4 << 10;
+/// How long a machine without an apiserver to look for is left alone.
+const NOBODY_HERE: Duration = Duration::from_secs(60);
 /// How long one look at the connections may take.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -151,10 +153,11 @@ impl Shared {
             sleep(self.passive.period()).await;
             let (passive, host) = (Arc::clone(&self.passive), Arc::clone(&host));
             let look = tokio::task::spawn_blocking(move || passive.look(&host, Deadline::after(LOOK)).map(drop));
-            if let Err(error) = look.await
-                && error.is_panic()
-            {
-                std::panic::resume_unwind(error.into_panic());
+            match look.await {
+                // No kubelet, nobody to look at: one may come, and to search for it has its price.
+                Ok(Err(error)) if error.reason() == Reason::Absent => sleep(NOBODY_HERE).await,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                _ => {}
             }
         }
     }

@@ -13,7 +13,9 @@
 //! oldest byte is at least as old as the first of them.
 //!
 //! Data that the peer's closed window holds back is never sent, so never unacknowledged; the peer lives and acknowledges the probes. There
-//! the age of the last acknowledgement counts as well: it must be too old, too.
+//! the age of the last acknowledgement counts as well: it must be too old, too. The same fields show a packet filter on this
+//! machine's own way out (OUTPUT), where TCP takes a refused segment for one that was not sent: it is found by several looks,
+//! and, while the peer still repeats data of its own, later than others.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
