@@ -235,7 +235,10 @@ impl Reader {
 impl Tls {
     fn of(material: Material, generation: u64) -> Result<Self> {
         let name = ServerName::try_from(material.name.clone()).map_err(|_| {
-            Error::malformed(format!("{:?} is not a name that a server can have (--apiserver.server-name)", material.name))
+            Error::malformed(format!(
+                "{:?} is not a name that a server can have (--apiserver.server-name)",
+                material.name
+            ))
         })?;
         let verifier = match &material.ca {
             None => Verifier::anyone(),
@@ -250,7 +253,8 @@ impl Tls {
         let mut config = match &material.client {
             None => builder.with_no_client_auth(),
             Some((place, chain, key)) => {
-                let malformed = |what: String| Error::malformed(format!("{place}: {what} (client-certificate of --kubeconfig)"));
+                let malformed =
+                    |what: String| Error::malformed(format!("{place}: {what} (client-certificate of --kubeconfig)"));
                 let chain = certificates(chain).map_err(malformed)?;
                 let key = PrivateKeyDer::from_pem_slice(key)
                     .map_err(|_| malformed("its client-key is no private key in PEM".to_owned()))?;

@@ -178,7 +178,8 @@ fn entry<'a>(document: &'a Value, list: &str, name: &str, what: &str) -> Result<
 }
 
 fn address(cluster: &Value, name: &str) -> Result<Address> {
-    let server = string(cluster, "server").ok_or_else(|| Error::malformed(format!("cluster {name:?} has no server")))?;
+    let server =
+        string(cluster, "server").ok_or_else(|| Error::malformed(format!("cluster {name:?} has no server")))?;
     server.parse().map_err(|error| Error::malformed(format!("the server of cluster {name:?}: {error}")))
 }
 

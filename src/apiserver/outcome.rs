@@ -222,14 +222,22 @@ impl Failure {
     pub(super) fn status(status: StatusCode, headers: &HeaderMap, entry: &Entry) -> Self {
         let code = status.as_u16();
         let (outcome, reason, words) = match code {
-            401 if entry.is_anonymous() => {
-                (Outcome::Unauthorized, Reason::Denied, ": it wants credentials, and there are none (--apiserver.token-file)")
-            }
-            401 => (Outcome::Unauthorized, Reason::Denied, ": it does not accept the credentials: expired, or of another cluster"),
+            401 if entry.is_anonymous() => (
+                Outcome::Unauthorized,
+                Reason::Denied,
+                ": it wants credentials, and there are none (--apiserver.token-file)",
+            ),
+            401 => (
+                Outcome::Unauthorized,
+                Reason::Denied,
+                ": it does not accept the credentials: expired, or of another cluster",
+            ),
             403 => (Outcome::Unauthorized, Reason::Denied, ": the credentials do not permit it"),
             429 => (Outcome::Throttled, Reason::Busy, ": the apiserver is out of seats for requests like this"),
             500..=599 => (Outcome::ServerError, Reason::Io, ""),
-            300..=399 => (Outcome::Unexpected, Reason::Malformed, ": a redirect, which is not followed: a token would go along"),
+            300..=399 => {
+                (Outcome::Unexpected, Reason::Malformed, ": a redirect, which is not followed: a token would go along")
+            }
             404 => (Outcome::Unexpected, Reason::Absent, ""),
             _ => (Outcome::Unexpected, Reason::Malformed, ""),
         };

@@ -45,10 +45,7 @@ impl<'a> Want<'a> {
         let mut request = request.map_err(|_| self.no_path())?;
         let headers = request.headers_mut();
         headers.insert(ACCEPT, HeaderValue::from_static(self.accept));
-        headers.insert(
-            USER_AGENT,
-            HeaderValue::from_static(concat!("headroom-exporter/", env!("CARGO_PKG_VERSION"))),
-        );
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("headroom-exporter/", env!("CARGO_PKG_VERSION"))));
         if let Some(token) = &entry.token {
             headers.insert(AUTHORIZATION, token.header());
         }

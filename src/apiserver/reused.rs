@@ -36,8 +36,7 @@ pub enum Why {
 
 impl Why {
     /// Every reason, in the order in which they are exposed.
-    pub const ALL: [Why; 7] =
-        [Why::Start, Why::Goaway, Why::Closed, Why::Reset, Why::Dead, Why::Refused, Why::Renewed];
+    pub const ALL: [Why; 7] = [Why::Start, Why::Goaway, Why::Closed, Why::Reset, Why::Dead, Why::Refused, Why::Renewed];
 
     /// The label value.
     pub fn as_str(self) -> &'static str {
