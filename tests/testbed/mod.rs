@@ -14,6 +14,7 @@ mod double;
 mod kubelet_like;
 mod names;
 pub mod objects;
+pub mod series;
 pub mod witness;
 
 use std::io::{BufRead as _, BufReader, Write as _};
