@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsConnector;
 
 use crate::testbed::{KUBELET_AGENT, NODE_NAME};
@@ -90,26 +91,30 @@ async fn session(arguments: &Arguments) -> Result<std::convert::Infallible, Fail
     });
     let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{NODE_NAME}");
     let mut every = tokio::time::interval(Duration::from_millis(arguments.renew_ms));
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut lease: Option<Value> = None;
     loop {
-        tokio::select! {
-            _ = every.tick() => {}
-            _ = &mut driver => return Err("the connection ended".into()),
-        }
-        sender.ready().await?;
         let (method, body) = match &mut lease {
             Some(lease) => {
+                tokio::select! {
+                    _ = every.tick() => {}
+                    _ = &mut driver => return Err("the connection ended".into()),
+                }
                 lease["spec"]["renewTime"] = format!("{:.6}", jiff::Timestamp::now()).into();
                 ("PUT", lease.to_string().into())
             }
             None => ("GET", Bytes::new()),
         };
+        sender.ready().await?;
         let request = request(arguments, method, &path, body);
         // The heartbeat's client gives up after this long; the connection is not its business.
         match within(Duration::from_secs(10), exchange(&mut sender, request)).await {
             Ok((200, body)) => lease = Some(serde_json::from_slice(&body)?),
             Ok((status, _)) => eprintln!("kubelet-like: {method} lease: {status}"),
             Err(error) => eprintln!("kubelet-like: {method} lease: {error}"),
+        }
+        if lease.is_none() {
+            every.tick().await;
         }
     }
 }
