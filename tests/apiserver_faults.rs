@@ -2,6 +2,7 @@
 //! of the exporter says about it, and when. `testbed_alone.rs` tests the test bed itself.
 
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
+#![allow(clippy::print_stdout, reason = "times to detection, for whoever reads them")]
 
 #[path = "common/authority.rs"]
 mod authority;
@@ -473,7 +474,9 @@ fn what_the_apiserver_holds_about_the_node() {
     let age = "headroom_node_condition_heartbeat_age_seconds";
     let orphaned = "headroom_node_condition_orphaned";
     let lease = |page: &Page| page.of("headroom_node_lease_age_seconds", &[]);
-    let (page, _) = bed.until(SOON, "the recorded node", |page| status(page, "Ready", "true") == Some(1.0));
+    let (page, _) = bed.until(SOON, "the recorded objects", |page| {
+        status(page, "Ready", "true") == Some(1.0) && lease(page).is_some()
+    });
     assert_eq!(status(&page, "DiskPressure", "false"), Some(1.0));
     assert_eq!(status(&page, "OutOfDisk", "unknown"), None);
     assert_eq!(page.of("headroom_node_lease_duration_seconds", &[]), Some(40.0));
@@ -593,6 +596,9 @@ fn two_hundred_faults_leave_nothing_behind() {
     let (fds, threads) = holdings(&bed);
     (20..220).for_each(cycle);
     let page = is_well(&bed);
+    let errors =
+        page.family("headroom_collector_errors_total").filter(|(series, _)| series.contains("apiserver_connection"));
+    assert_eq!(errors.map(|(_, count)| count).sum::<f64>(), 0.0, "none of it is an error of ours: {page:#?}");
     // A fresh probe under way has a socket or two, and getaddrinfo's thread idles for ten seconds.
     let (fds_now, threads_now) = wait(SOON, "as many files and threads as before", || {
         Some(holdings(&bed)).filter(|&(fds_now, threads_now)| fds_now <= fds + 2 && threads_now <= threads + 2)

@@ -30,7 +30,15 @@ pub fn lacking() -> Option<String> {
         return Some("root".to_owned());
     }
     let programs = ["unshare", "nsenter", "ip", "ss", "iptables", "ip6tables", "python3"];
-    programs.into_iter().find(|program| !crate::common::has(program)).map(str::to_owned)
+    if let Some(program) = programs.into_iter().find(|program| !crate::common::has(program)) {
+        return Some(program.to_owned());
+    }
+    let may = Command::new("unshare").args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "true"]).output();
+    if may.is_ok_and(|output| !output.status.success()) {
+        return Some("right to make namespaces".to_owned());
+    }
+    let files = ["/dev/net/tun", "/proc/net/if_inet6"];
+    files.into_iter().find(|file| !std::path::Path::new(file).exists()).map(str::to_owned)
 }
 
 pub struct Namespace {
