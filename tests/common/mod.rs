@@ -67,9 +67,18 @@ impl Exporter {
     }
 
     /// As [`Exporter::start`], by a command that ends in the binary (`setpriv …`, `prlimit …`).
-    pub fn start_as(mut command: Command, arguments: &[&str]) -> Self {
+    pub fn start_as(command: Command, arguments: &[&str]) -> Self {
+        Self::start_by(command, arguments, Command::spawn)
+    }
+
+    /// As [`Exporter::start_as`], where starting the command takes more than `spawn`.
+    pub fn start_by(
+        mut command: Command,
+        arguments: &[&str],
+        spawn: impl FnOnce(&mut Command) -> std::io::Result<Child>,
+    ) -> Self {
         command.arg("--web.listen-address=127.0.0.1:0").args(arguments);
-        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = spawn(command.stderr(Stdio::piped()).stdout(Stdio::null())).unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut log = String::new();
         let address = loop {

@@ -145,10 +145,12 @@ impl Instruments {
         !self.lock().met.is_empty()
     }
 
-    /// The reused connection was made. Its total is no probe's.
+    /// The reused connection had to be made. It was if there is a total, which is no probe's; an attempt that failed does not count
+    /// the same loss once more.
     pub(super) fn made(&self, why: Why, timings: &[(Phase, Duration)]) {
         let mut state = self.lock();
-        *state.made.entry(why).or_default() += 1;
+        let stands = timings.iter().any(|(phase, _)| *phase == Phase::Total);
+        *state.made.entry(why).or_default() += u64::from(stands);
         let timings: Vec<_> = timings.iter().copied().filter(|(phase, _)| *phase != Phase::Total).collect();
         state.met.entry(Kind::Reused).or_default().time(&timings);
     }
@@ -271,6 +273,18 @@ mod tests {
         }
         assert_eq!(samples.value(&SUCCESS, &["fresh"]), None, "no probe has ended");
         assert_eq!(samples.value(&RECONNECTS, &["start"]), None, "there is no reused connection");
+    }
+
+    #[test]
+    fn a_loss_is_counted_once_however_many_attempts_it_takes() {
+        let instruments = Instruments::default();
+        instruments.begin(Kind::Reused);
+        let phase = |phase| (phase, Duration::from_millis(1));
+        instruments.made(Why::Dead, &[]);
+        instruments.made(Why::Dead, &[phase(Phase::Connect)]);
+        assert_eq!(shown(&instruments).value(&RECONNECTS, &["dead"]), Some(0.0));
+        instruments.made(Why::Dead, &[phase(Phase::Connect), phase(Phase::Tls), phase(Phase::Total)]);
+        assert_eq!(shown(&instruments).value(&RECONNECTS, &["dead"]), Some(1.0));
     }
 
     #[test]

@@ -1,0 +1,180 @@
+//! Everything together, and waiting for what a page shows.
+
+use std::net::IpAddr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::common::{Exporter, Page};
+use crate::netns::{CP, CP6, Connection, Pair};
+use crate::testbed::control::Request;
+use crate::testbed::witness::Socket;
+use crate::testbed::{Double, KUBELET_AGENT, KubeletLike, NODE_NAME, PORT, TOKEN};
+
+/// What ends first comes first: a namespace is gone once its processes are.
+pub struct Bed {
+    exporter: Option<Exporter>,
+    kubelet: Option<KubeletLike>,
+    pub double: Double,
+    pub pair: Pair,
+    pub directory: tempfile::TempDir,
+}
+
+impl Bed {
+    /// The two namespaces and the double.
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let pair = Pair::new();
+        let bed = |name| directory.path().join(name);
+        std::fs::write(bed("resolv.conf"), format!("nameserver {CP}\noptions timeout:1 attempts:1\n")).unwrap();
+        pair.node.run(&format!("mount --bind {} /etc/resolv.conf", bed("resolv.conf").display()));
+        std::fs::write(bed("token"), TOKEN).unwrap();
+        let kubeconfig = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: default\n\
+             clusters:\n- name: default\n  cluster:\n    server: https://{CP}:{PORT}\n    certificate-authority: {}\n\
+             contexts:\n- name: default\n  context:\n    cluster: default\n    user: default\n\
+             users:\n- name: default\n  user:\n    client-certificate: /var/lib/kubelet/pki/kubelet-client-current.pem\n",
+            bed("ca.pem").display()
+        );
+        std::fs::write(bed("kubelet.conf"), kubeconfig).unwrap();
+        let double = Double::start(&pair.cp, directory.path());
+        Bed { exporter: None, kubelet: None, double, pair, directory }
+    }
+
+    /// With a client like the kubelet that renews its lease so often, and the exporter with these further flags.
+    pub fn with(mut self, environment: &[(&str, &str)], renew: Duration, flags: &[&str]) -> Self {
+        self.start_kubelet(environment, renew);
+        self.start_exporter(&format!("https://{CP}:{PORT}"), flags);
+        self
+    }
+
+    pub fn start_kubelet(&mut self, environment: &[(&str, &str)], renew: Duration) {
+        let renew = renew.as_millis() as u64;
+        self.kubelet = Some(KubeletLike::start(&self.pair.node, self.directory.path(), environment, renew));
+        wait(Duration::from_secs(10), "a renewal", || self.requests(KUBELET_AGENT).iter().any(renewal).then_some(()));
+    }
+
+    pub fn stop_kubelet(&mut self) {
+        self.kubelet = None;
+    }
+
+    pub fn start_exporter(&mut self, url: &str, flags: &[&str]) {
+        let at = |name| self.directory.path().join(name).display().to_string();
+        let command = self.pair.node.command(env!("CARGO_BIN_EXE_headroom-exporter"));
+        let (token, ca, kubeconfig) = (at("token"), at("ca.pem"), at("kubelet.conf"));
+        let own = [
+            "--collector.disable-defaults",
+            "--collector.apiserver_connection",
+            "--collector.node_status",
+            &format!("--apiserver.url={url}"),
+            &format!("--apiserver.token-file={token}"),
+            &format!("--apiserver.ca-file={ca}"),
+            &format!("--kubelet.kubeconfig={kubeconfig}"),
+            &format!("--node-name={NODE_NAME}"),
+        ];
+        let flags: Vec<&str> = own.into_iter().chain(flags.iter().copied()).collect();
+        self.exporter = Some(Exporter::start_by(command, &flags, |command| self.pair.node.spawn(command)));
+    }
+
+    pub fn exporter(&self) -> &Exporter {
+        self.exporter.as_ref().expect("an exporter was started")
+    }
+
+    pub fn kubelet(&self) -> &KubeletLike {
+        self.kubelet.as_ref().expect("a kubelet was started")
+    }
+
+    pub fn scrape(&self) -> Page {
+        self.pair.node.inside(|| self.exporter().scrape())
+    }
+
+    /// The first page on which it is so, and after how long.
+    ///
+    /// # Panics
+    /// If it is not so within this time.
+    pub fn until(&self, limit: Duration, what: &str, so: impl Fn(&Page) -> bool) -> (Page, Duration) {
+        let (start, mut last) = (Instant::now(), self.scrape());
+        while !so(&last) {
+            if start.elapsed() > limit {
+                let ours =
+                    |series: &&str| series.starts_with("headroom_apiserver") || series.starts_with("headroom_node");
+                let ours = last.0.iter().filter(|(series, _)| ours(&series.as_str()) && !series.contains("_bucket"));
+                let page: String = ours.map(|(series, value)| format!("{series} {value}\n")).collect();
+                panic!("not so after {limit:?}: {what}\n{page}{:#?}", self.sockets());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            last = self.scrape();
+        }
+        (last, start.elapsed())
+    }
+
+    /// The node's TCP sockets to the apiserver, by the word of `ss`.
+    pub fn sockets(&self) -> Vec<Socket> {
+        // Not with the namespace's own /proc: processes are numbered as outside.
+        let net = format!("--net=/proc/{}/ns/net", self.pair.node.init());
+        let output = Command::new("nsenter").args([&net, "ss", "-tinpaH", "-O"]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().filter_map(Socket::parse).filter(|socket| socket.peer.port() == PORT).collect()
+    }
+
+    /// The established connections of a process to the apiserver.
+    pub fn connections(&self, pid: u32) -> Vec<Connection> {
+        let held = |socket: &Socket| socket.state == "ESTAB" && socket.pids.contains(&pid);
+        let sockets = self.sockets().into_iter().filter(held);
+        sockets.map(|socket| Connection { node: socket.local, cp: socket.peer }).collect()
+    }
+
+    pub fn socket(&self, connection: Connection) -> Option<Socket> {
+        self.sockets().into_iter().find(|socket| (socket.local, socket.peer) == (connection.node, connection.cp))
+    }
+
+    /// The last requests of one client.
+    pub fn requests(&self, agent: &str) -> Vec<Request> {
+        let recent = self.double.report().recent;
+        recent.into_iter().filter(|request| request.agent.starts_with(agent)).collect()
+    }
+
+    pub fn write_token(&self, token: &str) {
+        // As the kubelet's projected volumes do: another file under the same name.
+        let (new, old) = (self.directory.path().join("token.new"), self.directory.path().join("token"));
+        std::fs::write(&new, token).unwrap();
+        std::fs::rename(new, old).unwrap();
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for role in ["apiserver", "kubelet"] {
+                let log = std::fs::read_to_string(self.directory.path().join(format!("{role}.log")));
+                eprintln!("--- {role}\n{}", log.unwrap_or_default());
+            }
+        }
+    }
+}
+
+pub fn renewal(request: &Request) -> bool {
+    request.what.starts_with("PUT ") && request.status == Some(200)
+}
+
+/// Looks until there is something.
+///
+/// # Panics
+/// If there is nothing within this time.
+pub fn wait<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + limit;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "not so after {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// `IP:PORT` of the apiserver as a label has it.
+pub fn peer(address: IpAddr) -> String {
+    std::net::SocketAddr::new(address, PORT).to_string()
+}
+
+/// Both families of the double.
+pub const PEERS: [IpAddr; 2] = [CP, CP6];

@@ -1,0 +1,181 @@
+//! The test bed of the network side: a double of the apiserver in one namespace, in the other a client that behaves as the kubelet
+//! and the exporter itself.
+//!
+//! The double and the client are this same test binary, started again with a role in the environment: `helper` must be called
+//! by a test of that name.
+
+#![allow(unreachable_pub, missing_docs, reason = "shared by several test binaries")]
+#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
+
+pub mod bed;
+pub mod control;
+mod double;
+mod kubelet_like;
+mod names;
+pub mod objects;
+pub mod series;
+pub mod witness;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::Mutex;
+
+use control::{Names, Order, Report, Settings, Silent};
+
+use crate::netns::{CP, Namespace};
+
+pub use names::NAME;
+
+/// As in the recorded objects.
+pub const NODE_NAME: &str = "tb-node";
+pub const PORT: u16 = 6443;
+pub const KUBELET_AGENT: &str = "kubelet-like";
+pub const KUBELET_TOKEN: &str = "the-kubelets";
+pub const TOKEN: &str = "the-exporters";
+
+const ROLE: &str = "HEADROOM_TEST_ROLE";
+const ARGUMENT: &str = "HEADROOM_TEST_ARGUMENT";
+
+/// What a helper does. Without a role it does nothing.
+pub fn helper() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let argument = std::env::var(ARGUMENT).unwrap();
+    match role.as_str() {
+        "apiserver" => double::run(Path::new(&argument), Settings::default()),
+        "kubelet" => kubelet_like::run(serde_json::from_str(&argument).unwrap()),
+        _ => panic!("{role}: no such role"),
+    }
+}
+
+/// This binary with a role. It ends with its standard input; its words go to `<role>.log` in the directory.
+fn start(
+    namespace: &Namespace,
+    role: &str,
+    argument: &str,
+    directory: &Path,
+    environment: &[(&str, &str)],
+    input: Stdio,
+) -> Child {
+    let mut command = namespace.command(std::env::current_exe().unwrap());
+    let log = std::fs::File::options().create(true).append(true).open(directory.join(format!("{role}.log"))).unwrap();
+    command
+        .args(["--exact", "helper", "--nocapture", "--test-threads=1"])
+        .env(ROLE, role)
+        .env(ARGUMENT, argument)
+        .envs(environment.iter().copied())
+        .stdin(input)
+        .stdout(Stdio::null())
+        .stderr(log);
+    namespace.spawn(&mut command).unwrap()
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            listening: true,
+            foreign: false,
+            silent: Silent::Never,
+            slow_ms: 0,
+            refusal: None,
+            tokens: vec![TOKEN.to_owned(), KUBELET_TOKEN.to_owned()],
+            node: Some(objects::node(&objects::HEALTHY)),
+            endpoints: vec![CP.to_string()],
+            kubelet_status: 200,
+            names: Names::Answer,
+        }
+    }
+}
+
+/// The apiserver's double, from outside.
+pub struct Double {
+    child: Child,
+    control: Mutex<BufReader<UnixStream>>,
+    settings: Mutex<Settings>,
+}
+
+impl Double {
+    /// In the control plane's namespace, listening, with the recorded objects made fresh. Its authority is `ca.pem` in the directory.
+    pub fn start(namespace: &Namespace, directory: &Path) -> Self {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let argument = directory.to_str().unwrap();
+        let child = start(namespace, "apiserver", argument, directory, &[], Stdio::from(OwnedFd::from(theirs)));
+        let double = Double { child, control: Mutex::new(BufReader::new(ours)), settings: Mutex::default() };
+        double.lease(Some(objects::lease(0.0)));
+        double.tell(|_| {});
+        double
+    }
+
+    /// Changes how it behaves. It does so when this returns.
+    pub fn tell(&self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = self.settings.lock().unwrap();
+        change(&mut settings);
+        self.order(&Order::Settings(Box::new(settings.clone())));
+    }
+
+    pub fn lease(&self, lease: Option<serde_json::Value>) {
+        self.order(&Order::Lease(lease));
+    }
+
+    /// GOAWAY on each HTTP/2 connection.
+    pub fn go_away(&self) {
+        self.order(&Order::GoAway);
+    }
+
+    /// Closes each connection.
+    pub fn close_all(&self) {
+        self.order(&Order::Close);
+    }
+
+    pub fn report(&self) -> Report {
+        self.order(&Order::Report)
+    }
+
+    fn order(&self, order: &Order) -> Report {
+        let mut control = self.control.lock().unwrap();
+        let mut line = serde_json::to_vec(order).unwrap();
+        line.push(b'\n');
+        control.get_mut().write_all(&line).expect("the double ended");
+        let mut answer = String::new();
+        control.read_line(&mut answer).unwrap();
+        serde_json::from_str(&answer).expect("the double ended")
+    }
+}
+
+impl Drop for Double {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A process that behaves as the kubelet. Its connections are closed by the kernel when dropped.
+pub struct KubeletLike(Child);
+
+impl KubeletLike {
+    /// With these variables in its environment, renewing the lease so often.
+    pub fn start(node: &Namespace, directory: &Path, environment: &[(&str, &str)], renew_ms: u64) -> Self {
+        let arguments = kubelet_like::Arguments {
+            server: (CP, PORT).into(),
+            directory: directory.to_owned(),
+            token: KUBELET_TOKEN.to_owned(),
+            renew_ms,
+        };
+        let argument = serde_json::to_string(&arguments).unwrap();
+        KubeletLike(start(node, "kubelet", &argument, directory, environment, Stdio::piped()))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for KubeletLike {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
