@@ -64,6 +64,8 @@ struct Flags {
     #[command(flatten)]
     open_files: OpenFiles,
     #[command(flatten)]
+    memory_volume: MemoryVolume,
+    #[command(flatten)]
     log: Log,
 }
 
@@ -189,6 +191,14 @@ struct OpenFiles {
     /// Of these, file descriptors read again in turn although nothing says that they changed
     #[arg(long = "collector.open_files.inotify-reexamine", value_name = "N", default_value_t = 500)]
     inotify_reexamine: usize,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Collector memory_volume")]
+struct MemoryVolume {
+    /// Memory-backed volumes shown at the most: those nearest their limit
+    #[arg(long = "collector.memory_volume.max-volumes", value_name = "N", default_value_t = 100)]
+    max_volumes: usize,
 }
 
 #[derive(clap::Args, Debug)]
@@ -352,6 +362,8 @@ impl Config {
                 inotify_max_readlinks: flags.open_files.inotify_max_readlinks,
                 inotify_reexamine: flags.open_files.inotify_reexamine,
             },
+            memory_volume: modes::memory_volume::Settings { max_volumes: flags.memory_volume.max_volumes },
+            kubelet: crate::kubelet::process::Finder::default(),
             runtime: crate::runtime::Runtime::new(crate::runtime::Settings {
                 endpoint: flags.runtime.endpoint,
                 disabled: flags.runtime.disabled || !flags.runtime.enabled,
@@ -416,6 +428,7 @@ mod tests {
         assert_eq!(config.modes.len(), MODES.len());
         assert_eq!(config.settings.open_files, modes::open_files::Settings::default());
         assert_eq!(config.settings.cgroup_leak, modes::cgroup_leak::Settings::default());
+        assert_eq!(config.settings.memory_volume, modes::memory_volume::Settings::default());
         // Without flags the kubelet is asked where there is a token; what nobody set up at all asks nobody.
         let configz = modes::eviction::Settings::default().configz;
         let expected = configz::Settings { ask: configz::Ask::IfToken, ..configz };
@@ -425,7 +438,7 @@ mod tests {
     #[test]
     fn collectors_are_switched_as_in_node_exporter() {
         assert_eq!(ids(&["--collector.disable-defaults", "--collector.kmem"]), ["kmem"]);
-        assert_eq!(ids(&["--no-collector.kmem"]), ["cgroup_leak", "eviction", "open_files"]);
+        assert_eq!(ids(&["--no-collector.kmem"]), ["cgroup_leak", "eviction", "open_files", "memory_volume"]);
         assert_eq!(ids(&["--no-collector.kmem", "--collector.kmem"]).len(), MODES.len());
         assert_eq!(ids(&["--collector.kmem", "--no-collector.kmem"]).len(), MODES.len() - 1);
         assert_eq!(ids(&["--collector.kmem=false"]).len(), MODES.len() - 1);

@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use filesystem::{Filesystem, Filesystems};
+use filesystem::{DeviceNumber, Filesystem, Filesystems, Usage};
+use tree::Tree;
 
 /// When an answer must be there.
 #[derive(Clone, Copy, Debug)]
@@ -192,6 +193,30 @@ impl Host {
     /// The operating system's; `timeout` for the first call that hangs, `busy` for later ones.
     pub fn filesystem(&self, path: impl AsRef<Path>, deadline: Deadline) -> Result<Filesystem> {
         self.filesystems.of(&self.roots.root, path.as_ref(), deadline)
+    }
+
+    /// How full the file system is that `tree` has at `path`, if that is the one of this `number`; `None` if another one is there:
+    /// mounted over it, or a mount that was never passed on to us. Costs no look at a mount table; guarded as
+    /// [`Host::filesystem`] is.
+    ///
+    /// # Errors
+    /// As [`Host::filesystem`].
+    pub fn usage(
+        &self,
+        tree: &Tree,
+        path: impl AsRef<Path>,
+        number: DeviceNumber,
+        deadline: Deadline,
+    ) -> Result<Option<Usage>> {
+        self.filesystems.usage(tree.root(), path.as_ref(), number, deadline)
+    }
+
+    /// What the machine calls `path` once its symbolic links are followed; guarded as [`Host::filesystem`] is.
+    ///
+    /// # Errors
+    /// As [`Host::filesystem`].
+    pub fn resolve(&self, path: impl AsRef<Path>, deadline: Deadline) -> Result<PathBuf> {
+        self.filesystems.resolve(&self.roots.root, path.as_ref(), deadline)
     }
 
     /// The running kernel, from `sys/kernel/osrelease` of procfs.

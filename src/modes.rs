@@ -7,10 +7,12 @@
 pub mod cgroup_leak;
 pub mod eviction;
 pub mod kmem;
+pub mod memory_volume;
 pub mod open_files;
 
 use crate::error::Result;
 use crate::host::{Deadline, Host};
+use crate::kubelet::process::Finder;
 use crate::metric::{Metric, Samples};
 use crate::runtime::Runtime;
 
@@ -58,9 +60,14 @@ pub struct Settings {
     pub eviction: eviction::Settings,
     /// Of [`open_files`].
     pub open_files: open_files::Settings,
+    /// Of [`memory_volume`].
+    pub memory_volume: memory_volume::Settings,
+    /// Finds the kubelet; one for all modes, so that they agree on it and the processes are swept once.
+    pub kubelet: Finder,
     /// The container runtime that modes may ask; one handle for all of them, so that one scrape polls once.
     pub runtime: Runtime,
 }
 
 /// Every mode, in the order of the page.
-pub static MODES: &[&Mode] = &[&cgroup_leak::MODE, &kmem::MODE, &eviction::MODE, &open_files::MODE];
+pub static MODES: &[&Mode] =
+    &[&cgroup_leak::MODE, &kmem::MODE, &eviction::MODE, &open_files::MODE, &memory_volume::MODE];

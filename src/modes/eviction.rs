@@ -87,7 +87,7 @@ pub static MODE: Mode = Mode {
         Box::new(Eviction {
             settings: settings.eviction.clone(),
             runtime: settings.runtime.clone(),
-            finder: Finder::default(),
+            finder: settings.kubelet.clone(),
             configz: Configz::new(settings.eviction.configz.clone()),
         })
     },

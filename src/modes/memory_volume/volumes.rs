@@ -1,0 +1,117 @@
+//! Which memory-backed emptyDirs are mounted, and how full they are.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use super::Volume;
+use crate::error::{Error, Result};
+use crate::host::filesystem::{DeviceNumber, Mount, Patience, Usage};
+use crate::host::tree::Tree;
+use crate::host::{Deadline, Host};
+use crate::metric::Samples;
+
+/// The directory of every emptyDir in its pod's (`pkg/volume/emptydir/empty_dir.go:67`, the `/` of the plugin's name escaped).
+pub(super) const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
+
+/// Every memory-backed emptyDir below the kubelet's `root_dir`, by the mount table of that kubelet or, without one, of pid 1: what the
+/// machine has, whether or not it was passed on to our own mount namespace.
+pub(super) fn find(host: &Host, kubelet: Option<u32>, root_dir: &Path, deadline: Deadline) -> Result<Vec<Volume>> {
+    let table = table(host, kubelet)?;
+    let found = parse(&table, &host.roots().root);
+    // The kernel shows where a mount really is. Links are only followed if that explains something.
+    let elsewhere = found.iter().any(|(of_kubelet, _)| of_kubelet != root_dir);
+    let resolved = if elsewhere { host.resolve(root_dir, deadline) } else { Ok(root_dir.to_owned()) };
+    let resolved = match resolved {
+        Err(error) if error.is_gone() => root_dir.to_owned(),
+        other => other.map_err(|error| error.context("the kubelet's root directory"))?,
+    };
+    let ours = found.into_iter().filter(|(of_kubelet, _)| of_kubelet == root_dir || *of_kubelet == resolved);
+    Ok(ours.map(|(_, volume)| volume).collect())
+}
+
+fn table(host: &Host, kubelet: Option<u32>) -> Result<String> {
+    let of = |pid: u32| host.read(host.proc(format!("{pid}/mountinfo")));
+    match kubelet.map(of) {
+        Some(Ok(table)) => Ok(table),
+        Some(Err(error)) if !error.is_gone() => Err(error),
+        _ => of(1).map_err(|error| error.context("the machine's mount table")),
+    }
+}
+
+/// The tmpfs mounts of a mountinfo text that are emptyDirs, each with the root directory of its kubelet. `rootfs`: where the machine's
+/// root is mounted, in case that it is the table of a container.
+pub(super) fn parse(mountinfo: &str, rootfs: &Path) -> Vec<(PathBuf, Volume)> {
+    let mut found = BTreeMap::new();
+    for line in mountinfo.lines().filter(|line| line.contains(EMPTY_DIR)) {
+        let Some((device, mount)) = DeviceNumber::of_row(line).zip(Mount::parse(line)) else { continue };
+        if mount.fstype != "tmpfs" {
+            continue;
+        }
+        let below = mount.mountpoint.strip_prefix(rootfs).map(|below| Path::new("/").join(below));
+        let path = below.unwrap_or(mount.mountpoint);
+        if let Some((root_dir, pod_uid, name)) = place(&path) {
+            let volume = Volume { pod_uid: pod_uid.to_owned(), name: name.to_owned(), path: path.clone(), device };
+            let root_dir = root_dir.to_owned();
+            // Of two at one place the later covers the earlier.
+            found.insert(path, (root_dir, volume));
+        }
+    }
+    found.into_values().collect()
+}
+
+/// `<root-dir>/pods/<uid>/volumes/kubernetes.io~empty-dir/<name>`, taken apart.
+fn place(path: &Path) -> Option<(&Path, &str, &str)> {
+    let name = path.file_name()?.to_str()?;
+    let plugin = path.parent()?;
+    let volumes = plugin.parent()?;
+    let pod = volumes.parent()?;
+    let pods = pod.parent()?;
+    let shaped = plugin.ends_with(EMPTY_DIR) && volumes.ends_with("volumes") && pods.ends_with("pods");
+    shaped.then_some((pods.parent()?, pod.file_name()?.to_str()?, name))
+}
+
+/// How full each of `volumes` is; `None` where that cannot be had.
+pub(super) fn measure(
+    host: &Host,
+    kubelet: Option<u32>,
+    volumes: &[Volume],
+    deadline: Deadline,
+    samples: &mut Samples,
+) -> Vec<Option<Usage>> {
+    // A kubelet in a container, or in a mount namespace of its own, may see what the machine's root does not show.
+    let trees: Vec<Tree> = [host.tree()].into_iter().chain(kubelet.map(|pid| host.tree_of(pid))).collect();
+    let mut patience = Patience::new(deadline);
+    let (mut usages, mut hidden) = (Vec::with_capacity(volumes.len()), Vec::new());
+    for volume in volumes {
+        let mut answers = trees.iter().map(|tree| {
+            let answer = host.usage(tree, &volume.path, volume.device, patience.next());
+            patience.note(&answer);
+            answer
+        });
+        let passed_over = |answer: &Result<Option<Usage>>| match answer {
+            Ok(usage) => usage.is_none(),
+            Err(error) => error.is_gone(),
+        };
+        let answer = answers.find(|answer| !passed_over(answer));
+        if answer.is_none() {
+            hidden.push(volume);
+        }
+        usages.push(answer.and_then(|answer| samples.ok(answer)).flatten());
+    }
+    if !hidden.is_empty() {
+        // Those that were unmounted meanwhile are no failure.
+        let table = table(host, kubelet).unwrap_or_default();
+        let now: HashMap<PathBuf, DeviceNumber> =
+            parse(&table, &host.roots().root).into_iter().map(|(_, volume)| (volume.path, volume.device)).collect();
+        hidden.retain(|volume| now.get(&volume.path) == Some(&volume.device));
+    }
+    if let Some(first) = hidden.first() {
+        samples.fail(Error::malformed(format!(
+            "{}: another file system is there than the mount table says ({} such volumes): mounted over it, or --path.rootfs \
+             is not mounted with mountPropagation HostToContainer",
+            first.path.display(),
+            hidden.len()
+        )));
+    }
+    usages
+}
