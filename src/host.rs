@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use filesystem::{DeviceNumber, Filesystem, Filesystems, Usage};
+use filesystem::{DeviceNumber, Filesystem, Filesystems, Patience, Usage};
 use tree::Tree;
 
 /// When an answer must be there.
@@ -195,20 +195,16 @@ impl Host {
         self.filesystems.of(&self.roots.root, path.as_ref(), deadline)
     }
 
-    /// How full the file system is that `tree` has at `path`, if that is the one of this `number`; `None` if another one is there:
-    /// mounted over it, or a mount that was never passed on to us. Costs no look at a mount table; guarded as
-    /// [`Host::filesystem`] is.
-    ///
-    /// # Errors
-    /// As [`Host::filesystem`].
-    pub fn usage(
+    /// How full the file systems are that `tree` has at these paths, as far as they are the ones of these numbers; `None` where
+    /// another one is: mounted over it, or a mount that was never passed on to us. Costs no look at a mount table, and one thread for
+    /// all of them; guarded as [`Host::filesystem`] is.
+    pub fn usages(
         &self,
         tree: &Tree,
-        path: impl AsRef<Path>,
-        number: DeviceNumber,
-        deadline: Deadline,
-    ) -> Result<Option<Usage>> {
-        self.filesystems.usage(tree.root(), path.as_ref(), number, deadline)
+        mounts: &[(&Path, DeviceNumber)],
+        patience: &mut Patience,
+    ) -> Vec<Result<Option<Usage>>> {
+        self.filesystems.usages(tree.root(), mounts, patience)
     }
 
     /// What the machine calls `path` once its symbolic links are followed; guarded as [`Host::filesystem`] is.

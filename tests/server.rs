@@ -2,19 +2,20 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 mod common;
+#[path = "common/hung.rs"]
+mod hung;
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Exporter, Page, eventually, get, has, is_root, shell};
-use rustix::mount::{MountFlags, UnmountFlags};
+use hung::HungFilesystem;
 use rustix::process::Signal;
 
-const ALL: [&str; 4] = ["cgroup_leak", "kmem", "eviction", "open_files"];
+const ALL: [&str; 5] = ["cgroup_leak", "kmem", "eviction", "open_files", "memory_volume"];
 
 #[test]
 fn formats_are_negotiated_with_their_exact_content_types() {
@@ -255,40 +256,6 @@ fn a_real_prometheus_scrapes_it() {
         assert_eq!(value, 1.0, "{metric}");
     }
     assert!(types.contains("\"type\":\"counter\""), "{types}");
-}
-
-/// A FUSE mount whose server never answers: every `statfs` on it waits for ever.
-struct HungFilesystem {
-    dir: tempfile::TempDir,
-    server: Option<File>,
-}
-
-impl HungFilesystem {
-    fn mount() -> std::io::Result<Self> {
-        use std::os::fd::AsRawFd as _;
-        let dir = tempfile::tempdir()?;
-        let server = File::options().read(true).write(true).open("/dev/fuse")?;
-        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
-        let options = std::ffi::CString::new(options).unwrap();
-        rustix::mount::mount("hung", dir.path(), "fuse", MountFlags::empty(), Some(options.as_c_str()))?;
-        Ok(HungFilesystem { dir, server: Some(server) })
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    /// The server dies: whoever waits gets an error.
-    fn release(&mut self) {
-        self.server = None;
-    }
-}
-
-impl Drop for HungFilesystem {
-    fn drop(&mut self) {
-        self.release();
-        let _ = rustix::mount::unmount(self.path(), UnmountFlags::DETACH);
-    }
 }
 
 #[test]

@@ -170,26 +170,29 @@ impl Filesystems {
         }
     }
 
-    /// How full the file system at `path` is, if it is the one of this number.
-    pub(super) fn usage(
+    /// How full the file systems at these paths are, as far as they are the ones of these numbers.
+    pub(super) fn usages(
         &self,
         root: &Path,
-        path: &Path,
-        number: DeviceNumber,
-        deadline: Deadline,
-    ) -> Result<Option<Usage>> {
+        mounts: &[(&Path, DeviceNumber)],
+        patience: &mut Patience,
+    ) -> Vec<Result<Option<Usage>>> {
         match self {
             Filesystems::Live(guard) => {
-                let key = path.display().to_string();
-                let (root, path) = (root.to_owned(), path.to_owned());
-                guard.run(&key, deadline, move || usage(&root, &path, number))
+                let item = |&(path, number): &(&Path, _)| {
+                    (path.display().to_string(), (root.to_owned(), path.to_owned(), number))
+                };
+                guard.run_each(mounts.iter().map(item).collect(), patience, |(root, path, number)| {
+                    usage(&root, &path, number)
+                })
             }
             Filesystems::Recorded(table) => {
-                let here = table.iter().find(|(mounted, _)| path == mounted);
-                Ok(here.map(|(_, it)| Usage {
+                let here = |path: &Path| table.iter().find(|(mounted, _)| path == mounted);
+                let usage = |it: &Filesystem| Usage {
                     capacity_bytes: it.capacity_bytes,
                     used_bytes: it.capacity_bytes.saturating_sub(it.available_bytes),
-                }))
+                };
+                mounts.iter().map(|(path, _)| Ok(here(path).map(|(_, filesystem)| usage(filesystem)))).collect()
             }
         }
     }
@@ -289,9 +292,11 @@ mod tests {
         let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let row = mountinfo.lines().find(|line| line.split(' ').nth(4) == Some("/proc")).unwrap();
         let number = DeviceNumber::of_row(row).unwrap();
-        assert!(host.usage(&host.tree(), "/proc", number, soon()).unwrap().is_some());
-        assert_eq!(host.usage(&host.tree(), "/", number, soon()).unwrap(), None, "another file system");
-        assert!(host.usage(&host.tree(), "/nonexistent/x", number, soon()).unwrap_err().is_gone());
+        let mounts = ["/proc", "/", "/nonexistent/x"].map(|path| (Path::new(path), number));
+        let answers = host.usages(&host.tree(), &mounts, &mut Patience::new(soon()));
+        assert!(matches!(answers[0], Ok(Some(_))), "{answers:?}");
+        assert_eq!(answers[1], Ok(None), "another file system");
+        assert!(answers[2].as_ref().is_err_and(Error::is_gone));
     }
 
     #[test]

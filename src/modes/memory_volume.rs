@@ -67,8 +67,8 @@ pub static USED: Metric = Metric::gauge(
     "headroom_memory_volume_used_bytes",
     Unit::Bytes,
     VOLUME,
-    "Bytes in a memory-backed emptyDir (statfs: blocks less free ones). They stay until the pod is gone, whatever becomes of its \
-     containers. Pages in swap count as used.",
+    "Bytes in a memory-backed emptyDir (statfs: blocks less free ones). It outlives the containers of its pod. Pages in swap count \
+     as used.",
 );
 /// How much fits.
 pub static SIZE: Metric = Metric::gauge(
@@ -76,7 +76,7 @@ pub static SIZE: Metric = Metric::gauge(
     Unit::Bytes,
     VOLUME,
     "Size of its tmpfs, as the kubelet mounted it: the least of the sizeLimit, the sum of the containers' memory limits if each has \
-     one, and the node's allocatable memory. Far above what a single container may write before it is killed.",
+     one, and the node's allocatable memory. More than one of several containers may write before it is killed.",
 );
 /// What judges.
 pub static LIMIT: Metric = Metric::gauge(

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use super::Volume;
 use crate::error::{Error, Result};
 use crate::host::filesystem::{DeviceNumber, Mount, Patience, Usage};
-use crate::host::tree::Tree;
 use crate::host::{Deadline, Host};
 use crate::metric::Samples;
 
@@ -78,38 +77,34 @@ pub(super) fn measure(
     deadline: Deadline,
     samples: &mut Samples,
 ) -> Vec<Option<Usage>> {
-    // A kubelet in a container, or in a mount namespace of its own, may see what the machine's root does not show.
-    let trees: Vec<Tree> = [host.tree()].into_iter().chain(kubelet.map(|pid| host.tree_of(pid))).collect();
+    let mut usages = vec![None; volumes.len()];
+    let mut hidden: Vec<usize> = (0..volumes.len()).collect();
     let mut patience = Patience::new(deadline);
-    let (mut usages, mut hidden) = (Vec::with_capacity(volumes.len()), Vec::new());
-    for volume in volumes {
-        let mut answers = trees.iter().map(|tree| {
-            let answer = host.usage(tree, &volume.path, volume.device, patience.next());
-            patience.note(&answer);
-            answer
-        });
-        let passed_over = |answer: &Result<Option<Usage>>| match answer {
-            Ok(usage) => usage.is_none(),
-            Err(error) => error.is_gone(),
-        };
-        let answer = answers.find(|answer| !passed_over(answer));
-        if answer.is_none() {
-            hidden.push(volume);
+    // A kubelet in a container, or in a mount namespace of its own, may see what the machine's root does not show.
+    for tree in [host.tree()].into_iter().chain(kubelet.map(|pid| host.tree_of(pid))) {
+        let asked = std::mem::take(&mut hidden);
+        let mounts: Vec<_> = asked.iter().map(|&index| (&*volumes[index].path, volumes[index].device)).collect();
+        for (index, answer) in asked.into_iter().zip(host.usages(&tree, &mounts, &mut patience)) {
+            match answer {
+                Ok(Some(usage)) => usages[index] = Some(usage),
+                Ok(None) => hidden.push(index),
+                Err(error) if error.is_gone() => hidden.push(index),
+                Err(error) => samples.fail(error),
+            }
         }
-        usages.push(answer.and_then(|answer| samples.ok(answer)).flatten());
     }
     if !hidden.is_empty() {
         // Those that were unmounted meanwhile are no failure.
         let table = table(host, kubelet).unwrap_or_default();
         let now: HashMap<PathBuf, DeviceNumber> =
             parse(&table, &host.roots().root).into_iter().map(|(_, volume)| (volume.path, volume.device)).collect();
-        hidden.retain(|volume| now.get(&volume.path) == Some(&volume.device));
+        hidden.retain(|&index| now.get(&volumes[index].path) == Some(&volumes[index].device));
     }
-    if let Some(first) = hidden.first() {
+    if let Some(&first) = hidden.first() {
         samples.fail(Error::malformed(format!(
             "{}: another file system is there than the mount table says ({} such volumes): mounted over it, or --path.rootfs \
              is not mounted with mountPropagation HostToContainer",
-            first.path.display(),
+            volumes[first].path.display(),
             hidden.len()
         )));
     }
