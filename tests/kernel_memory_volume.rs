@@ -273,11 +273,11 @@ fn the_limit_is_that_of_the_container_that_mounts_it() {
 #[test]
 fn a_hung_mount_costs_its_own_series() {
     let Some(mut lab) = Lab::open() else { return };
-    let (_, healthy) = (lab.volume("first", "cache"), lab.volume("second", "cache"));
-    fs::write(healthy.join("file"), vec![1; 3 << 20]).unwrap();
-    let stuck = lab.mounts[0].clone();
+    let [before, stuck, after] = ["a", "b", "c"].map(|uid| lab.volume(uid, "cache"));
+    fs::write(before.join("file"), vec![1; 3 << 20]).unwrap();
+    fs::write(after.join("file"), vec![1; 5 << 20]).unwrap();
     let exporter = lab.exporter();
-    assert_eq!(of_volume(&exporter.scrape(), "used", "first", "cache"), Some(0.0));
+    assert_eq!(of_volume(&exporter.scrape(), "used", "b", "cache"), Some(0.0));
     let Ok(hung) = HungFilesystem::mount_at(&stuck) else {
         return common::say_skip(format_args!("this kernel cannot mount FUSE (/dev/fuse)"));
     };
@@ -285,17 +285,20 @@ fn a_hung_mount_costs_its_own_series() {
         let begun = Instant::now();
         let page = exporter.scrape();
         assert!(begun.elapsed() < Duration::from_secs(6), "round {round}: the page must come within the deadline");
-        assert_eq!(of_volume(&page, "used", "first", "cache"), None, "round {round}");
-        assert_eq!(of_volume(&page, "used", "second", "cache"), Some(stat(&healthy).1), "round {round}");
+        assert_eq!(of_volume(&page, "used", "b", "cache"), None, "round {round}");
+        assert_eq!(of_volume(&page, "used", "a", "cache"), Some(stat(&before).1), "round {round}");
         assert_eq!(page.outcome("memory_volume"), "failed", "round {round}");
         assert!(page.get("headroom_node_oom_kills_total").is_some());
+        let (first, later) = (page.errors("memory_volume", "timeout"), page.errors("memory_volume", "busy"));
+        assert!(first >= 1.0 && later >= f64::from(round), "after the first time it is known to hang: {first} {later}");
     }
-    let page = exporter.scrape();
-    assert_eq!(page.errors("memory_volume", "timeout"), 1.0, "the first time only: after that it is known to hang");
-    assert!(page.errors("memory_volume", "busy") >= 2.0);
+    // Those behind it are given less time, which a loaded machine may overrun once.
+    eventually("the volume after it answers", || {
+        of_volume(&exporter.scrape(), "used", "c", "cache") == Some(stat(&after).1)
+    });
     drop(hung);
     eventually("the volume below it is back", || {
         let page = exporter.scrape();
-        page.outcome("memory_volume") == "ok" && of_volume(&page, "used", "first", "cache") == Some(0.0)
+        page.outcome("memory_volume") == "ok" && of_volume(&page, "used", "b", "cache") == Some(0.0)
     });
 }
