@@ -270,6 +270,50 @@ fn the_limit_is_that_of_the_container_that_mounts_it() {
     drop(sidecar);
 }
 
+/// True if something on this machine is a kubelet, or calls itself one.
+fn somebody_is_a_kubelet() -> bool {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes.into_iter().any(|process| {
+        let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let program = command.split(|&byte| byte == 0).next().unwrap_or_default();
+        program == b"kubelet" || program.ends_with(b"/kubelet")
+    })
+}
+
+/// A kubelet that keeps its mounts to itself: they are in its table, and below `/proc/PID/root`.
+#[test]
+fn a_kubelet_in_a_mount_namespace_of_its_own() {
+    let Some(mut lab) = Lab::open() else { return };
+    let patience = Instant::now() + Duration::from_secs(60);
+    while somebody_is_a_kubelet() {
+        if Instant::now() > patience {
+            return common::say_skip(format_args!("a kubelet runs on this machine"));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let shared = lab.volume("before", "cache");
+    fs::write(shared.join("file"), vec![1; 1 << 20]).unwrap();
+    let hidden = lab.root_dir.path().join("pods/inside/volumes/kubernetes.io~empty-dir/cache");
+    fs::create_dir_all(&hidden).unwrap();
+    let script = "mount -t tmpfs -o size=8m x \"$0\" && head -c 3145728 /dev/zero > \"$0/file\" && echo in && exec -a kubelet sleep 600";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation=private", "bash", "-c", script]).arg(&hidden);
+    let mut kubelet = Process(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
+    std::io::Read::read_exact(&mut kubelet.0.stdout.take().unwrap(), &mut [0; 3]).unwrap();
+    let arguments = format!("/proc/{}/cmdline", kubelet.0.id());
+    eventually("it is called kubelet", || fs::read(&arguments).unwrap().starts_with(b"kubelet\0"));
+    assert!(!hidden.join("file").exists(), "the machine itself does not see it");
+
+    let exporter = lab.exporter();
+    let page = exporter.scrape();
+    assert_eq!(of_volume(&page, "used", "before", "cache"), Some(stat(&shared).1));
+    assert_eq!(of_volume(&page, "used", "inside", "cache"), Some(3_145_728.0));
+    assert_eq!(of_volume(&page, "size", "inside", "cache"), Some(8_388_608.0));
+    assert_eq!(page.outcome("memory_volume"), "ok");
+    drop(kubelet);
+    assert_eq!(of_volume(&exporter.scrape(), "used", "inside", "cache"), None, "gone with its namespace");
+}
+
 #[test]
 fn a_hung_mount_costs_its_own_series() {
     let Some(mut lab) = Lab::open() else { return };

@@ -6,7 +6,7 @@
 //! so: on v1 the pod goes on `Running` with no restart for most of a minute while its writers are killed one by one; on v2 the
 //! whole container dies with reason `Error`; cAdvisor's `container_oom_events_total` stays 0 in both (Kubernetes 1.36, containerd 1.6).
 //!
-//! **Evidence.** The mount table of the kubelet (`/proc/PID/mountinfo`; without one, of pid 1): every tmpfs at
+//! **Evidence.** The mount tables of pid 1 and of the kubelet (`/proc/PID/mountinfo`): every tmpfs at
 //! `<root-dir>/pods/<uid>/volumes/kubernetes.io~empty-dir/<name>` is such a volume. Secrets and projected volumes are tmpfs as well
 //! and no emptyDirs; huge pages are `hugetlbfs`, which no memory limit counts: both are left out. Size and use by `statfs(2)`,
 //! proved to be of that very mount by its device number. Limits: `memory.limit_in_bytes` (v1), `memory.max` (v2). Kills:
@@ -22,7 +22,7 @@
 //!
 //! **How kills are counted.** Processes killed, not times that memory ran out: a v2 container that dies as a group of three
 //! (`memory.oom.group`) counts 3, as in `/proc/vmstat`. v2: the pod's own file counts for everything below and outlives containers
-//! (unless cgroup2 is mounted with `memory_localevents`). v1: each cgroup counts only its own processes and takes its count with it
+//! (since Linux 5.2, unless cgroup2 is mounted with `memory_localevents`: else it stays 0). v1: each cgroup counts only its own processes and takes its count with it
 //! when it goes, so increases are added up here by pod uid, and never go down while the pod has a cgroup. Pods with a volume start at 0;
 //! others appear with their first kill, which `increase()` misses.
 //!

@@ -323,6 +323,33 @@ fn kernels_that_do_not_count_kills() {
 }
 
 #[test]
+fn which_counts_add_up() {
+    let counts = |count: u32| format!("oom_kill_disable 0\nunder_oom 0\noom_kill {count}\n");
+    let machine = Machine::v1();
+    let host = recorded(&machine, V1, 11_133);
+    let id = "55f765a8788dcccb46fae55db15b169605b66df347604a06a4f6ed7c15f879c6";
+    // v1: each for itself, also what a container made inside its own.
+    machine.cgroup(&format!("{SOME_POD}/memory.oom_control"), &counts(1));
+    machine.cgroup(&format!("{SOME_POD}/{id}/memory.oom_control"), &counts(20));
+    machine.cgroup(&format!("{SOME_POD}/{id}/system.slice/memory.oom_control"), &counts(300));
+    machine.cgroup("memory/kubepods/burstable/memory.oom_control", &counts(4000));
+    machine.cgroup(&format!("memory/kubepods/burstable/{id}/memory.oom_control"), &counts(50_000));
+    let samples = collect(&*collector(ROOT_V1, Runtime::default()), &host);
+    let labels = ["", "", "bcb1982f-2628-449a-accb-e40ecdefbb3b"];
+    assert_eq!((samples.value(&KILLS, &labels), rows(&samples, &KILLS)), (Some(321.0), 1));
+
+    // v2: the pod's own has them all; without a volume nothing below it is read.
+    let machine = Machine::v2();
+    machine.proc("1/mountinfo", "");
+    let pod = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podx_y.slice";
+    machine.cgroup(&format!("{pod}/memory.events"), "low 0\nhigh 0\nmax 18\noom 1\noom_kill 3\noom_group_kill 1\n");
+    machine.cgroup(&format!("{pod}/cri-containerd-{id}.scope/memory.events"), "oom_kill 2\n");
+    let samples = collect(&*collector(ROOT_V2, Runtime::default()), &machine.host);
+    assert_eq!(samples.value(&KILLS, &["", "", "x-y"]), Some(3.0));
+    assert_eq!(reasons(&samples), []);
+}
+
+#[test]
 fn limits_that_are_none_or_nonsense() {
     let machine = Machine::v1();
     let host = recorded(&machine, V1, 11_133);
@@ -389,21 +416,27 @@ fn a_root_directory_behind_a_link() {
 }
 
 #[test]
-fn the_kubelets_own_mount_table_counts() {
+fn a_kubelet_with_a_mount_namespace_of_its_own() {
     let machine = Machine::v1();
-    let host = with_volumes(&machine, &[row(1, "u1", "a")]);
+    let at = |uid: &str| row(1, uid, "a").replace(ROOT_V2, "/srv/k") + "\n";
+    machine.proc("1/mountinfo", &(row(1, "u0", "a") + "\n" + &at("u1") + &at("u2")));
     machine.proc("77/comm", "kubelet\n");
     machine.proc("77/cmdline", "/usr/bin/kubelet\0--root-dir=/srv/k\0");
     machine.proc("77/stat", "77 (kubelet) S 1 1 1");
-    machine.proc("77/mountinfo", &(row(1, "u1", "a").replace(ROOT_V2, "/srv/k") + "\n"));
-    let answers = vec![(
-        PathBuf::from("/srv/k/pods/u1/volumes/kubernetes.io~empty-dir/a"),
-        Filesystem { capacity_bytes: 100, available_bytes: 1, ..NOTHING },
-    )];
-    drop(host);
+    machine.proc("77/mountinfo", &(at("u1") + &at("u3")));
+    let answer = |(used, uid): (u64, &str)| {
+        let path = format!("/srv/k/pods/{uid}/volumes/kubernetes.io~empty-dir/a");
+        (path.into(), Filesystem { capacity_bytes: 100, available_bytes: 100 - used, ..NOTHING })
+    };
+    let answers = [(1, "u1"), (2, "u2"), (3, "u3")].into_iter().map(answer).collect();
     let host = Host::recorded(machine.host.roots().clone(), answers);
     let samples = collect(&*(MODE.build)(&super::super::Settings::default()), &host);
-    assert_eq!(samples.value(&USED, &["", "", "u1", "a"]), Some(99.0), "its --root-dir, its table");
+    let used = ["u0", "u1", "u2", "u3"].map(|uid| samples.value(&USED, &["", "", uid, "a"]));
+    assert_eq!(
+        used,
+        [None, Some(1.0), Some(2.0), Some(3.0)],
+        "its --root-dir; what it mounted, and what was there before"
+    );
 }
 
 #[test]

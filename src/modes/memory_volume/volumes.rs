@@ -12,11 +12,10 @@ use crate::metric::Samples;
 /// The directory of every emptyDir in its pod's (`pkg/volume/emptydir/empty_dir.go:67`, the `/` of the plugin's name escaped).
 pub(super) const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 
-/// Every memory-backed emptyDir below the kubelet's `root_dir`, by the mount table of that kubelet or, without one, of pid 1: what the
-/// machine has, whether or not it was passed on to our own mount namespace.
+/// Every memory-backed emptyDir below the kubelet's `root_dir`: what the machine has, whether or not it was passed on to our own mount
+/// namespace.
 pub(super) fn find(host: &Host, kubelet: Option<u32>, root_dir: &Path, deadline: Deadline) -> Result<Vec<Volume>> {
-    let table = table(host, kubelet)?;
-    let found = parse(&table, &host.roots().root);
+    let found = mounted(host, kubelet)?;
     // The kernel shows where a mount really is. Links are only followed if that explains something.
     let elsewhere = found.iter().any(|(of_kubelet, _)| of_kubelet != root_dir);
     let resolved = if elsewhere { host.resolve(root_dir, deadline) } else { Ok(root_dir.to_owned()) };
@@ -28,12 +27,22 @@ pub(super) fn find(host: &Host, kubelet: Option<u32>, root_dir: &Path, deadline:
     Ok(ours.map(|(_, volume)| volume).collect())
 }
 
-fn table(host: &Host, kubelet: Option<u32>) -> Result<String> {
-    let of = |pid: u32| host.read(host.proc(format!("{pid}/mountinfo")));
-    match kubelet.map(of) {
-        Some(Ok(table)) => Ok(table),
-        Some(Err(error)) if !error.is_gone() => Err(error),
-        _ => of(1).map_err(|error| error.context("the machine's mount table")),
+/// By the mount tables of pid 1 and of the kubelet, which may have a mount namespace of its own: then the volumes are there, and what
+/// was mounted before it got that is still where it was.
+fn mounted(host: &Host, kubelet: Option<u32>) -> Result<Vec<(PathBuf, Volume)>> {
+    let of = |pid: u32| {
+        let table = host.read(host.proc(format!("{pid}/mountinfo")));
+        table.map(|table| parse(&table, &host.roots().root)).map_err(|error| error.context("mount table"))
+    };
+    match (of(1), kubelet.map(of)) {
+        (Ok(machine), Some(Ok(kubelet))) => {
+            let mut all: BTreeMap<_, _> = machine.into_iter().map(|found| (found.1.path.clone(), found)).collect();
+            all.extend(kubelet.into_iter().map(|found| (found.1.path.clone(), found)));
+            Ok(all.into_values().collect())
+        }
+        (_, Some(Err(error))) if !error.is_gone() => Err(error),
+        (_, Some(Ok(one))) | (Ok(one), _) => Ok(one),
+        (Err(error), _) => Err(error),
     }
 }
 
@@ -95,9 +104,9 @@ pub(super) fn measure(
     }
     if !hidden.is_empty() {
         // Those that were unmounted meanwhile are no failure.
-        let table = table(host, kubelet).unwrap_or_default();
+        let now = mounted(host, kubelet).unwrap_or_default();
         let now: HashMap<PathBuf, DeviceNumber> =
-            parse(&table, &host.roots().root).into_iter().map(|(_, volume)| (volume.path, volume.device)).collect();
+            now.into_iter().map(|(_, volume)| (volume.path, volume.device)).collect();
         hidden.retain(|&index| now.get(&volumes[index].path) == Some(&volumes[index].device));
     }
     if let Some(&first) = hidden.first() {

@@ -25,7 +25,7 @@ pub(super) fn wanted(detailed: &[Detail]) -> bool {
     detailed.iter().any(|detail| detail.place.is_some())
 }
 
-/// Fills in the names. One pass over what may be thousands of containers, for the few processes that matter. A container
+/// Fills in the names. Two passes over what may be thousands of containers, for the few processes that matter. A container
 /// that is known by nothing but its pod's uid has its pod's names.
 pub(super) fn fill(detailed: &mut [Detail], inventory: &Inventory) {
     let places = || detailed.iter().filter_map(|detail| detail.place.as_ref());
