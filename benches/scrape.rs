@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use headroom::host::{Deadline, Host, Roots};
-use headroom::modes::{Context, Mode, Settings, cgroup_leak, eviction, kmem, open_files};
+use headroom::modes::{Context, Mode, Settings, cgroup_leak, eviction, kmem, memory_volume, open_files};
 use rustix::fs::{AtFlags, Mode as Access, OFlags, openat, statat};
 
 const PROCESSES: usize = 2_000;
@@ -47,7 +47,7 @@ fn main() {
     println!("\nCPU per collection, in this process ({detailed} readlinks in the floor)");
     println!("  {:<28}{:>9}", "floor (system calls only)", ms(floor));
     let host = Host::new(Roots::default());
-    for mode in [&open_files::MODE, &cgroup_leak::MODE, &kmem::MODE, &eviction::MODE] {
+    for mode in [&open_files::MODE, &cgroup_leak::MODE, &kmem::MODE, &eviction::MODE, &memory_volume::MODE] {
         let cost = collector(mode, &host);
         let ratio = if mode.id == "open_files" { format!("{:.2} × floor", cost / floor) } else { String::new() };
         println!("  {:<28}{:>9}  {ratio}", mode.id, ms(cost));
@@ -77,7 +77,7 @@ fn main() {
     println!("{flat}");
 }
 
-/// The two modes that walk below kubepods, with as many cgroups there: 666 pods, six times what a kubelet allows by default.
+/// The modes that walk below kubepods, with as many cgroups there: 666 pods, six times what a kubelet allows by default.
 fn kubepods(host: &Host) {
     let top = PathBuf::from("/sys/fs/cgroup/memory/kubepods");
     if !top.parent().is_some_and(|hierarchy| hierarchy.join("cgroup.procs").exists()) || top.exists() {
@@ -93,7 +93,7 @@ fn kubepods(host: &Host) {
         (0..2).for_each(|container| made.make(pod_dir.join(format!("{pod:062x}{container:02x}"))));
     }
     println!("  with {} cgroups below kubepods:", made.0.len());
-    for mode in [&cgroup_leak::MODE, &kmem::MODE] {
+    for mode in [&cgroup_leak::MODE, &kmem::MODE, &memory_volume::MODE] {
         println!("  {:<28}{:>9}", mode.id, ms(collector(mode, host)));
     }
 }

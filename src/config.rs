@@ -5,7 +5,6 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser as _};
@@ -70,6 +69,8 @@ struct Flags {
     cgroup_leak: CgroupLeak,
     #[command(flatten)]
     open_files: OpenFiles,
+    #[command(flatten)]
+    memory_volume: MemoryVolume,
     #[command(flatten)]
     node_status: NodeStatus,
     #[command(flatten)]
@@ -262,6 +263,14 @@ struct OpenFiles {
 }
 
 #[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Collector memory_volume")]
+struct MemoryVolume {
+    /// Memory-backed volumes shown at the most: those nearest their limit
+    #[arg(long = "collector.memory_volume.max-volumes", value_name = "N", default_value_t = 100)]
+    max_volumes: usize,
+}
+
+#[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Log")]
 struct Log {
     /// Lowest level that is logged
@@ -438,9 +447,9 @@ impl Config {
             root_dir: flags.kubelet.root_dir,
             kubeconfig: flags.kubelet.kubeconfig,
         };
-        let finder = Arc::<Finder>::default();
+        let finder = Finder::default();
         let settings = modes::Settings {
-            node: Node::new(flags.apiserver.node_name, kubelet.clone(), Arc::clone(&finder)),
+            node: Node::new(flags.apiserver.node_name, kubelet.clone(), finder.clone()),
             kubelet,
             finder,
             apiserver: apiserver::Apiserver::new(apiserver::Settings {
@@ -487,6 +496,7 @@ impl Config {
                 inotify_max_readlinks: flags.open_files.inotify_max_readlinks,
                 inotify_reexamine: flags.open_files.inotify_reexamine,
             },
+            memory_volume: modes::memory_volume::Settings { max_volumes: flags.memory_volume.max_volumes },
             runtime: crate::runtime::Runtime::new(crate::runtime::Settings {
                 endpoint: flags.runtime.endpoint,
                 disabled: flags.runtime.disabled || !flags.runtime.enabled,
@@ -553,6 +563,7 @@ mod tests {
         assert_eq!(config.settings.cgroup_leak, modes::cgroup_leak::Settings::default());
         assert_eq!(config.settings.apiserver_connection, modes::apiserver_connection::Settings::default());
         assert_eq!(config.settings.node_status, modes::node_status::Settings::default());
+        assert_eq!(config.settings.memory_volume, modes::memory_volume::Settings::default());
         // Without flags the kubelet is asked where there is a token; what nobody set up at all asks nobody.
         let configz = modes::eviction::Settings::default().configz;
         let expected = configz::Settings { ask: configz::Ask::IfToken, ..configz };
@@ -564,7 +575,7 @@ mod tests {
         assert_eq!(ids(&["--collector.disable-defaults", "--collector.kmem"]), ["kmem"]);
         assert_eq!(
             ids(&["--no-collector.kmem"]),
-            ["cgroup_leak", "eviction", "open_files", "apiserver_connection", "node_status"]
+            ["cgroup_leak", "eviction", "open_files", "memory_volume", "apiserver_connection", "node_status"]
         );
         assert_eq!(ids(&["--no-collector.kmem", "--collector.kmem"]).len(), MODES.len());
         assert_eq!(ids(&["--collector.kmem", "--no-collector.kmem"]).len(), MODES.len() - 1);

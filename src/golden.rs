@@ -20,7 +20,7 @@ use crate::modes::{MODES, Settings};
 use crate::runtime::Runtime;
 use crate::scrape::{self, Outcome, Scraper};
 
-fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
@@ -52,9 +52,14 @@ impl Node {
         process(&machine, pid, "kubelet", recording);
         machine.proc(&format!("{pid}/stat"), &text("proc/kubelet/stat.txt"));
         machine.proc(&format!("{pid}/cmdline"), &text("proc/kubelet/cmdline.txt").trim().replace('\n', "\0"));
+        machine.proc(&format!("{pid}/mountinfo"), &text("proc/host/mountinfo.txt"));
+        machine.proc("vmstat", &text("proc/host/vmstat.txt"));
         for (pid, comm, recording) in others {
             process(&machine, *pid, comm, recording);
         }
+        // The last of them is the container with the volume.
+        let (container, ..) = others.last().unwrap();
+        machine.proc(&format!("{container}/mountinfo"), &text("proc/container/mountinfo.txt"));
         for file in ["kubelet-config.yaml", "kubelet.conf.d/10-eviction.conf"] {
             let place = machine.path().join("root/var/lib/tb").join(file);
             std::fs::create_dir_all(place.parent().unwrap()).unwrap();
@@ -123,7 +128,7 @@ fn process(machine: &Machine, pid: u32, comm: &str, recording: &str) {
 }
 
 /// `/var/lib/kubelet: type=ext2/ext3 bsize=4096 blocks=3 bfree=2 bavail=1 files=9 ffree=8`
-fn filesystem(line: &str) -> (PathBuf, Filesystem) {
+pub(crate) fn filesystem(line: &str) -> (PathBuf, Filesystem) {
     let (path, rest) = line.split_once(": ").unwrap();
     let field = |name: &str| {
         let word = rest.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));

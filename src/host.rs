@@ -21,8 +21,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use filesystem::{Filesystem, Filesystems};
+use filesystem::{DeviceNumber, Filesystem, Filesystems, Patience, Usage};
 use sockets::Sockets;
+use tree::Tree;
 
 /// When an answer must be there.
 #[derive(Clone, Copy, Debug)]
@@ -196,6 +197,26 @@ impl Host {
     /// The operating system's; `timeout` for the first call that hangs, `busy` for later ones.
     pub fn filesystem(&self, path: impl AsRef<Path>, deadline: Deadline) -> Result<Filesystem> {
         self.filesystems.of(&self.roots.root, path.as_ref(), deadline)
+    }
+
+    /// How full the file systems are that `tree` has at these paths, as far as they are the ones of these numbers; `None` where
+    /// another one is: mounted over it, or a mount that was never passed on to us. Costs no look at a mount table, and one thread for
+    /// all of them; guarded as [`Host::filesystem`] is.
+    pub fn usages(
+        &self,
+        tree: &Tree,
+        mounts: &[(&Path, DeviceNumber)],
+        patience: &mut Patience,
+    ) -> Vec<Result<Option<Usage>>> {
+        self.filesystems.usages(tree.root(), mounts, patience)
+    }
+
+    /// What the machine calls `path` once its symbolic links are followed; guarded as [`Host::filesystem`] is.
+    ///
+    /// # Errors
+    /// As [`Host::filesystem`].
+    pub fn resolve(&self, path: impl AsRef<Path>, deadline: Deadline) -> Result<PathBuf> {
+        self.filesystems.resolve(&self.roots.root, path.as_ref(), deadline)
     }
 
     /// The running kernel, from `sys/kernel/osrelease` of procfs.

@@ -8,6 +8,7 @@ pub mod apiserver_connection;
 pub mod cgroup_leak;
 pub mod eviction;
 pub mod kmem;
+pub mod memory_volume;
 pub mod node_status;
 pub mod open_files;
 
@@ -87,7 +88,7 @@ pub struct Settings {
     /// Paths in place of the kubelet's own.
     pub kubelet: Overrides,
     /// Where the kubelet's process is; one memory for all modes, so that they look for it once.
-    pub finder: Arc<Finder>,
+    pub finder: Finder,
     /// Who this node is.
     pub node: Node,
     /// Of [`cgroup_leak`].
@@ -96,6 +97,8 @@ pub struct Settings {
     pub eviction: eviction::Settings,
     /// Of [`open_files`].
     pub open_files: open_files::Settings,
+    /// Of [`memory_volume`].
+    pub memory_volume: memory_volume::Settings,
     /// Of [`apiserver_connection`].
     pub apiserver_connection: apiserver_connection::Settings,
     /// Of [`node_status`].
@@ -112,6 +115,7 @@ pub static MODES: &[&Mode] = &[
     &kmem::MODE,
     &eviction::MODE,
     &open_files::MODE,
+    &memory_volume::MODE,
     &apiserver_connection::MODE,
     &node_status::MODE,
 ];

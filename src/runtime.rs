@@ -10,6 +10,7 @@ mod double;
 mod link;
 mod messages;
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -126,6 +127,19 @@ pub struct Inventory {
     pub image_filesystems: Vec<String>,
     /// Calls that failed, when others answered.
     pub errors: Vec<Error>,
+}
+
+impl Inventory {
+    /// The pods of these uids. Whoever knows a pod by nothing but its uid asks here.
+    pub fn pods<'a>(&'a self, uids: &HashSet<&str>) -> HashMap<&'a str, &'a Pod> {
+        let of_containers = self.containers.iter().map(|container| &container.pod);
+        let of_sandboxes = self.sandboxes.iter().map(|sandbox| &sandbox.pod);
+        let mut found = HashMap::new();
+        for pod in of_containers.chain(of_sandboxes).filter(|pod| uids.contains(pod.uid.as_str())) {
+            found.entry(pod.uid.as_str()).or_insert(pod);
+        }
+        found
+    }
 }
 
 /// What is set by flags.

@@ -2,19 +2,20 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 mod common;
+#[path = "common/hung.rs"]
+mod hung;
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Exporter, Page, eventually, get, has, is_root, shell};
-use rustix::mount::{MountFlags, UnmountFlags};
+use hung::HungFilesystem;
 use rustix::process::Signal;
 
-const ALL: [&str; 4] = ["cgroup_leak", "kmem", "eviction", "open_files"];
+const ALL: [&str; 5] = ["cgroup_leak", "kmem", "eviction", "open_files", "memory_volume"];
 
 #[test]
 fn formats_are_negotiated_with_their_exact_content_types() {
@@ -43,9 +44,9 @@ fn collectors_are_selected_per_scrape() {
         let page = Page::parse(&response.text());
         page.family("headroom_collector_duration_seconds").count()
     };
-    assert_eq!(ids("/metrics"), 3);
+    assert_eq!(ids("/metrics"), ALL.len() - 1);
     assert_eq!(ids("/metrics?collect[]=eviction&collect%5B%5D=open_files"), 2);
-    assert_eq!(ids("/metrics?exclude[]=eviction"), 2);
+    assert_eq!(ids("/metrics?exclude[]=eviction"), ALL.len() - 2);
     for (path, text) in [
         ("/metrics?collect[]=cpu", "unknown collector \"cpu\""),
         ("/metrics?collect[]=kmem", "disabled collector \"kmem\""),
@@ -123,7 +124,7 @@ fn flags_come_from_the_environment_too() {
     command.env("HEADROOM_COLLECTOR_KMEM", "false").env("HEADROOM_WEB_TELEMETRY_PATH", "/m");
     let exporter = Exporter::start_as(command, &[]);
     let page = Page::parse(&exporter.get("/m", &[]).text());
-    assert_eq!(page.family("headroom_collector_duration_seconds").count(), 3);
+    assert_eq!(page.family("headroom_collector_duration_seconds").count(), ALL.len() - 1);
 }
 
 #[test]
@@ -196,7 +197,7 @@ fn without_permission_it_says_so_and_shows_what_it_may() {
     let own = format!("headroom_process_fds{{pid=\"{}\"", exporter.pid());
     assert!(page.0.keys().any(|series| series.starts_with(&own)), "its own kinds it may read");
     assert_eq!(page.get("headroom_inotify_instances{uid=\"0\"}"), None, "absent, not zero");
-    for id in ["cgroup_leak", "kmem", "eviction"] {
+    for id in ["cgroup_leak", "kmem", "eviction", "memory_volume"] {
         assert_eq!(page.outcome(id), "ok", "{id} needs no permission");
     }
 }
@@ -257,40 +258,6 @@ fn a_real_prometheus_scrapes_it() {
     assert!(types.contains("\"type\":\"counter\""), "{types}");
 }
 
-/// A FUSE mount whose server never answers: every `statfs` on it waits for ever.
-struct HungFilesystem {
-    dir: tempfile::TempDir,
-    server: Option<File>,
-}
-
-impl HungFilesystem {
-    fn mount() -> std::io::Result<Self> {
-        use std::os::fd::AsRawFd as _;
-        let dir = tempfile::tempdir()?;
-        let server = File::options().read(true).write(true).open("/dev/fuse")?;
-        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
-        let options = std::ffi::CString::new(options).unwrap();
-        rustix::mount::mount("hung", dir.path(), "fuse", MountFlags::empty(), Some(options.as_c_str()))?;
-        Ok(HungFilesystem { dir, server: Some(server) })
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    /// The server dies: whoever waits gets an error.
-    fn release(&mut self) {
-        self.server = None;
-    }
-}
-
-impl Drop for HungFilesystem {
-    fn drop(&mut self) {
-        self.release();
-        let _ = rustix::mount::unmount(self.path(), UnmountFlags::DETACH);
-    }
-}
-
 #[test]
 fn a_hung_filesystem_costs_its_own_series_and_no_threads() {
     if !is_root() {
@@ -306,7 +273,7 @@ fn a_hung_filesystem_costs_its_own_series_and_no_threads() {
         let page = exporter.scrape();
         assert!(begun.elapsed() < Duration::from_secs(5), "round {round}: the page must come within the deadline");
         assert_eq!(page.outcome("eviction"), "failed", "round {round}");
-        for id in ["cgroup_leak", "kmem"] {
+        for id in ["cgroup_leak", "kmem", "memory_volume"] {
             assert_ne!(page.outcome(id), "failed", "round {round}: {id}");
         }
         assert!(page.get("headroom_open_fds").is_some(), "round {round}");

@@ -114,6 +114,21 @@ impl Stat {
     }
 }
 
+/// A memory limit as v1 (`memory.limit_in_bytes`) and v2 (`memory.max`) print it. Inside: `None` without a limit, which v1 prints as
+/// the largest number of whole pages; nobody means one of 2^62 bytes or more (`pkg/kubelet/stats/helper.go:353` has the same bound).
+///
+/// # Errors
+/// Malformed if it is neither a number nor `max`.
+pub fn memory_limit(text: &str) -> Result<Option<u64>> {
+    match text.trim() {
+        "max" => Ok(None),
+        number => match number.parse::<u64>() {
+            Ok(bytes) => Ok(Some(bytes).filter(|bytes| *bytes < 1 << 62)),
+            Err(_) => Err(Error::malformed(format!("not a memory limit: {number:?}"))),
+        },
+    }
+}
+
 /// How cgroups are mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -265,6 +280,18 @@ mod tests {
         for garbage in ["memory", "memory 4 x 1", "memory 4 1 1 1", "\u{0}\u{1}", "memory -1 3 1"] {
             let error = parse_subsystems(garbage).unwrap_err();
             assert_eq!(error.reason(), Reason::Malformed, "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn memory_limits() {
+        for none in ["max\n", "9223372036854771712\n", "9223372036854775807\n", "18446744073709551615"] {
+            assert_eq!(memory_limit(none).unwrap(), None, "{none:?}");
+        }
+        assert_eq!(memory_limit("67108864\n").unwrap(), Some(64 << 20));
+        assert_eq!(memory_limit("0\n").unwrap(), Some(0));
+        for garbage in ["", "-1", "64Mi", "maximum"] {
+            assert_eq!(memory_limit(garbage).unwrap_err().reason(), Reason::Malformed, "{garbage:?}");
         }
     }
 

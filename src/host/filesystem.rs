@@ -1,13 +1,19 @@
 //! File systems: how much is left on the one that holds a path, and which one that is.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rustix::fd::AsRawFd as _;
+use rustix::fd::{AsRawFd as _, OwnedFd};
 use rustix::fs::OFlags;
 
 use super::guard::Guard;
 use super::{Deadline, read};
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
+
+/// How long a file system may take to answer `statfs`: as long as the kubelet gives it.
+const STATFS: Duration = Duration::from_secs(2);
+/// How long once another one hangs: a healthy one answers in microseconds, and both may lie on the same dead mount.
+const STATFS_AFTER_A_HANG: Duration = Duration::from_millis(200);
 
 /// One mounted file system as `statfs(2)` and mountinfo describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +88,57 @@ fn unescape(field: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// The number of a mounted file system: `st_dev` of what is on it, and the third field of its rows in every mount table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeviceNumber {
+    /// 0 for file systems without a disk.
+    pub major: u32,
+    /// Which of them.
+    pub minor: u32,
+}
+
+impl DeviceNumber {
+    /// Of a mountinfo line.
+    pub fn of_row(line: &str) -> Option<Self> {
+        let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
+        Some(DeviceNumber { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+}
+
+/// How full one file system is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// `f_blocks × f_frsize`; 0 on a tmpfs without a limit (`size=0`), which does not count what is in it either.
+    pub capacity_bytes: u64,
+    /// `(f_blocks - f_bfree) × f_frsize`
+    pub used_bytes: u64,
+}
+
+/// How long each of several file systems may take that are asked one after the other, so that those that hang leave time for
+/// the rest.
+#[derive(Debug)]
+pub struct Patience {
+    deadline: Deadline,
+    hung: bool,
+}
+
+impl Patience {
+    /// Until `deadline`, all together.
+    pub fn new(deadline: Deadline) -> Self {
+        Patience { deadline, hung: false }
+    }
+
+    /// For the next one.
+    pub fn next(&self) -> Deadline {
+        self.deadline.part(if self.hung { STATFS_AFTER_A_HANG } else { STATFS })
+    }
+
+    /// Takes note of how it went.
+    pub fn note<T>(&mut self, answer: &Result<T>) {
+        self.hung |= answer.as_ref().is_err_and(|error| matches!(error.reason(), Reason::Timeout | Reason::Busy));
+    }
+}
+
 /// Who answers for file systems: the kernel, or a recording.
 pub(super) enum Filesystems {
     Live(Guard),
@@ -112,6 +169,71 @@ impl Filesystems {
                 .ok_or_else(|| Error::absent(format!("{}: not in the recording", path.display()))),
         }
     }
+
+    /// How full the file systems at these paths are, as far as they are the ones of these numbers.
+    pub(super) fn usages(
+        &self,
+        root: &Path,
+        mounts: &[(&Path, DeviceNumber)],
+        patience: &mut Patience,
+    ) -> Vec<Result<Option<Usage>>> {
+        match self {
+            Filesystems::Live(guard) => {
+                let item = |&(path, number): &(&Path, _)| {
+                    (path.display().to_string(), (root.to_owned(), path.to_owned(), number))
+                };
+                guard.run_each(mounts.iter().map(item).collect(), patience, |(root, path, number)| {
+                    usage(&root, &path, number)
+                })
+            }
+            Filesystems::Recorded(table) => {
+                let here = |path: &Path| table.iter().find(|(mounted, _)| path == mounted);
+                let usage = |it: &Filesystem| Usage {
+                    capacity_bytes: it.capacity_bytes,
+                    used_bytes: it.capacity_bytes.saturating_sub(it.available_bytes),
+                };
+                mounts.iter().map(|(path, _)| Ok(here(path).map(|(_, filesystem)| usage(filesystem)))).collect()
+            }
+        }
+    }
+
+    /// Where `path` really is below `root`, its symbolic links followed.
+    pub(super) fn resolve(&self, root: &Path, path: &Path, deadline: Deadline) -> Result<PathBuf> {
+        match self {
+            Filesystems::Live(guard) => {
+                // Another caller may ask for its size at the same time.
+                let key = format!("links of {}", path.display());
+                let (root, path) = (root.to_owned(), path.to_owned());
+                guard.run(&key, deadline, move || resolve(&root, &path))
+            }
+            Filesystems::Recorded(_) => resolve(root, path),
+        }
+    }
+}
+
+fn usage(root: &Path, path: &Path, number: DeviceNumber) -> Result<Option<Usage>> {
+    let os = |error: std::io::Error| Error::os(path.display(), &error);
+    let fd = read::open_in_root(root, path, OFlags::PATH | OFlags::CLOEXEC).map_err(os)?;
+    let device = rustix::fs::fstat(&fd).map_err(|errno| os(errno.into()))?.st_dev;
+    if (DeviceNumber { major: rustix::fs::major(device), minor: rustix::fs::minor(device) }) != number {
+        return Ok(None);
+    }
+    let stat = rustix::fs::fstatvfs(&fd).map_err(|errno| os(errno.into()))?;
+    Ok(Some(Usage {
+        capacity_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+        used_bytes: stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize),
+    }))
+}
+
+fn resolve(root: &Path, path: &Path) -> Result<PathBuf> {
+    let os = |error: std::io::Error| Error::os(path.display(), &error);
+    let target = |fd: OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(os);
+    let of = |root: &Path, path: &Path| {
+        let fd = read::open_in_root(root, path, OFlags::PATH | OFlags::CLOEXEC).map_err(os)?;
+        target(fd)
+    };
+    let (here, top) = (of(root, path)?, of(Path::new("/"), root)?);
+    Ok(here.strip_prefix(&top).map_or(here.clone(), |below| Path::new("/").join(below)))
 }
 
 fn live(root: &Path, path: &Path) -> Result<Filesystem> {
@@ -142,7 +264,6 @@ fn mount_of(root: &Path, fd: i32) -> Option<Mount> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn mountinfo_rows() {
@@ -153,6 +274,52 @@ mod tests {
         let bind = Mount::parse("27 1 254:0 / /host ro,relatime - ext4 /dev/vda rw").unwrap();
         assert!(!bind.readonly, "a read-only bind mount of a writable file system");
         assert_eq!(Mount::parse("no separator"), None);
+    }
+
+    #[test]
+    fn device_numbers_of_rows() {
+        let row = "60 42 0:58 / /a/pods/b rw,relatime shared:2 - tmpfs tmpfs rw,size=65536k,noswap";
+        assert_eq!(DeviceNumber::of_row(row), Some(DeviceNumber { major: 0, minor: 58 }));
+        for odd in ["", "60 42", "60 42 58 / /a", "60 42 0:x / /a", "60 42 -1:3 / /a"] {
+            assert_eq!(DeviceNumber::of_row(odd), None, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn usage_is_of_the_file_system_that_is_meant() {
+        let host = crate::host::Host::new(crate::host::Roots::default());
+        let soon = || Deadline::after(Duration::from_secs(5));
+        let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let row = mountinfo.lines().find(|line| line.split(' ').nth(4) == Some("/proc")).unwrap();
+        let number = DeviceNumber::of_row(row).unwrap();
+        let mounts = ["/proc", "/", "/nonexistent/x"].map(|path| (Path::new(path), number));
+        let answers = host.usages(&host.tree(), &mounts, &mut Patience::new(soon()));
+        assert!(matches!(answers[0], Ok(Some(_))), "{answers:?}");
+        assert_eq!(answers[1], Ok(None), "another file system");
+        assert!(answers[2].as_ref().is_err_and(Error::is_gone));
+    }
+
+    #[test]
+    fn links_on_the_way_are_resolved_inside_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("root/data/kubelet")).unwrap();
+        std::os::unix::fs::symlink("/data", dir.path().join("root/var")).unwrap();
+        std::os::unix::fs::symlink("root", dir.path().join("rootfs")).unwrap();
+        for root in ["root", "rootfs"] {
+            let roots = crate::host::Roots { root: dir.path().join(root), ..crate::host::Roots::default() };
+            let host = crate::host::Host::new(roots);
+            let soon = Deadline::after(Duration::from_secs(5));
+            assert_eq!(host.resolve("/var/kubelet", soon).unwrap(), Path::new("/data/kubelet"), "{root}");
+        }
+    }
+
+    #[test]
+    fn after_one_that_hangs_the_others_get_little_time() {
+        let mut patience = Patience::new(Deadline::after(Duration::from_secs(60)));
+        patience.note::<()>(&Err(Error::absent("not there")));
+        assert!(patience.next().remaining() > Duration::from_secs(1));
+        patience.note::<()>(&Err(Error::new(Reason::Timeout, "hangs")));
+        assert!(patience.next().remaining() < Duration::from_millis(300));
     }
 
     #[test]

@@ -53,6 +53,10 @@ impl Host {
 }
 
 impl Tree {
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The text of a file.
     ///
     /// # Errors

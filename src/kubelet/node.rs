@@ -16,12 +16,12 @@ const LOOK: Duration = Duration::from_secs(5);
 pub struct Node {
     given: Option<String>,
     overrides: Overrides,
-    finder: Arc<Finder>,
+    finder: Finder,
 }
 
 impl Node {
     /// `given`: what `--node-name` says.
-    pub fn new(given: Option<String>, overrides: Overrides, finder: Arc<Finder>) -> Self {
+    pub fn new(given: Option<String>, overrides: Overrides, finder: Finder) -> Self {
         Node { given, overrides, finder }
     }
 
@@ -63,7 +63,7 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("sys/kernel")).unwrap();
         std::fs::write(dir.path().join("sys/kernel/hostname"), hostname).unwrap();
         let host = Arc::new(Host::new(Roots { proc: dir.path().into(), ..Roots::default() }));
-        Node::new(given.map(str::to_owned), Overrides::default(), Arc::default()).name(&host).await
+        Node::new(given.map(str::to_owned), Overrides::default(), Finder::default()).name(&host).await
     }
 
     #[tokio::test]

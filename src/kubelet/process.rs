@@ -5,7 +5,7 @@
 //! reading it waits for the memory lock of that process, which a stuck one may hold.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Reason, Result};
@@ -39,10 +39,10 @@ pub struct Found {
     pub control_plane: bool,
 }
 
-/// Finds them, and remembers where they were.
-#[derive(Debug, Default)]
+/// Finds them, and remembers where they were. Modes share one: a clone has the same memory.
+#[derive(Clone, Debug, Default)]
 pub struct Finder {
-    last: Mutex<Option<Sweep>>,
+    last: Arc<Mutex<Option<Sweep>>>,
 }
 
 /// What the last sweep found.

@@ -107,8 +107,7 @@ impl ApiserverConnection {
     fn new(settings: &super::Settings) -> Self {
         let mine = &settings.apiserver_connection;
         let endpoints = Arc::new(Endpoints::new(&mine.endpoints, settings.kubelet.clone()));
-        let passive =
-            Arc::new(Passive::new(Arc::clone(&endpoints), Arc::clone(&settings.finder), mine.stall_threshold));
+        let passive = Arc::new(Passive::new(Arc::clone(&endpoints), settings.finder.clone(), mine.stall_threshold));
         let instruments = Arc::<Instruments>::default();
         let shared = Arc::new(Shared {
             apiserver: settings.apiserver.clone(),

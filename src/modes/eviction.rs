@@ -32,8 +32,6 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
 use super::{Collector, Context, Mode};
 use crate::error::{Error, Result};
 use crate::kubelet::configz::{self, Configz};
@@ -81,7 +79,7 @@ pub static MODE: Mode = Mode {
         Box::new(Eviction {
             overrides: settings.kubelet.clone(),
             runtime: settings.runtime.clone(),
-            finder: Arc::clone(&settings.finder),
+            finder: settings.finder.clone(),
             configz: Configz::new(settings.eviction.configz.clone()),
         })
     },
@@ -256,7 +254,7 @@ pub static CONTROL_PLANE: Metric = Metric::gauge(
 struct Eviction {
     overrides: Overrides,
     runtime: Runtime,
-    finder: Arc<Finder>,
+    finder: Finder,
     configz: Configz,
 }
 

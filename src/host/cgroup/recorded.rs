@@ -10,6 +10,19 @@ macro_rules! fixture {
     };
 }
 
+/// The recorded pod with a memory-backed volume: its own cgroup, its container's, and that of its pause container.
+const MEMVOL_V1: [&str; 3] = [
+    "memory/kubepods/burstable/podbcb1982f-2628-449a-accb-e40ecdefbb3b",
+    "memory/kubepods/burstable/podbcb1982f-2628-449a-accb-e40ecdefbb3b/55f765a8788dcccb46fae55db15b169605b66df347604a06a4f6ed7c15f879c6",
+    "memory/kubepods/burstable/podbcb1982f-2628-449a-accb-e40ecdefbb3b/5d254dd4d3bde41c7c4a6a3248daea1f1c364728b68bb57782b4a271430706dd",
+];
+/// The same on the other node.
+const MEMVOL_V2: [&str; 3] = [
+    "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-poddffe967d_a11f_417e_8310_08020db089c7.slice",
+    "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-poddffe967d_a11f_417e_8310_08020db089c7.slice/cri-containerd-fbac8099e388339f9fbcb5c13711ebbc562fb774b7a291a4387f6a5bceb13091.scope",
+    "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-poddffe967d_a11f_417e_8310_08020db089c7.slice/cri-containerd-d88fcaa715e9d276d183597b1e6912e7c96cf71eb75399adc78ba506767c4e51.scope",
+];
+
 /// A machine made of folders, removed when dropped.
 pub(crate) struct Machine {
     dir: tempfile::TempDir,
@@ -45,6 +58,28 @@ impl Machine {
         machine.cgroup("memory/memory.kmem.usage_in_bytes", usage);
         let usage = fixture!("k8s-1.36-cgroupv1/cgroup/memory/kubepods/memory.kmem.usage_in_bytes");
         machine.cgroup("memory/kubepods/memory.kmem.usage_in_bytes", usage);
+        for (directory, limit, kills) in [
+            (
+                MEMVOL_V1[0],
+                fixture!("k8s-1.36-cgroupv1/cgroup/memory/pod/memory.limit_in_bytes"),
+                fixture!("k8s-1.36-cgroupv1/cgroup/memory/pod/memory.oom_control"),
+            ),
+            (
+                MEMVOL_V1[1],
+                fixture!("k8s-1.36-cgroupv1/cgroup/memory/container/memory.limit_in_bytes"),
+                fixture!("k8s-1.36-cgroupv1/cgroup/memory/container/memory.oom_control"),
+            ),
+            (
+                MEMVOL_V1[2],
+                fixture!("k8s-1.36-cgroupv1/cgroup/memory/pause/memory.limit_in_bytes"),
+                fixture!("k8s-1.36-cgroupv1/cgroup/memory/pause/memory.oom_control"),
+            ),
+        ] {
+            machine.cgroup(&format!("{directory}/memory.limit_in_bytes"), limit);
+            machine.cgroup(&format!("{directory}/memory.oom_control"), kills);
+        }
+        let procs = fixture!("k8s-1.36-cgroupv1/cgroup/memory/container/cgroup.procs");
+        machine.cgroup(&format!("{}/cgroup.procs", MEMVOL_V1[1]), procs);
         machine
     }
 
@@ -67,6 +102,28 @@ impl Machine {
         machine.cgroup("cgroup.stat", fixture!("k8s-1.36-cgroupv2/cgroup/root/cgroup.stat"));
         machine.cgroup("memory.stat", fixture!("k8s-1.36-cgroupv2/cgroup/root/memory.stat"));
         machine.cgroup("kubepods.slice/memory.stat", fixture!("k8s-1.36-cgroupv2/cgroup/kubepods/memory.stat"));
+        for (directory, max, events) in [
+            (
+                MEMVOL_V2[0],
+                fixture!("k8s-1.36-cgroupv2/cgroup/pod/memory.max"),
+                fixture!("k8s-1.36-cgroupv2/cgroup/pod/memory.events"),
+            ),
+            (
+                MEMVOL_V2[1],
+                fixture!("k8s-1.36-cgroupv2/cgroup/container/memory.max"),
+                fixture!("k8s-1.36-cgroupv2/cgroup/container/memory.events"),
+            ),
+            (
+                MEMVOL_V2[2],
+                fixture!("k8s-1.36-cgroupv2/cgroup/pause/memory.max"),
+                fixture!("k8s-1.36-cgroupv2/cgroup/pause/memory.events"),
+            ),
+        ] {
+            machine.cgroup(&format!("{directory}/memory.max"), max);
+            machine.cgroup(&format!("{directory}/memory.events"), events);
+        }
+        // Not recorded; subject.txt has the pid.
+        machine.cgroup(&format!("{}/cgroup.procs", MEMVOL_V2[1]), "2870\n");
         machine
     }
 

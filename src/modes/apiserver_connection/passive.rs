@@ -128,7 +128,7 @@ const MOST_LINKS: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Passive {
     endpoints: Arc<Endpoints>,
-    finder: Arc<Finder>,
+    finder: Finder,
     threshold: Duration,
     memory: Mutex<Memory>,
 }
@@ -155,7 +155,7 @@ pub(super) struct Look {
 }
 
 impl Passive {
-    pub(super) fn new(endpoints: Arc<Endpoints>, finder: Arc<Finder>, threshold: Duration) -> Self {
+    pub(super) fn new(endpoints: Arc<Endpoints>, finder: Finder, threshold: Duration) -> Self {
         Passive { endpoints, finder, threshold, memory: Mutex::default() }
     }
 
@@ -222,7 +222,9 @@ impl Passive {
         for (connection, verdict) in connections.into_iter().zip(verdicts) {
             let owner = owner(found.owners.get(&connection.cookie), kubelet);
             let key = (owner.clone(), connection.peer);
-            if memory.stalls.len() < MOST_GROUPS || memory.stalls.contains_key(&key) {
+            // One of ours is nobody's for the moment in which it is made; that is no owner to count for ever.
+            let lasting = found.owners.contains_key(&connection.cookie) || verdict.begins;
+            if memory.stalls.contains_key(&key) || (lasting && memory.stalls.len() < MOST_GROUPS) {
                 *memory.stalls.entry(key).or_default() += u64::from(verdict.begins);
             }
             if verdict.begins {

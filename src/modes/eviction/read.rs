@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Reason, Result};
-use crate::host::filesystem::Filesystem;
+use crate::host::filesystem::{Filesystem, Patience};
 use crate::host::{Deadline, Host, text};
 use crate::kubelet::configuration::{Configuration, Source};
 use crate::kubelet::configz::drift::{self, Drift};
@@ -15,14 +15,8 @@ use crate::kubelet::sources::{Overrides, Sources};
 use crate::kubelet::thresholds::Thresholds;
 use crate::runtime::{self, Images, Inventory, Runtime};
 
-/// How long a file system may take to answer `statfs`: as long as the kubelet gives it.
-const STATFS: Duration = Duration::from_secs(2);
-
 /// How long the runtime may take.
 const RUNTIME: Duration = Duration::from_secs(5);
-
-/// How long once another one hangs: a healthy one answers in microseconds, and both may lie on the same dead mount.
-const STATFS_AFTER_A_HANG: Duration = Duration::from_millis(200);
 
 /// Everything that one scrape read.
 #[derive(Debug, Default)]
@@ -64,7 +58,7 @@ impl Snapshot {
         deadline: Deadline,
     ) -> Self {
         let mut snapshot = Snapshot::default();
-        let mut statfs = Statfs { host, deadline, hung: false, asked: Vec::new() };
+        let mut statfs = Statfs { host, patience: Patience::new(deadline), asked: Vec::new() };
         snapshot.read_memory(host);
         snapshot.read_pids(host);
 
@@ -278,8 +272,7 @@ fn has_socket(host: &Host, endpoint: &str) -> bool {
 /// Asks each path for its file system once per scrape.
 struct Statfs<'a> {
     host: &'a Host,
-    deadline: Deadline,
-    hung: bool,
+    patience: Patience,
     asked: Vec<(PathBuf, Result<Filesystem>)>,
 }
 
@@ -298,9 +291,8 @@ impl Statfs<'_> {
         if let Some((_, answer)) = self.asked.iter().find(|(asked, _)| asked == path) {
             return answer.clone();
         }
-        let limit = if self.hung { STATFS_AFTER_A_HANG } else { STATFS };
-        let answer = self.host.filesystem(path, self.deadline.part(limit));
-        self.hung |= answer.as_ref().is_err_and(|error| matches!(error.reason(), Reason::Timeout | Reason::Busy));
+        let answer = self.host.filesystem(path, self.patience.next());
+        self.patience.note(&answer);
         self.asked.push((path.to_owned(), answer.clone()));
         answer
     }
@@ -395,7 +387,7 @@ mod tests {
         let table = disks.iter().map(|&(path, device, size)| (path.into(), on(device, size))).collect();
         let host = Host::recorded(Roots { root: dir.path().into(), ..Roots::default() }, table);
         let deadline = Deadline::after(Duration::from_secs(5));
-        let mut statfs = Statfs { host: &host, deadline, hung: false, asked: Vec::new() };
+        let mut statfs = Statfs { host: &host, patience: Patience::new(deadline), asked: Vec::new() };
         statfs.of_image_store(endpoint).unwrap().map(|filesystem| filesystem.capacity_bytes)
     }
 

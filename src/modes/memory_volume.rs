@@ -1,0 +1,224 @@
+//! A memory-backed emptyDir fills up to the memory limit of its pod: the kernel kills, the container restarts into the same full
+//! volume, and is killed again.
+//!
+//! **What fails.** A tmpfs outlives the container that filled it. Its pages count as memory of whoever wrote them, so a container
+//! that writes as much as its limit is OOM-killed, and the next one meets a volume that is as full as before. Nothing says
+//! so: on v1 the pod goes on `Running` with no restart for most of a minute while its writers are killed one by one; on v2 the
+//! whole container dies with reason `Error`; cAdvisor's `container_oom_events_total` stays 0 in both (Kubernetes 1.36, containerd 1.6).
+//!
+//! **Evidence.** The mount tables of pid 1 and of the kubelet (`/proc/PID/mountinfo`): every tmpfs at
+//! `<root-dir>/pods/<uid>/volumes/kubernetes.io~empty-dir/<name>` is such a volume. Secrets and projected volumes are tmpfs as well
+//! and no emptyDirs; huge pages are `hugetlbfs`, which no memory limit counts: both are left out. Size and use by `statfs(2)`,
+//! proved to be of that very mount by its device number. Limits: `memory.limit_in_bytes` (v1), `memory.max` (v2). Kills:
+//! `oom_kill` of `memory.oom_control` (v1, Linux 4.13) or `memory.events` (v2), and of `/proc/vmstat` for the node.
+//!
+//! **Which limit judges.** Pages are charged to the container whose process wrote them first, and through it to its pod; when
+//! the container is gone they stay with the pod (seen on v1 and v2). So the container's limit judges what it writes in one life, and
+//! the pod's limit judges all that is in the volume. `headroom_memory_volume_limit_bytes` is the smaller of the two: of containers,
+//! the smallest limit among those that mount the volume, told by its device number in their own mount tables (of those that
+//! cannot be looked at, among all, if no other does). One series without a further label, so that used / limit is one
+//! division; both limits are beside it in `headroom_memory_volume_cgroup_limit_bytes`. The kubelet gives a pod a limit only if each of its
+//! containers has one. Without any limit there is no series: then the tmpfs size bounds it, which is the node's allocatable memory.
+//!
+//! **How kills are counted.** Processes killed, not times that memory ran out: a v2 container that dies as a group of three
+//! (`memory.oom.group`) counts 3, as in `/proc/vmstat`. v2: the pod's own file counts for everything below and outlives containers
+//! (since Linux 5.2, unless cgroup2 is mounted with `memory_localevents`: else it stays 0). v1: each cgroup counts only its own processes and takes its count with it
+//! when it goes, so increases are added up here by pod uid, and never go down while the pod has a cgroup. Pods with a volume start at 0;
+//! others appear with their first kill, which `increase()` misses.
+//!
+//! **When it misleads.**
+//! - v1: kills between the last scrape and the end of a container's cgroup are lost, and so is what had been added up when the exporter
+//!   restarts: it begins with what the present cgroups say. The node's counter has them.
+//! - A process of a pod that the node's own OOM killer took counts too.
+//! - A container that is down has no cgroup: its limit is remembered while the volume is mounted. After a restart of the exporter in
+//!   such a moment it is missing until the container is back.
+//! - With swap for pods and no `noswap` on the mount, pages may have left for swap: they are used bytes, and no charge any more.
+//! - Containers whose cgroup lies outside kubepods (kubelet with the systemd driver, runtime without it) are not found.
+//! - Two volumes of one pod share its limit: each may look harmless. So does any memory of the containers that is no file.
+
+mod assess;
+mod cgroups;
+mod kills;
+mod limits;
+#[cfg(test)]
+mod tests;
+mod volumes;
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Collector, Context, Mode};
+use crate::error::{Error, Reason, Result};
+use crate::host::text::keyed;
+use crate::kubelet::process::Finder;
+use crate::kubelet::sources::{Overrides, Sources};
+use crate::metric::{Metric, Samples, Unit};
+use crate::runtime::Runtime;
+use assess::Assessment;
+use kills::Tallies;
+use limits::Remembered;
+
+const VOLUME: &[&str] = &["namespace", "pod", "pod_uid", "volume"];
+
+/// What is in a volume.
+pub static USED: Metric = Metric::gauge(
+    "headroom_memory_volume_used_bytes",
+    Unit::Bytes,
+    VOLUME,
+    "Bytes in a memory-backed emptyDir (statfs: blocks less free ones). It outlives the containers of its pod. Pages in swap count \
+     as used.",
+);
+/// How much fits.
+pub static SIZE: Metric = Metric::gauge(
+    "headroom_memory_volume_size_bytes",
+    Unit::Bytes,
+    VOLUME,
+    "Size of its tmpfs, as the kubelet mounted it: the least of the sizeLimit, the sum of the containers' memory limits if each has \
+     one, and the node's allocatable memory. More than one of several containers may write before it is killed.",
+);
+/// What judges.
+pub static LIMIT: Metric = Metric::gauge(
+    "headroom_memory_volume_limit_bytes",
+    Unit::Bytes,
+    VOLUME,
+    "The memory limit that judges what is written to it: the smaller of the pod's and the smallest among the containers that mount \
+     it. Used above 0.8 of it: the next OOM kill is near, and a restart will not help. Missing if neither has a limit: the size \
+     is all that bounds it then.",
+);
+/// Both limits.
+pub static CGROUP_LIMIT: Metric = Metric::gauge(
+    "headroom_memory_volume_cgroup_limit_bytes",
+    Unit::Bytes,
+    &["namespace", "pod", "pod_uid", "volume", "scope"],
+    "The two limits behind it. pod: of the pod's cgroup, judges all that is in the volume, however old. container: the smallest \
+     among the containers that mount it, judges what that container writes in one life; remembered while the container is down.",
+);
+/// Kills by pod.
+pub static KILLS: Metric = Metric::counter(
+    "headroom_oom_kills_total",
+    &["namespace", "pod", "pod_uid"],
+    "Processes of a pod that the OOM killer took (oom_kill of memory.events or memory.oom_control), also for want of memory on \
+     the whole node. For pods with a memory-backed volume and those with a kill. v1: added up over restarts; kills between the last scrape \
+     and the end of a container are lost, and a restart of the exporter begins anew.",
+);
+/// Kills on the node.
+pub static NODE_KILLS: Metric = Metric::counter(
+    "headroom_node_oom_kills_total",
+    &[],
+    "Processes that the OOM killer took on this node since boot, in cgroups and outside (oom_kill of /proc/vmstat, Linux 4.13).",
+);
+
+/// This mode.
+pub static MODE: Mode = Mode {
+    id: "memory_volume",
+    title: "a memory-backed emptyDir over its memory limit: OOM, restart, OOM",
+    metrics: &[&USED, &SIZE, &LIMIT, &CGROUP_LIMIT, &KILLS, &NODE_KILLS],
+    build: |settings| {
+        Box::new(MemoryVolume {
+            settings: settings.memory_volume.clone(),
+            kubelet: settings.finder.clone(),
+            overrides: settings.kubelet.clone(),
+            max_directories: settings.cgroup_leak.max_directories as u64,
+            runtime: settings.runtime.clone(),
+            state: Mutex::default(),
+        })
+    },
+};
+
+/// More volumes than this are not looked at in one scrape, and a larger [`Settings::max_volumes`] counts as this.
+const MOST_VOLUMES: usize = 1000;
+/// Pods without a volume that are shown with their kills.
+const MOST_PODS: usize = 100;
+/// How long the runtime may take.
+const RUNTIME: Duration = Duration::from_secs(5);
+
+/// Settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Volumes shown at the most, those nearest their limit (at most 1000).
+    pub max_volumes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { max_volumes: 100 }
+    }
+}
+
+struct MemoryVolume {
+    settings: Settings,
+    kubelet: Finder,
+    overrides: Overrides,
+    max_directories: u64,
+    runtime: Runtime,
+    state: Mutex<State>,
+}
+
+/// What outlives a scrape.
+#[derive(Debug, Default)]
+struct State {
+    kills: Tallies,
+    limits: Remembered,
+}
+
+impl Collector for MemoryVolume {
+    fn collect(&self, context: Context<'_>) -> Result<Samples> {
+        let Context { host, deadline } = context;
+        let mut samples = Samples::new();
+        let vmstat = samples.ok(host.read_some(host.proc("vmstat"))).flatten();
+        let node_kills = vmstat.as_deref().and_then(|text| keyed(text, "oom_kill"));
+        samples.push_some(&NODE_KILLS, &[], node_kills.map(|kills| kills as f64));
+
+        let found = samples.ok(self.kubelet.find(host, deadline));
+        let kubelet = found.as_ref().and_then(|found| found.kubelet.as_ref());
+        let root_dir = Sources::of(host, kubelet, &self.overrides).root_dir();
+        let volumes = root_dir.and_then(|dir| volumes::find(host, kubelet.map(|kubelet| kubelet.pid), &dir, deadline));
+        let mut volumes = samples.ok(volumes).unwrap_or_default();
+        samples.drop_count(volumes.len().saturating_sub(MOST_VOLUMES) as u64);
+        volumes.truncate(MOST_VOLUMES);
+
+        let wanted: HashSet<&str> = volumes.iter().map(|volume| volume.pod_uid.as_str()).collect();
+        let cgroups = cgroups::read(context, self.max_directories, &wanted, &mut samples);
+        let kubepods = cgroups.as_ref().is_some_and(|cgroups| cgroups.roots > 0);
+        if kubelet.is_none() && !kubepods && volumes.is_empty() && node_kills.is_none() {
+            let none = || Error::absent("no kubelet, no kubepods, and no oom_kill in vmstat");
+            return Err(samples.errors().iter().find(|error| !error.is_gone()).cloned().unwrap_or_else(none));
+        }
+        let usages = volumes::measure(host, kubelet.map(|kubelet| kubelet.pid), &volumes, deadline, &mut samples);
+
+        // A panic of ours half-way leaves counts that are too small at worst.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { kills, limits } = &mut *state;
+        if let Some(cgroups) = &cgroups {
+            kills.update(&cgroups.pods, cgroups.complete);
+        }
+        let pods = cgroups.as_ref().map_or(&[][..], |cgroups| &cgroups.pods);
+        let measured = limits.judge(&volumes, usages, pods);
+        let shown = Assessment::new(measured, pods, kills, self.settings.max_volumes.min(MOST_VOLUMES));
+        drop(state);
+
+        // Last, so that a runtime that does not answer takes no time from the others.
+        let uids = shown.uids();
+        let inventory = if uids.is_empty() { None } else { Some(self.runtime.inventory(host, deadline.part(RUNTIME))) };
+        let inventory = match inventory {
+            Some(Err(error)) if error.reason() == Reason::Absent => None,
+            Some(answer) => samples.ok(answer.map_err(|error| error.context("names of pods"))),
+            None => None,
+        };
+        let names = inventory.as_ref().map_or_else(HashMap::new, |inventory| inventory.pods(&uids));
+        shown.expose(&names, &mut samples);
+        Ok(samples)
+    }
+}
+
+/// One memory-backed emptyDir.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Volume {
+    pod_uid: String,
+    name: String,
+    /// As the machine calls it.
+    path: PathBuf,
+    device: crate::host::filesystem::DeviceNumber,
+}
