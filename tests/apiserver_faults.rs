@@ -4,12 +4,12 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 #![allow(clippy::print_stdout, reason = "times to detection, for whoever reads them")]
 
-#[path = "common/authority.rs"]
-mod authority;
 mod common;
 #[path = "common/netns.rs"]
 mod netns;
 mod testbed;
+#[path = "common/tls_server.rs"]
+mod tls_server;
 
 use std::time::{Duration, Instant};
 

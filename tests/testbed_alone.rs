@@ -2,12 +2,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
-#[path = "common/authority.rs"]
-mod authority;
 mod common;
 #[path = "common/netns.rs"]
 mod netns;
 mod testbed;
+#[path = "common/tls_server.rs"]
+mod tls_server;
 
 use std::io::Write as _;
 use std::net::{IpAddr, TcpStream};

@@ -27,11 +27,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::authority::Authority;
 use crate::netns::{CP, CP6};
 use crate::testbed::control::{Order, Report, Request, Settings, Silent};
 use crate::testbed::names::{self, NAME};
 use crate::testbed::{NODE_NAME, PORT};
+use crate::tls_server::Authority;
 
 const RECENT: usize = 5_000;
 
@@ -82,7 +82,7 @@ pub fn run(directory: &Path, settings: Settings) {
         if name == "cluster" {
             std::fs::write(directory.join("ca.pem"), &authority.pem).unwrap();
         }
-        authority.issue(&names).config(&["h2", "http/1.1"])
+        authority.issue(&names).config(None)
     });
     let state = Arc::new(State {
         told: Mutex::new(Told { settings, lease: None }),
