@@ -9,6 +9,9 @@
 pub mod cgroup;
 pub mod filesystem;
 mod guard;
+pub mod links;
+pub mod lower;
+pub mod netns;
 pub mod pids;
 pub mod process;
 mod read;
@@ -95,6 +98,9 @@ impl Default for Roots {
 pub struct Host {
     roots: Roots,
     filesystems: Filesystems,
+    links: links::Source,
+    /// Questions about interfaces that the kernel may keep us waiting for.
+    network: guard::Guard,
 }
 
 impl fmt::Debug for Host {
@@ -106,14 +112,18 @@ impl fmt::Debug for Host {
 impl Host {
     /// A machine with its file systems at these roots.
     pub fn new(roots: Roots) -> Self {
-        Host { roots, filesystems: Filesystems::live() }
+        Host::with(roots, Filesystems::live(), links::Source::Live)
+    }
+
+    fn with(roots: Roots, filesystems: Filesystems, links: links::Source) -> Self {
+        Host { roots, filesystems, links, network: guard::Guard::default() }
     }
 
     /// A machine whose `statfs` answers were recorded: what a test on recorded files uses, since a folder of fixtures has
-    /// the sizes of the disk it lies on. `recorded` maps a path on the observed machine to its file system; a path that is
+    /// the sizes of the disk it lies on. Its interfaces are not known, unless they are added ([`Host::with_links`]). `recorded` maps a path on the observed machine to its file system; a path that is
     /// not listed is on the file system of its nearest listed parent.
     pub fn recorded(roots: Roots, recorded: Vec<(PathBuf, Filesystem)>) -> Self {
-        Host { roots, filesystems: Filesystems::recorded(recorded) }
+        Host::with(roots, Filesystems::recorded(recorded), links::Source::Recorded(None))
     }
 
     /// Where this machine's file systems are mounted.

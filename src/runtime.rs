@@ -128,6 +128,15 @@ pub struct Inventory {
     pub errors: Vec<Error>,
 }
 
+impl Inventory {
+    /// The pod of this uid, as its sandboxes or, if it has none any more, its containers name it.
+    pub fn pod_of_uid(&self, uid: &str) -> Option<&Pod> {
+        let sandboxes = self.sandboxes.iter().map(|sandbox| &sandbox.pod);
+        let containers = self.containers.iter().map(|container| &container.pod);
+        sandboxes.chain(containers).find(|pod| pod.uid == uid)
+    }
+}
+
 /// What is set by flags.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -273,6 +282,20 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::inventory`].
     pub fn inventory_and_when(&self, host: &Host, deadline: Deadline) -> Result<(Arc<Inventory>, Instant)> {
+        self.answer(host, deadline, None)
+    }
+
+    /// As [`Runtime::inventory`], by a poll that began at `since` or later: what is listed was so at some moment after it. An
+    /// answer is shared only if it is as young.
+    ///
+    /// # Errors
+    /// As [`Runtime::inventory`].
+    pub fn inventory_since(&self, host: &Host, deadline: Deadline, since: Instant) -> Result<Arc<Inventory>> {
+        self.answer(host, deadline, Some(since)).map(|(inventory, _)| inventory)
+    }
+
+    fn answer(&self, host: &Host, deadline: Deadline, since: Option<Instant>) -> Result<(Arc<Inventory>, Instant)> {
+        let young = |last: &Last| since.is_none_or(|since| last.began >= since);
         if let Some(answer) = self.double.answer() {
             return answer;
         }
@@ -282,7 +305,7 @@ impl Runtime {
         let mut flight = shared.lock();
         loop {
             match &flight.last {
-                Some(last) if !flight.under_way && last.landed.elapsed() < shared.settings.fresh => {
+                Some(last) if !flight.under_way && young(last) && last.landed.elapsed() < shared.settings.fresh => {
                     return last.answer();
                 }
                 _ => {}
@@ -295,7 +318,7 @@ impl Runtime {
             let timeout;
             (flight, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             match &flight.last {
-                Some(last) if Some(last.landed) != before => return last.answer(),
+                Some(last) if Some(last.landed) != before && young(last) => return last.answer(),
                 _ if timeout.timed_out() => {
                     return Err(Error::new(
                         Reason::Timeout,

@@ -31,21 +31,17 @@ pub(super) fn fill(detailed: &mut [Detail], inventory: &Inventory) {
     let places = || detailed.iter().filter_map(|detail| detail.place.as_ref());
     let mut by_id: HashMap<String, Option<Names>> =
         places().filter_map(|place| place.container_id.clone()).map(|id| (id, None)).collect();
-    let mut by_uid: HashMap<String, Option<Names>> = places().map(|place| (place.pod_uid.clone(), None)).collect();
     let containers = inventory.containers.iter().map(|one| (&one.id, &one.pod, one.name.as_str()));
     let sandboxes = inventory.sandboxes.iter().map(|one| (&one.id, &one.pod, ""));
     for (id, pod, container) in containers.chain(sandboxes) {
         if let Some(slot) = by_id.get_mut(id) {
             *slot = Some(Names::new(pod, container));
         }
-        if let Some(slot @ None) = by_uid.get_mut(&pod.uid) {
-            *slot = Some(Names::new(pod, ""));
-        }
     }
     for detail in detailed {
         let Some(place) = &detail.place else { continue };
-        let of_container = place.container_id.as_ref().and_then(|id| by_id.get(id)?.as_ref());
-        let names = of_container.or_else(|| by_uid.get(&place.pod_uid)?.as_ref());
-        detail.names = names.cloned().unwrap_or_default();
+        let of_container = place.container_id.as_ref().and_then(|id| by_id.get(id)?.clone());
+        let of_pod = || inventory.pod_of_uid(&place.pod_uid).map(|pod| Names::new(pod, ""));
+        detail.names = of_container.or_else(of_pod).unwrap_or_default();
     }
 }
