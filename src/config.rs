@@ -64,6 +64,8 @@ struct Flags {
     #[command(flatten)]
     open_files: OpenFiles,
     #[command(flatten)]
+    pod_interface: PodInterface,
+    #[command(flatten)]
     log: Log,
 }
 
@@ -189,6 +191,17 @@ struct OpenFiles {
     /// Of these, file descriptors read again in turn although nothing says that they changed
     #[arg(long = "collector.open_files.inotify-reexamine", value_name = "N", default_value_t = 500)]
     inotify_reexamine: usize,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Collector pod_interface")]
+struct PodInterface {
+    /// Pods whose interfaces are read in one scrape at the most
+    #[arg(long = "collector.pod_interface.max-pods", value_name = "N", default_value_t = 500, value_parser = at_least_one)]
+    max_pods: usize,
+    /// How long a pod in which only the pause container is known to run must have lacked an interface before it counts, and how long an interface of the machine must have been there for its loss to count
+    #[arg(long = "collector.pod_interface.grace", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    grace: Duration,
 }
 
 #[derive(clap::Args, Debug)]
@@ -352,6 +365,10 @@ impl Config {
                 inotify_max_readlinks: flags.open_files.inotify_max_readlinks,
                 inotify_reexamine: flags.open_files.inotify_reexamine,
             },
+            pod_interface: modes::pod_interface::Settings {
+                max_pods: flags.pod_interface.max_pods,
+                grace: flags.pod_interface.grace,
+            },
             runtime: crate::runtime::Runtime::new(crate::runtime::Settings {
                 endpoint: flags.runtime.endpoint,
                 disabled: flags.runtime.disabled || !flags.runtime.enabled,
@@ -416,6 +433,7 @@ mod tests {
         assert_eq!(config.modes.len(), MODES.len());
         assert_eq!(config.settings.open_files, modes::open_files::Settings::default());
         assert_eq!(config.settings.cgroup_leak, modes::cgroup_leak::Settings::default());
+        assert_eq!(config.settings.pod_interface, modes::pod_interface::Settings::default());
         // Without flags the kubelet is asked where there is a token; what nobody set up at all asks nobody.
         let configz = modes::eviction::Settings::default().configz;
         let expected = configz::Settings { ask: configz::Ask::IfToken, ..configz };
@@ -425,7 +443,7 @@ mod tests {
     #[test]
     fn collectors_are_switched_as_in_node_exporter() {
         assert_eq!(ids(&["--collector.disable-defaults", "--collector.kmem"]), ["kmem"]);
-        assert_eq!(ids(&["--no-collector.kmem"]), ["cgroup_leak", "eviction", "open_files"]);
+        assert_eq!(ids(&["--no-collector.kmem"]), ["cgroup_leak", "eviction", "open_files", "pod_interface"]);
         assert_eq!(ids(&["--no-collector.kmem", "--collector.kmem"]).len(), MODES.len());
         assert_eq!(ids(&["--collector.kmem", "--no-collector.kmem"]).len(), MODES.len() - 1);
         assert_eq!(ids(&["--collector.kmem=false"]).len(), MODES.len() - 1);

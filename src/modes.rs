@@ -8,6 +8,7 @@ pub mod cgroup_leak;
 pub mod eviction;
 pub mod kmem;
 pub mod open_files;
+pub mod pod_interface;
 
 use crate::error::Result;
 use crate::host::{Deadline, Host};
@@ -58,9 +59,12 @@ pub struct Settings {
     pub eviction: eviction::Settings,
     /// Of [`open_files`].
     pub open_files: open_files::Settings,
+    /// Of [`pod_interface`].
+    pub pod_interface: pod_interface::Settings,
     /// The container runtime that modes may ask; one handle for all of them, so that one scrape polls once.
     pub runtime: Runtime,
 }
 
 /// Every mode, in the order of the page.
-pub static MODES: &[&Mode] = &[&cgroup_leak::MODE, &kmem::MODE, &eviction::MODE, &open_files::MODE];
+pub static MODES: &[&Mode] =
+    &[&cgroup_leak::MODE, &kmem::MODE, &eviction::MODE, &open_files::MODE, &pod_interface::MODE];

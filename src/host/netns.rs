@@ -39,14 +39,19 @@ impl Host {
         self.open_net_dev(&pid.to_string()).map(|(namespace, _)| namespace)
     }
 
-    /// The network namespace of a process and the interfaces in it.
+    /// The network namespace of a process and the interfaces in it; `None`, and nothing is read, if it is this one: the machine's
+    /// own may have a thousand interfaces.
     ///
     /// # Errors
     /// The operating system's; gone if the process exited; malformed beyond 4 MiB.
-    pub fn network_of(&self, pid: u32) -> Result<Network> {
-        let (namespace, file) = self.open_net_dev(&pid.to_string())?;
-        let text = read::contents(file).map_err(|error| self.net_dev_error(&pid.to_string(), &error))?;
-        Ok(Network { namespace, interfaces: interfaces(&text).map(str::to_owned).collect() })
+    pub fn network_outside(&self, namespace: NetworkNamespace, pid: u32) -> Result<Option<Network>> {
+        let process = pid.to_string();
+        let (found, file) = self.open_net_dev(&process)?;
+        if found == namespace {
+            return Ok(None);
+        }
+        let text = read::contents(file).map_err(|error| self.net_dev_error(&process, &error))?;
+        Ok(Some(Network { namespace: found, interfaces: interfaces(&text).map(str::to_owned).collect() }))
     }
 
     /// True if we are in the network namespace of the machine's first process: then what the kernel tells us of interfaces and
@@ -108,14 +113,17 @@ mod tests {
     fn our_own_namespace_is_the_one_that_ns_net_says() {
         let host = Host::new(Roots::default());
         let me = std::process::id();
-        let ours = host.network_of(me).unwrap();
-        assert_eq!(ours.namespace, host.network_namespace_of(me).unwrap());
-        assert!(ours.interfaces.contains(&"lo".to_owned()));
+        let ours = host.network_namespace_of(me).unwrap();
+        assert_eq!(host.network_outside(ours, me).unwrap(), None);
+        let none = NetworkNamespace { device: 0, inode: 0 };
+        let network = host.network_outside(none, me).unwrap().unwrap();
+        assert_eq!(network.namespace, ours);
+        assert!(network.interfaces.contains(&"lo".to_owned()));
         let link = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net"));
         if let (Ok(machine), Ok(ours)) = (link("1"), link("self")) {
             assert_eq!(host.shares_network_namespace().unwrap(), machine == ours);
         }
-        assert!(host.network_of(u32::MAX / 2).unwrap_err().is_gone());
+        assert!(host.network_namespace_of(u32::MAX / 2).unwrap_err().is_gone());
     }
 
     #[test]
