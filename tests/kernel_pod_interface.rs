@@ -4,6 +4,8 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 mod common;
+#[path = "common/containerd.rs"]
+mod containerd;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,12 +13,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use containerd::Containerd;
 use headroom::error::Reason;
 use headroom::host::{Deadline, Host, Roots};
 use headroom::metric::Samples;
 use headroom::modes::pod_interface::{INTERFACES, LOST, LOST_TOTAL, PARENT_UP, PODS, PodInterface, Settings, WITHOUT};
 use headroom::modes::{Collector as _, Context};
-use headroom::runtime::Runtime;
+use headroom::runtime::{self, Runtime};
 
 const V1: &str = "/sys/fs/cgroup/memory";
 const V2: &str = "/sys/fs/cgroup/unified";
@@ -489,6 +492,78 @@ fn vlans_and_bonds_where_the_kernel_has_them() {
     } else {
         common::not_in_this_kernel("bonds: their loss is tested on made messages only");
     }
+}
+
+/// Cgroups of a containerd, in every hierarchy. Dropped, they go.
+struct Cgroups(String);
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        containerd::remove_cgroups_named(&self.0);
+    }
+}
+
+/// Beside a real containerd with a slow CNI plugin, and without grace: nothing that starts or ends is ever without an interface; what loses
+/// it is told by name, with its container and without, until its sandbox ends.
+#[test]
+fn pods_of_a_real_containerd() {
+    let Some(lab) = Lab::open(false) else { return };
+    let cgroups = Cgroups(lab.cgroup.file_name().unwrap().to_str().unwrap().to_owned());
+    let containerd = match Containerd::start_with_network(&format!("/{}/besteffort", cgroups.0)) {
+        Ok(containerd) => containerd,
+        Err(why) => skip!("{why}"),
+    };
+    let settings = runtime::Settings {
+        endpoint: Some(containerd.endpoint()),
+        fresh: Duration::from_millis(50),
+        ..runtime::Settings::default()
+    };
+    let grace = Settings { grace: NOW, ..Settings::default() };
+    let collector = PodInterface::new(grace, Runtime::new(settings));
+    let resident = containerd.run_sandbox("resident", &Lab::uid(0));
+    let container = containerd.run_container(&resident, "sleep", &["sleep", "1000000"]);
+    assert_eq!(numbers(&lab.well(&collector)), [1.0, 0.0, 0.0]);
+
+    let (mut scrapes, mut most) = (0, 0.0_f64);
+    std::thread::scope(|scope| {
+        let churn = |first: u32| {
+            let containerd = &containerd;
+            move || {
+                for number in first..first + 6 {
+                    let pod = containerd.run_sandbox(&format!("churn{number}"), &Lab::uid(number));
+                    containerd.run_container(&pod, "sleep", &["sleep", "1000000"]);
+                    containerd.remove_sandbox(&pod.id).unwrap();
+                }
+            }
+        };
+        let churners = [scope.spawn(churn(1)), scope.spawn(churn(101))];
+        while !churners.iter().all(|churner| churner.is_finished()) {
+            let samples = lab.well(&collector);
+            let [pods, without, lost] = numbers(&samples);
+            assert_eq!((without, lost), (0.0, 0.0), "after {scrapes} scrapes");
+            (scrapes, most) = (scrapes + 1, most.max(pods));
+        }
+    });
+    assert!(scrapes > 20 && most >= 2.0, "the test saw nothing: {scrapes} scrapes, at most {most} pods");
+
+    let processes = fs::read_dir(lab.mount.join(format!("besteffort/pod{}", Lab::uid(0)))).unwrap().flatten();
+    let pid = processes.filter_map(|entry| fs::read_to_string(entry.path().join("cgroup.procs")).ok());
+    let pid = pid.filter_map(|pids| pids.lines().next().map(str::to_owned)).next().unwrap();
+    common::shell(&format!("nsenter -t {pid} -n ip link del eth0"));
+    let labels = ["default", "resident", &Lab::uid(0)];
+    let told = |what: &str| {
+        let samples = lab.well(&collector);
+        assert_eq!(numbers(&samples), [1.0, 1.0, 1.0], "{what}");
+        assert_eq!(samples.value(&INTERFACES, &labels), Some(0.0), "{what}");
+        assert_eq!(samples.value(&LOST, &[labels[0], labels[1], labels[2], "eth0"]), Some(1.0), "{what}");
+    };
+    told("at once");
+    containerd.stop_container(&container).unwrap();
+    told("only the pause container runs, and the sandbox is ready");
+    containerd.stop_sandbox(&resident.id).unwrap();
+    let samples = lab.well(&collector);
+    assert_eq!(numbers(&samples), [0.0, 0.0, 1.0], "it ended");
+    assert_eq!(of_pods(&samples), 0);
 }
 
 /// What a scrape of a full node costs, printed; it fails only if that is absurd. Some of it is done on other threads, so the process's time
