@@ -41,7 +41,7 @@ impl Story {
         self.look.proof = proof;
         let now = self.start + Duration::from_secs(second);
         let present = std::iter::once("u").collect();
-        let findings = self.lives.update(&[self.look.clone()], &present, true, GRACE, now);
+        let findings = self.lives.update(std::slice::from_ref(&self.look), &present, true, GRACE, now);
         findings.into_iter().next().map(|Finding { interfaces, lost, .. }| (interfaces, lost))
     }
 }
