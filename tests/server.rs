@@ -11,10 +11,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Exporter, Page, eventually, get, has, is_root, shell};
+use headroom::modes::MODES;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::Signal;
-
-const ALL: [&str; 4] = ["cgroup_leak", "kmem", "eviction", "open_files"];
 
 #[test]
 fn formats_are_negotiated_with_their_exact_content_types() {
@@ -43,9 +42,9 @@ fn collectors_are_selected_per_scrape() {
         let page = Page::parse(&response.text());
         page.family("headroom_collector_duration_seconds").count()
     };
-    assert_eq!(ids("/metrics"), 3);
+    assert_eq!(ids("/metrics"), MODES.len() - 1);
     assert_eq!(ids("/metrics?collect[]=eviction&collect%5B%5D=open_files"), 2);
-    assert_eq!(ids("/metrics?exclude[]=eviction"), 2);
+    assert_eq!(ids("/metrics?exclude[]=eviction"), MODES.len() - 2);
     for (path, text) in [
         ("/metrics?collect[]=cpu", "unknown collector \"cpu\""),
         ("/metrics?collect[]=kmem", "disabled collector \"kmem\""),
@@ -65,7 +64,7 @@ fn the_other_pages() {
     eventually("ready", || exporter.get("/readyz", &[]).status == 200);
     let landing = exporter.get("/", &[]);
     assert_eq!(landing.header("content-type"), Some("text/html; charset=utf-8"));
-    assert!(ALL.iter().all(|id| landing.text().contains(id)) && landing.text().contains("href=\"/headroom\""));
+    assert!(MODES.iter().all(|mode| landing.text().contains(mode.id)) && landing.text().contains("href=\"/headroom\""));
 }
 
 #[test]
@@ -76,7 +75,7 @@ fn two_prometheis_at_once_both_get_a_full_page() {
         (0..8).map(|_| std::thread::spawn(move || Page::parse(&get(address, "/metrics", &[]).text()))).collect();
     for scrape in scrapes {
         let page = scrape.join().unwrap();
-        for id in ALL {
+        for id in MODES.iter().map(|mode| mode.id) {
             assert_eq!(page.errors(id, "timeout") + page.errors(id, "busy"), 0.0, "{page:#?}");
         }
         assert!(page.get("headroom_open_fds").is_some() && page.get("headroom_memcg_ids_limit").is_some());
@@ -123,7 +122,7 @@ fn flags_come_from_the_environment_too() {
     command.env("HEADROOM_COLLECTOR_KMEM", "false").env("HEADROOM_WEB_TELEMETRY_PATH", "/m");
     let exporter = Exporter::start_as(command, &[]);
     let page = Page::parse(&exporter.get("/m", &[]).text());
-    assert_eq!(page.family("headroom_collector_duration_seconds").count(), 3);
+    assert_eq!(page.family("headroom_collector_duration_seconds").count(), MODES.len() - 1);
 }
 
 #[test]
@@ -250,7 +249,7 @@ fn a_real_prometheus_scrapes_it() {
         shell(&format!("curl -sf http://127.0.0.1:{port}/api/v1/targets/metadata?metric=headroom_collector_errors"));
     prometheus.kill().unwrap();
     prometheus.wait().unwrap();
-    assert_eq!(outcomes.len(), ALL.len());
+    assert_eq!(outcomes.len(), MODES.len());
     for (metric, value) in outcomes {
         assert_eq!(value, 1.0, "{metric}");
     }
