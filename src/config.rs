@@ -72,6 +72,8 @@ struct Flags {
     #[command(flatten)]
     memory_volume: MemoryVolume,
     #[command(flatten)]
+    pod_interface: PodInterface,
+    #[command(flatten)]
     node_status: NodeStatus,
     #[command(flatten)]
     log: Log,
@@ -268,6 +270,17 @@ struct MemoryVolume {
     /// Memory-backed volumes shown at the most: those nearest their limit
     #[arg(long = "collector.memory_volume.max-volumes", value_name = "N", default_value_t = 100)]
     max_volumes: usize,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Collector pod_interface")]
+struct PodInterface {
+    /// Pods whose interfaces are read in one scrape at the most
+    #[arg(long = "collector.pod_interface.max-pods", value_name = "N", default_value_t = 500, value_parser = at_least_one)]
+    max_pods: usize,
+    /// How long a pod in which only the pause container is known to run must have lacked an interface before it counts, and how long an interface of the machine must have been there for its loss to count
+    #[arg(long = "collector.pod_interface.grace", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    grace: Duration,
 }
 
 #[derive(clap::Args, Debug)]
@@ -497,6 +510,10 @@ impl Config {
                 inotify_reexamine: flags.open_files.inotify_reexamine,
             },
             memory_volume: modes::memory_volume::Settings { max_volumes: flags.memory_volume.max_volumes },
+            pod_interface: modes::pod_interface::Settings {
+                max_pods: flags.pod_interface.max_pods,
+                grace: flags.pod_interface.grace,
+            },
             runtime: crate::runtime::Runtime::new(crate::runtime::Settings {
                 endpoint: flags.runtime.endpoint,
                 disabled: flags.runtime.disabled || !flags.runtime.enabled,
@@ -564,6 +581,7 @@ mod tests {
         assert_eq!(config.settings.apiserver_connection, modes::apiserver_connection::Settings::default());
         assert_eq!(config.settings.node_status, modes::node_status::Settings::default());
         assert_eq!(config.settings.memory_volume, modes::memory_volume::Settings::default());
+        assert_eq!(config.settings.pod_interface, modes::pod_interface::Settings::default());
         // Without flags the kubelet is asked where there is a token; what nobody set up at all asks nobody.
         let configz = modes::eviction::Settings::default().configz;
         let expected = configz::Settings { ask: configz::Ask::IfToken, ..configz };
@@ -575,7 +593,15 @@ mod tests {
         assert_eq!(ids(&["--collector.disable-defaults", "--collector.kmem"]), ["kmem"]);
         assert_eq!(
             ids(&["--no-collector.kmem"]),
-            ["cgroup_leak", "eviction", "open_files", "memory_volume", "apiserver_connection", "node_status"]
+            [
+                "cgroup_leak",
+                "eviction",
+                "open_files",
+                "memory_volume",
+                "pod_interface",
+                "apiserver_connection",
+                "node_status"
+            ]
         );
         assert_eq!(ids(&["--no-collector.kmem", "--collector.kmem"]).len(), MODES.len());
         assert_eq!(ids(&["--collector.kmem", "--no-collector.kmem"]).len(), MODES.len() - 1);

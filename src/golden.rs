@@ -48,6 +48,8 @@ impl Node {
         machine.proc("sys/fs/inotify/max_user_instances", "128\n");
         machine.proc("sys/fs/inotify/max_user_watches", "192536\n");
 
+        machine.proc("1/net/dev", &text("proc/host/net-dev.txt"));
+
         let (pid, recording) = kubelet;
         process(&machine, pid, "kubelet", recording);
         machine.proc(&format!("{pid}/stat"), &text("proc/kubelet/stat.txt"));
@@ -74,6 +76,13 @@ impl Node {
         let host = Arc::new(Host::recorded(machine.host.roots().clone(), table).with_sockets(sockets));
         let runtime = Runtime::fixed(Ok(inventory::recorded(name)));
         Node { machine, folder, host, runtime }
+    }
+
+    /// Puts the recorded pause process into its cgroup and its network. Of no other pod is there a recording from inside.
+    fn pause(&self, cgroup: &str, pid: u32) {
+        self.machine.cgroup(&format!("{cgroup}/cgroup.procs"), &format!("{pid}\n"));
+        let text = std::fs::read_to_string(self.folder.join("proc/pause/net-dev.txt")).unwrap();
+        self.machine.proc(&format!("{pid}/net/dev"), &text);
     }
 
     async fn page(&self) -> String {
@@ -155,6 +164,8 @@ pub(crate) fn filesystem(line: &str) -> (PathBuf, Filesystem) {
 async fn the_page_of_a_cgroup_v1_node() {
     let others = [(10_758, "pause", "v1-pause"), (11_133, "sleep", "v1-container")];
     let node = Node::new(Machine::v1(), "k8s-1.36-cgroupv1", (10_153, "v1-kubelet"), &others);
+    let pod = "memory/kubepods/burstable/podbcb1982f-2628-449a-accb-e40ecdefbb3b";
+    node.pause(&format!("{pod}/5d254dd4d3bde41c7c4a6a3248daea1f1c364728b68bb57782b4a271430706dd"), 10_758);
     let memory = "memory/memory";
     for (place, folder) in [(memory, "root"), ("memory/kubepods/memory", "kubepods")] {
         for file in ["stat", "usage_in_bytes", "limit_in_bytes"] {
@@ -171,6 +182,10 @@ async fn the_page_of_a_cgroup_v1_node() {
 async fn the_page_of_a_cgroup_v2_node() {
     let others = [(2_406, "pause", "v2-pause"), (2_870, "sleep", "v2-container")];
     let node = Node::new(Machine::v2(), "k8s-1.36-cgroupv2", (1_555, "v2-kubelet"), &others);
+    let pod =
+        "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-poddffe967d_a11f_417e_8310_08020db089c7.slice";
+    let pause = "cri-containerd-d88fcaa715e9d276d183597b1e6912e7c96cf71eb75399adc78ba506767c4e51.scope";
+    node.pause(&format!("{pod}/{pause}"), 2_406);
     for file in ["memory.current", "memory.max"] {
         let text = std::fs::read_to_string(node.folder.join("cgroup/kubepods").join(file)).unwrap();
         node.machine.cgroup(&format!("kubepods.slice/{file}"), &text);

@@ -9,6 +9,9 @@
 pub mod cgroup;
 pub mod filesystem;
 mod guard;
+pub mod links;
+pub mod lower;
+pub mod netns;
 pub mod pids;
 pub mod process;
 mod read;
@@ -99,6 +102,9 @@ pub struct Host {
     roots: Roots,
     filesystems: Filesystems,
     sockets: Sockets,
+    links: links::Source,
+    /// Questions about interfaces that the kernel may keep us waiting for.
+    network: guard::Guard,
 }
 
 impl fmt::Debug for Host {
@@ -110,15 +116,19 @@ impl fmt::Debug for Host {
 impl Host {
     /// A machine with its file systems at these roots.
     pub fn new(roots: Roots) -> Self {
-        Host { roots, filesystems: Filesystems::live(), sockets: Sockets::live() }
+        Host::with(roots, Filesystems::live(), links::Source::Live, Sockets::live())
+    }
+
+    fn with(roots: Roots, filesystems: Filesystems, links: links::Source, sockets: Sockets) -> Self {
+        Host { roots, filesystems, links, network: guard::Guard::default(), sockets }
     }
 
     /// A machine whose `statfs` answers were recorded: what a test on recorded files uses, since a folder of fixtures has
     /// the sizes of the disk it lies on. `recorded` maps a path on the observed machine to its file system; a path that is
-    /// not listed is on the file system of its nearest listed parent. The kernel is not asked for sockets either; see
-    /// [`Host::with_sockets`].
+    /// not listed is on the file system of its nearest listed parent. Its interfaces and sockets are not known either, unless they
+    /// are added ([`Host::with_links`], [`Host::with_sockets`]).
     pub fn recorded(roots: Roots, recorded: Vec<(PathBuf, Filesystem)>) -> Self {
-        Host { roots, filesystems: Filesystems::recorded(recorded), sockets: Sockets::default() }
+        Host::with(roots, Filesystems::recorded(recorded), links::Source::Recorded(None), Sockets::default())
     }
 
     /// Where this machine's file systems are mounted.

@@ -11,6 +11,7 @@ pub mod kmem;
 pub mod memory_volume;
 pub mod node_status;
 pub mod open_files;
+pub mod pod_interface;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -99,6 +100,8 @@ pub struct Settings {
     pub open_files: open_files::Settings,
     /// Of [`memory_volume`].
     pub memory_volume: memory_volume::Settings,
+    /// Of [`pod_interface`].
+    pub pod_interface: pod_interface::Settings,
     /// Of [`apiserver_connection`].
     pub apiserver_connection: apiserver_connection::Settings,
     /// Of [`node_status`].
@@ -116,6 +119,7 @@ pub static MODES: &[&Mode] = &[
     &eviction::MODE,
     &open_files::MODE,
     &memory_volume::MODE,
+    &pod_interface::MODE,
     &apiserver_connection::MODE,
     &node_status::MODE,
 ];

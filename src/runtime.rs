@@ -140,6 +140,11 @@ impl Inventory {
         }
         found
     }
+
+    /// The pod of this uid.
+    pub fn pod_of_uid(&self, uid: &str) -> Option<&Pod> {
+        self.pods(&HashSet::from([uid])).remove(uid)
+    }
 }
 
 /// What is set by flags.
@@ -287,6 +292,20 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::inventory`].
     pub fn inventory_and_when(&self, host: &Host, deadline: Deadline) -> Result<(Arc<Inventory>, Instant)> {
+        self.answer(host, deadline, None)
+    }
+
+    /// As [`Runtime::inventory`], by a poll that began at `since` or later: what is listed was so at some moment after it. An
+    /// answer is shared only if it is as young.
+    ///
+    /// # Errors
+    /// As [`Runtime::inventory`].
+    pub fn inventory_since(&self, host: &Host, deadline: Deadline, since: Instant) -> Result<Arc<Inventory>> {
+        self.answer(host, deadline, Some(since)).map(|(inventory, _)| inventory)
+    }
+
+    fn answer(&self, host: &Host, deadline: Deadline, since: Option<Instant>) -> Result<(Arc<Inventory>, Instant)> {
+        let young = |last: &Last| since.is_none_or(|since| last.began >= since);
         if let Some(answer) = self.double.answer() {
             return answer;
         }
@@ -296,7 +315,7 @@ impl Runtime {
         let mut flight = shared.lock();
         loop {
             match &flight.last {
-                Some(last) if !flight.under_way && last.landed.elapsed() < shared.settings.fresh => {
+                Some(last) if !flight.under_way && young(last) && last.landed.elapsed() < shared.settings.fresh => {
                     return last.answer();
                 }
                 _ => {}
@@ -309,7 +328,7 @@ impl Runtime {
             let timeout;
             (flight, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             match &flight.last {
-                Some(last) if Some(last.landed) != before => return last.answer(),
+                Some(last) if Some(last.landed) != before && young(last) => return last.answer(),
                 _ if timeout.timed_out() => {
                     return Err(Error::new(
                         Reason::Timeout,

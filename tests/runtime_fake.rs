@@ -228,6 +228,23 @@ fn one_poll_serves_all_who_ask_at_once() {
 }
 
 #[test]
+fn an_answer_no_older_than_a_moment() {
+    let _alone = alone();
+    let machine = Machine::new();
+    let fake = Fake::start(&machine.path(CONTAINERD), one_pod());
+    let runtime = Runtime::new(Settings { fresh: Duration::from_secs(60), ..Settings::default() });
+    let soon = || Deadline::after(Duration::from_secs(20));
+    let start = Instant::now();
+    let first = runtime.inventory(&machine.host, soon()).unwrap();
+    let same = runtime.inventory_since(&machine.host, soon(), start).unwrap();
+    assert!(std::sync::Arc::ptr_eq(&first, &same) && fake.calls() == 5, "young enough");
+    let later = runtime.inventory_since(&machine.host, soon(), Instant::now()).unwrap();
+    assert!(!std::sync::Arc::ptr_eq(&first, &later) && fake.calls() == 9, "asked again");
+    let shared = runtime.inventory(&machine.host, soon()).unwrap();
+    assert!(std::sync::Arc::ptr_eq(&later, &shared), "and that serves the others");
+}
+
+#[test]
 fn whatever_the_socket_does_costs_an_error_and_nothing_else() {
     let _alone = alone();
     let machine = Machine::new();

@@ -42,7 +42,7 @@ pub(super) fn open_in_root(root: &Path, path: &Path, flags: OFlags) -> io::Resul
     Ok(rustix::fs::open(root.join(relative), flags, Mode::empty())?)
 }
 
-fn contents(file: File) -> io::Result<String> {
+pub(super) fn contents(file: File) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.take(LIMIT + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LIMIT {

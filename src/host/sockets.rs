@@ -14,20 +14,17 @@
 //! 0 for its peer, which is shown as `None`, and both directions are shut (tried on 6.18).
 //!
 //! **What one needs** (tried on 6.18 as uid 65534 without any capability): nothing for either dump, other users' sockets and all
-//! their TCP information included. [`Host::shares_network_namespace`] takes `CAP_SYS_PTRACE` for other users' processes, and
-//! [`owners`] what [`super::process`] says of reading links in fd: `CAP_DAC_READ_SEARCH` and `CAP_SYS_PTRACE`.
+//! their TCP information included. [`owners`] takes what [`super::process`] says of reading links in fd: `CAP_DAC_READ_SEARCH` and `CAP_SYS_PTRACE`.
 //! The kernel may load its module for this (`tcp_diag`, `unix_diag`) at the first request, as it does for `ss`.
 //!
 //! **What it costs.** The kernel walks its table of established connections, whose size goes by the memory of the machine and not
 //! by the connections in it: see docs/performance.md.
 
-mod namespace;
 mod netlink;
 pub mod owners;
 mod tcp;
 mod unix;
 
-pub use namespace::NetworkNamespace;
 pub use tcp::{TcpConnection, TcpInfo};
 pub use unix::{UnixFile, UnixKind, UnixName, UnixSocket};
 

@@ -54,7 +54,27 @@ pub struct Containerd {
     daemon: Mutex<Option<Child>>,
     /// Cgroups below which pods are made: `/kubepods/besteffort`, in each v1 hierarchy or in the unified one.
     pub cgroup_parent: String,
+    /// Pods have a network namespace of their own.
+    pod_network: bool,
 }
+
+/// A CNI plugin: a tap in the pod that leads nowhere. It takes its time, so that a pod can be seen before and after.
+const CNI_PLUGIN: &str = r#"#!/bin/sh
+set -e
+enter="nsenter --net=$CNI_NETNS ip"
+address='"ips":[{"version":"4","address":"192.0.2.2/24","interface":0}]'
+case "$CNI_COMMAND $CNI_IFNAME" in
+    VERSION*) echo '{"cniVersion":"0.4.0","supportedVersions":["0.3.1","0.4.0"]}' ;;
+    "ADD lo") $enter link set lo up; echo '{"cniVersion":"0.4.0"}' ;;
+    ADD*)
+        sleep 0.2
+        $enter tuntap add "$CNI_IFNAME" mode tap
+        echo '{"cniVersion":"0.4.0","interfaces":[{"name":"'"$CNI_IFNAME"'","sandbox":"'"$CNI_NETNS"'"}],'"$address"'}'
+        ;;
+    "DEL lo") ;;
+    DEL*) $enter link del "$CNI_IFNAME" 2>/dev/null || true; sleep 0.2 ;;
+esac
+"#;
 
 impl Containerd {
     /// Starts it with our image in its store.
@@ -70,6 +90,15 @@ impl Containerd {
 
     /// As [`Containerd::start`], with the cgroups of its pods below `cgroup_parent`.
     pub fn start_below(cgroup_parent: &str) -> Result<Self, String> {
+        Self::start_as(cgroup_parent, false)
+    }
+
+    /// As [`Containerd::start_below`], with pods that have a network of their own: an `eth0` that leads nowhere.
+    pub fn start_with_network(cgroup_parent: &str) -> Result<Self, String> {
+        Self::start_as(cgroup_parent, true)
+    }
+
+    fn start_as(cgroup_parent: &str, pod_network: bool) -> Result<Self, String> {
         if !common::is_root() {
             return Err("containerd needs root".to_owned());
         }
@@ -79,7 +108,11 @@ impl Containerd {
             return Err(format!("no {missing} here (Debian: containerd, runc, busybox-static)"));
         }
         let folder = tempfile::Builder::new().prefix("ctrd").tempdir().unwrap();
-        let this = Containerd { folder, daemon: Mutex::new(None), cgroup_parent: cgroup_parent.to_owned() };
+        let this =
+            Containerd { folder, daemon: Mutex::new(None), cgroup_parent: cgroup_parent.to_owned(), pod_network };
+        if pod_network {
+            this.install_cni();
+        }
         fs::create_dir_all(this.socket().parent().unwrap()).unwrap();
         let dir = this.dir().display();
         let config = format!(
@@ -114,6 +147,18 @@ state = "{dir}/state"
 
     fn dir(&self) -> &Path {
         self.folder.path()
+    }
+
+    fn install_cni(&self) {
+        let (bin, configuration) = (self.dir().join("cni/bin"), self.dir().join("cni/net.d"));
+        fs::create_dir_all(&bin).unwrap();
+        fs::create_dir_all(&configuration).unwrap();
+        for name in ["loopback", "nowhere"] {
+            fs::write(bin.join(name), CNI_PLUGIN).unwrap();
+            fs::set_permissions(bin.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        let list = r#"{"cniVersion":"0.4.0","name":"nowhere","plugins":[{"type":"nowhere"}]}"#;
+        fs::write(configuration.join("10-nowhere.conflist"), list).unwrap();
     }
 
     /// Its socket, where a machine whose root is [`Containerd::root`] has it.
@@ -206,7 +251,7 @@ state = "{dir}/state"
         Cri::connect(&self.socket())?.call(path, request)
     }
 
-    /// Runs a sandbox on the host's network, which takes no CNI, in the cgroup `<parent>/pod<uid>`.
+    /// Runs a sandbox in the cgroup `<parent>/pod<uid>`: on the host's network, which takes no CNI, unless it was started with one for pods.
     pub fn run_sandbox(&self, name: &str, uid: &str) -> Pod {
         self.try_run_sandbox(name, uid).unwrap()
     }
@@ -232,8 +277,8 @@ state = "{dir}/state"
             linux: Some(LinuxSandbox {
                 cgroup_parent: format!("{}/pod{}", self.cgroup_parent, pod.uid),
                 security_context: Some(SandboxSecurity {
-                    // NODE
-                    namespace_options: Some(NamespaceOption { network: 2 }),
+                    // POD or NODE
+                    namespace_options: Some(NamespaceOption { network: if self.pod_network { 0 } else { 2 } }),
                 }),
             }),
         }

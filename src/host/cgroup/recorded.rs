@@ -92,6 +92,8 @@ impl Machine {
             [fixture!("k8s-1.36-cgroupv2/cgroup/top-dirs.txt"), fixture!("k8s-1.36-cgroupv2/cgroup/kubepods-dirs.txt")];
         for path in lists.into_iter().flat_map(str::lines).map(relative) {
             let file = |name: &str| format!("{}/{name}", path.display());
+            // Which processes were in it is not recorded.
+            machine.cgroup(&file("cgroup.procs"), "");
             machine.cgroup(&file("cgroup.events"), fixture!("k8s-1.36-cgroupv2/cgroup/pod/cgroup.events"));
             // What systemd gives to the children of a service that asked for no more.
             let service = path.extension().is_some_and(|extension| extension == "service");

@@ -1,0 +1,251 @@
+//! The network interfaces of the machine and how they are stacked, by rtnetlink: one `RTM_GETLINK` dump.
+//!
+//! The kernel answers for the network namespace that *we* are in, so it is asked only if that is the machine's
+//! ([`Host::shares_network_namespace`]). No capability is needed. Messages are taken apart by the netlink crates; of a
+//! message's attributes only the six that are used are looked at, so one of a newer kernel, or of an odd driver, breaks
+//! nothing. A machine of recorded files is never asked.
+//!
+//! The kernel may keep whoever asks waiting, and cannot be interrupted, while a driver holds its one lock for all network
+//! configuration: as it does when a network card is taken out of service. So the question is put on a thread of its own.
+//!
+//! While interfaces come and go, a dump may miss one that was there all the time; the kernel marks such a dump
+//! (`NLM_F_DUMP_INTR`). It is then made again, a few times, and if it never succeeds [`Links::whole`] says so.
+
+use std::io;
+use std::os::fd::AsFd as _;
+
+use netlink_packet_core::{
+    DecodeError, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NlasIterator, parse_string, parse_u32,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{Deadline, Host};
+use crate::error::{Error, Reason, Result};
+
+/// `include/uapi/linux/if_link.h`
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
+/// `include/uapi/linux/rtnetlink.h`
+const RTM_NEWLINK: u16 = 16;
+const HEADER: usize = 16;
+
+/// A dump comes in packets of at most 32 KiB (`netlink_recvmsg` in the kernel).
+const PACKET: usize = 64 << 10;
+/// More interfaces than this are not remembered; a node with a thousand pods has a thousand.
+const MOST_LINKS: usize = 20_000;
+/// How often an interrupted dump is made again.
+const ATTEMPTS: u32 = 4;
+
+/// One network interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in this namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// What made it (`vlan`, `bond`, `veth`, …); `None` for hardware, mostly.
+    pub kind: Option<String>,
+    /// It is switched on and can carry packets: `IFF_RUNNING`, which is operstate up, or unknown for drivers that do not tell.
+    pub running: bool,
+    /// The interface that it sits on, or for a veth its other end: its number, in the namespace of `lower_namespace`.
+    pub lower: Option<u32>,
+    /// The id by which this namespace calls that of `lower`; `None` if it is this one.
+    pub lower_namespace: Option<i32>,
+    /// The bond, bridge, … that it is a member of.
+    pub master: Option<u32>,
+}
+
+/// The interfaces of the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Links {
+    /// Each one.
+    pub all: Vec<Link>,
+    /// False if some may be missing, because interfaces came and went all the time.
+    pub whole: bool,
+}
+
+/// Who answers for interfaces: the kernel, or a recording, which may be empty-handed.
+#[derive(Debug)]
+pub(super) enum Source {
+    Live,
+    Recorded(Option<Vec<Link>>),
+}
+
+impl Host {
+    /// The same machine, with its interfaces recorded.
+    #[must_use]
+    pub fn with_links(mut self, links: Vec<Link>) -> Self {
+        self.links = Source::Recorded(Some(links));
+        self
+    }
+
+    /// The interfaces of the machine.
+    ///
+    /// # Errors
+    /// Absent on a machine of recorded files without a recording of this; denied if we are in another network namespace
+    /// than the machine's; `timeout` at the deadline; the operating system's.
+    pub fn links(&self, deadline: Deadline) -> Result<Links> {
+        match &self.links {
+            Source::Recorded(Some(links)) => return Ok(Links { all: links.clone(), whole: true }),
+            Source::Recorded(None) => return Err(Error::absent("interfaces: not in the recording")),
+            Source::Live => {}
+        }
+        if !self.shares_network_namespace(1)? {
+            let what = "interfaces of the machine: we are in another network namespace (hostNetwork: true is missing)";
+            return Err(Error::new(Reason::Denied, what));
+        }
+        self.network.run("rtnetlink", deadline, move || {
+            let mut links = Links::default();
+            for _ in 0..ATTEMPTS {
+                links = dump(deadline)?;
+                if links.whole {
+                    break;
+                }
+            }
+            Ok(links)
+        })
+    }
+}
+
+fn dump(deadline: Deadline) -> Result<Links> {
+    let os = |error: io::Error| Error::os("rtnetlink", &error);
+    let mut socket = Socket::new(NETLINK_ROUTE).map_err(os)?;
+    socket.set_non_blocking(true).map_err(os)?;
+    socket.bind_auto().map_err(os)?;
+    socket.connect(&SocketAddr::new(0, 0)).map_err(os)?;
+    socket.send(&request(), 0).map_err(os)?;
+
+    let mut links = Links { all: Vec::new(), whole: true };
+    let mut packet = vec![0; PACKET];
+    loop {
+        let length = match socket.recv(&mut &mut packet[..], 0) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait(&socket, deadline)?;
+                continue;
+            }
+            Err(error) => return Err(os(error)),
+        };
+        if !take(&packet[..length], &mut links)? {
+            return Ok(links);
+        }
+        if deadline.expired() {
+            return Err(too_late());
+        }
+    }
+}
+
+fn too_late() -> Error {
+    Error::new(Reason::Timeout, "rtnetlink: no complete answer before the deadline")
+}
+
+/// Waits until there is something to receive.
+fn wait(socket: &Socket, deadline: Deadline) -> Result<()> {
+    let left = Timespec::try_from(deadline.remaining()).unwrap_or_default();
+    let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)];
+    match poll(&mut fds, Some(&left)) {
+        Ok(0) => Err(too_late()),
+        Ok(_) | Err(rustix::io::Errno::INTR) if deadline.expired() => Err(too_late()),
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(errno) => Err(Error::os("rtnetlink", &errno.into())),
+    }
+}
+
+/// Every interface, without its statistics, which are half of an answer.
+fn request() -> Vec<u8> {
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let mut message =
+        NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(RouteNetlinkMessage::GetLink(link)));
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    message.header.sequence_number = 1;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+/// Takes in one packet of a dump; false if it was the last.
+fn take(mut packet: &[u8], links: &mut Links) -> Result<bool> {
+    let malformed = |error: DecodeError| Error::malformed(format!("rtnetlink: {error}"));
+    while !packet.is_empty() {
+        let length = NetlinkBuffer::new_checked(packet).map_err(malformed)?.length() as usize;
+        let message = NetlinkMessage::<Message>::deserialize(packet).map_err(malformed)?;
+        if message.header.flags & NLM_F_DUMP_INTR != 0 {
+            links.whole = false;
+        }
+        match message.payload {
+            NetlinkPayload::Done(_) => return Ok(false),
+            NetlinkPayload::Error(error) if error.code.is_some() => {
+                return Err(Error::os("rtnetlink", &error.to_io()));
+            }
+            NetlinkPayload::Overrun(_) => links.whole = false,
+            NetlinkPayload::InnerMessage(Message(Some(_))) if links.all.len() >= MOST_LINKS => links.whole = false,
+            NetlinkPayload::InnerMessage(Message(Some(link))) => links.all.push(link),
+            _ => {}
+        }
+        // Messages are padded to four bytes, the last one not always.
+        packet = packet.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(true)
+}
+
+/// A message as far as it is of use; `None` for any that is no interface.
+#[derive(Debug)]
+struct Message(Option<Link>);
+
+impl NetlinkDeserializable for Message {
+    type Error = DecodeError;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> std::result::Result<Self, DecodeError> {
+        (header.message_type == RTM_NEWLINK).then(|| link(payload)).transpose().map(Message)
+    }
+}
+
+fn link(payload: &[u8]) -> std::result::Result<Link, DecodeError> {
+    let header = LinkHeader::parse(payload)?;
+    let mut link = Link { index: header.index, running: header.flags.contains(LinkFlags::Running), ..Link::default() };
+    for attribute in NlasIterator::new(payload.get(HEADER..).unwrap_or_default()) {
+        let attribute = attribute?;
+        let value = attribute.value();
+        match attribute.kind() {
+            IFLA_IFNAME => link.name = text(value),
+            // A device without one below it says its own number, or 0, or nothing.
+            IFLA_LINK => link.lower = Some(parse_u32(value)?).filter(|lower| *lower != 0),
+            IFLA_LINK_NETNSID => link.lower_namespace = Some(parse_u32(value)? as i32),
+            IFLA_MASTER => link.master = Some(parse_u32(value)?),
+            IFLA_LINKINFO => {
+                for info in NlasIterator::new(value) {
+                    let info = info?;
+                    if info.kind() == IFLA_INFO_KIND {
+                        link.kind = Some(text(info.value()));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if link.lower == Some(link.index) && link.lower_namespace.is_none() {
+        link.lower = None;
+    }
+    Ok(link)
+}
+
+/// The kernel's own text, whatever bytes somebody named it with.
+fn text(value: &[u8]) -> String {
+    parse_string(value)
+        .unwrap_or_else(|_| String::from_utf8_lossy(value.strip_suffix(b"\0").unwrap_or(value)).into_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::super::parents::Parents;
+use crate::host::links::{Link, Links};
+use crate::host::lower::Stacked;
+
+const GRACE: Duration = Duration::from_secs(10);
+
+fn link(index: u32, name: &str, kind: &str) -> Link {
+    let kind = (!kind.is_empty()).then(|| kind.to_owned());
+    Link { index, name: name.into(), kind, running: true, ..Link::default() }
+}
+
+fn on(lower: u32, link: Link) -> Link {
+    Link { lower: Some(lower), ..link }
+}
+
+fn member(master: u32, link: Link) -> Link {
+    Link { master: Some(master), ..link }
+}
+
+/// Two NICs in a bond with a VLAN on it, a VLAN on a third, a macvlan and an ipvlan on a fourth and fifth.
+fn machine() -> Vec<Link> {
+    vec![
+        link(1, "lo", ""),
+        member(4, link(2, "eth0", "")),
+        member(4, link(3, "eth1", "")),
+        link(4, "bond4", "bond"),
+        on(4, link(5, "bond4.3", "vlan")),
+        link(6, "eth2", ""),
+        on(6, link(7, "eth2.3", "vlan")),
+        link(8, "eth3", ""),
+        on(8, link(9, "mac0", "macvlan")),
+        link(10, "eth4", ""),
+        on(10, link(11, "ipv0", "ipvlan")),
+        link(12, "cni0", "bridge"),
+    ]
+}
+
+struct Story {
+    parents: Parents,
+    start: Instant,
+    pods: Vec<Stacked>,
+}
+
+impl Story {
+    fn new() -> Self {
+        Story { parents: Parents::default(), start: Instant::now(), pods: Vec::new() }
+    }
+
+    /// `device kind state`, of a dump at this second.
+    fn at(&mut self, second: u64, links: &[Link], whole: bool) -> Vec<String> {
+        let links = Links { all: links.to_vec(), whole };
+        let now = self.start + Duration::from_secs(second);
+        let (states, _) = self.parents.update(&links, self.pods.iter(), GRACE, now);
+        states.into_iter().map(|(device, kind, up)| format!("{device} {kind} {}", u8::from(up))).collect()
+    }
+
+    fn lost(&self) -> u64 {
+        self.parents.lost.unwrap()
+    }
+}
+
+fn without(names: &[&str]) -> Vec<Link> {
+    machine().into_iter().filter(|link| !names.contains(&link.name.as_str())).collect()
+}
+
+#[test]
+fn what_carries_others() {
+    let mut links = machine();
+    links[2].running = false;
+    assert_eq!(
+        Story::new().at(0, &links, true),
+        [
+            "bond4 bond 1",
+            "bond4 vlan_parent 1",
+            "bond4.3 vlan 1",
+            "eth0 bond_member 1",
+            "eth1 bond_member 0",
+            "eth2 vlan_parent 1",
+            "eth2.3 vlan 1",
+            "eth3 macvlan_parent 1",
+            "eth4 ipvlan_parent 1",
+        ]
+    );
+}
+
+/// As a driver upgrade does it: the card goes, what was on it goes with it, the card comes back under another number.
+#[test]
+fn a_card_vanishes_and_comes_back() {
+    let mut story = Story::new();
+    story.at(0, &machine(), true);
+    story.at(15, &machine(), true);
+    let states = story.at(30, &without(&["eth2", "eth2.3"]), true);
+    assert!(states.contains(&"eth2 vlan_parent 0".into()) && states.contains(&"eth2.3 vlan 0".into()), "{states:?}");
+    assert_eq!(story.lost(), 2);
+    story.at(45, &without(&["eth2", "eth2.3"]), true);
+    assert_eq!(story.lost(), 2, "counted once");
+
+    let mut back = without(&["eth2", "eth2.3"]);
+    back.push(link(20, "eth2", ""));
+    let states = story.at(60, &back, true);
+    assert!(!states.iter().any(|state| state.starts_with("eth2 ")), "it is there, and carries nothing: {states:?}");
+    assert!(states.contains(&"eth2.3 vlan 0".into()), "{states:?}");
+    back.push(on(20, link(21, "eth2.3", "vlan")));
+    let states = story.at(75, &back, true);
+    assert!(states.contains(&"eth2 vlan_parent 1".into()) && states.contains(&"eth2.3 vlan 1".into()), "{states:?}");
+    assert_eq!(story.lost(), 2);
+}
+
+#[test]
+fn made_anew_between_two_scrapes_is_lost_and_up() {
+    let mut story = Story::new();
+    story.at(0, &machine(), true);
+    story.at(15, &machine(), true);
+    let mut links = without(&["eth2", "eth2.3"]);
+    links.extend([link(20, "eth2", ""), on(20, link(21, "eth2.3", "vlan"))]);
+    let states = story.at(30, &links, true);
+    assert!(states.contains(&"eth2 vlan_parent 1".into()) && states.contains(&"eth2.3 vlan 1".into()), "{states:?}");
+    assert_eq!(story.lost(), 2);
+    story.at(45, &links, true);
+    assert_eq!(story.lost(), 2);
+}
+
+#[test]
+fn what_passes_by_is_not_lost() {
+    let mut story = Story::new();
+    story.at(0, &machine(), true);
+    // A VLAN that a CNI plugin makes here and moves into a pod.
+    let mut links = machine();
+    links.push(on(6, link(30, "tmp7", "vlan")));
+    story.at(15, &links, true);
+    let states = story.at(30, &machine(), true);
+    assert!(!states.iter().any(|state| state.starts_with("tmp7")), "{states:?}");
+    assert_eq!(story.lost(), 0);
+}
+
+#[test]
+fn a_thousand_veths_are_nobody() {
+    let mut story = Story::new();
+    let steady = story.at(0, &machine(), true);
+    for round in 0..20 {
+        let mut links = machine();
+        for pod in 0..1_000 {
+            let index = 100 + round * 1_000 + pod;
+            let veth =
+                Link { lower_namespace: Some(pod as i32), ..on(2, link(index, &format!("veth{index:x}"), "veth")) };
+            links.push(member(12, veth));
+        }
+        links.extend([link(90, "tunl0", "ipip"), link(91, "cali12", "veth"), link(92, "tap0", "tun")]);
+        story.pods =
+            (0..1_000).map(|pod| Stacked { index: 2, lower: 100 + round * 1_000 + pod, devtype: None }).collect();
+        assert_eq!(story.at(15 * u64::from(round), &links, true), steady);
+    }
+    story.pods.clear();
+    assert_eq!(story.at(400, &machine(), true), steady);
+    assert_eq!(story.lost(), 0);
+}
+
+#[test]
+fn parents_of_interfaces_inside_pods() {
+    let mut story = Story::new();
+    let links = [
+        link(2, "eth0", ""),
+        link(3, "eth1", ""),
+        link(4, "eth2", ""),
+        Link { lower_namespace: Some(0), ..on(7, link(5, "veth1", "veth")) },
+    ];
+    let stacked = |index, lower, devtype: &str| Stacked {
+        index,
+        lower,
+        devtype: (!devtype.is_empty()).then(|| devtype.to_owned()),
+    };
+    story.pods =
+        vec![stacked(9, 2, ""), stacked(9, 3, "vlan"), stacked(9, 4, "ipvlan"), stacked(7, 5, ""), stacked(9, 77, "")];
+    let states = ["eth0 macvlan_parent 1", "eth1 vlan_parent 1", "eth2 ipvlan_parent 1"];
+    assert_eq!(story.at(0, &links, true), states);
+    story.at(10, &links, true);
+    assert_eq!(story.at(20, &links[1..], true)[0], "eth0 macvlan_parent 0");
+    story.pods.clear();
+    assert_eq!(story.at(30, &links[1..], true), ["eth0 macvlan_parent 0"], "the others carry nothing any more");
+    assert_eq!(story.at(40, &links, true), [""; 0]);
+    assert_eq!(story.lost(), 1);
+}
+
+#[test]
+fn a_dump_that_is_not_whole_proves_no_loss() {
+    let mut story = Story::new();
+    story.at(0, &machine(), true);
+    story.at(15, &machine(), true);
+    let states = story.at(30, &without(&["eth2.3"]), false);
+    assert!(!states.iter().any(|state| state.starts_with("eth2.3")), "{states:?}");
+    assert_eq!(story.lost(), 0);
+    assert!(story.at(45, &machine(), true).contains(&"eth2.3 vlan 1".into()));
+    assert_eq!(story.lost(), 0);
+}
+
+#[test]
+fn a_cap_keeps_it_small() {
+    let vlans = (0..500).map(|number| on(6, link(100 + number, &format!("vlan{number}"), "vlan")));
+    let links = Links { all: machine().into_iter().chain(vlans).collect(), whole: true };
+    let (states, dropped) = Parents::default().update(&links, [].iter(), GRACE, Instant::now());
+    assert!(states.len() < 140, "{}", states.len());
+    assert_eq!(dropped, 508 - 128);
+}
+
+/// The recorded nodes have neither VLANs nor bonds: nothing there is watched.
+#[test]
+fn recorded_nodes() {
+    for text in [
+        include_str!("../../../../tests/fixtures/node/k8s-1.36-cgroupv1/net/ip-link.json"),
+        include_str!("../../../../tests/fixtures/node/k8s-1.36-cgroupv2/net/ip-link.json"),
+    ] {
+        let rows: Vec<Value> = serde_json::from_str(text).unwrap();
+        let number = |value: &Value| value.as_u64().map(|number| number as u32);
+        let links: Vec<Link> = rows
+            .iter()
+            .map(|row| Link {
+                index: number(&row["ifindex"]).unwrap(),
+                name: row["ifname"].as_str().unwrap().to_owned(),
+                kind: None,
+                running: row["operstate"] == "UP",
+                lower: number(&row["link_index"]),
+                lower_namespace: row["link_netnsid"].as_i64().map(|id| id as i32),
+                master: rows.iter().find(|one| one["ifname"] == row["master"]).and_then(|one| number(&one["ifindex"])),
+            })
+            .collect();
+        assert!(links.iter().any(|link| link.master.is_some()) && links.len() > 10);
+        let mut story = Story::new();
+        story.pods = links.iter().map(|link| Stacked { index: 2, lower: link.index, devtype: None }).collect();
+        story.pods.retain(|stacked| links.iter().any(|link| link.index == stacked.lower && link.lower == Some(2)));
+        assert_eq!(story.at(0, &links, true), [""; 0]);
+        story.at(20, &[], true);
+        assert_eq!(story.lost(), 0);
+    }
+}
