@@ -130,6 +130,18 @@ fn helper() {
                 assert!(answer[..length].starts_with(b"HTTP/1.1 200"));
                 held.push(Box::new(stream));
             }
+            // An exporter that is somewhere else.
+            "collect" => {
+                let host = Host::new(Roots::default());
+                let deadline = Deadline::after(Duration::from_secs(60));
+                let mode = mode(Path::new(&target), |_| {});
+                let samples = mode.collect(Context { host: &host, deadline }).unwrap();
+                let of_sockets = |name: &str| name.contains("runtime_socket") || name.contains("close_wait");
+                let rows = samples.rows().iter().filter(|row| of_sockets(row.metric.name)).count();
+                let errors: Vec<_> = samples.errors().iter().map(|error| error.reason().as_str()).collect();
+                assert_eq!((rows, errors), (0, vec!["denied"]), "{:?}", samples.errors());
+                assert!(samples.errors()[0].to_string().contains("hostNetwork"), "{:?}", samples.errors());
+            }
             "tcp" => held.push(Box::new(TcpStream::connect((Ipv4Addr::LOCALHOST, target.parse().unwrap())).unwrap())),
             _ => panic!("no such role: {role}"),
         }
@@ -300,6 +312,8 @@ fn clients_in_another_network_namespace_are_counted() {
     assert_eq!(rows(&samples, &path), [(row, stands), process(&near, 2)]);
     let there = shell(&format!("ip netns exec {} ss -H -x -n | grep -c -F {}", namespace.0, path.display()));
     assert_eq!(there.trim(), "7");
+    // Seen from in there, everything here would be somebody else's.
+    Helper::start(&namespace.exec(), "collect", path.to_str().unwrap()).leak(1);
     // Its own TCP sockets are not in our list: nothing is said of them.
     assert_eq!(value(&samples, "headroom_process_close_wait_sockets", &far.0.id().to_string()), None);
 
