@@ -12,7 +12,7 @@ use crate::host::sockets::NetworkNamespace;
 /// New processes that one scrape asks.
 const MOST_NEW: usize = 2_000;
 /// Known processes that one scrape asks again, in turn.
-const AGAIN: usize = 50;
+const AGAIN: usize = 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
