@@ -27,8 +27,12 @@ impl Authority {
 
     /// A server's certificate for these names.
     pub fn issue(&self, names: &[&str]) -> Identity {
-        let (params, key) = leaf(names);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        self.issue_to(names, KeyPair::generate().unwrap())
+    }
+
+    /// The same for a key that was made elsewhere.
+    pub fn issue_to(&self, names: &[&str], key: KeyPair) -> Identity {
+        let certificate = leaf(names).signed_by(&key, &self.issuer).unwrap();
         Identity { certificate: certificate.der().clone(), key }
     }
 }
@@ -40,7 +44,7 @@ pub struct Identity {
 
 impl Identity {
     pub fn self_signed(names: &[&str]) -> Self {
-        let (params, key) = leaf(names);
+        let (params, key) = (leaf(names), KeyPair::generate().unwrap());
         let certificate = params.self_signed(&key).unwrap();
         Identity { certificate: certificate.der().clone(), key }
     }
@@ -59,9 +63,9 @@ impl Identity {
     }
 }
 
-fn leaf(names: &[&str]) -> (CertificateParams, KeyPair) {
+fn leaf(names: &[&str]) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
     let mut params = CertificateParams::new(names).unwrap();
     params.distinguished_name.push(DnType::CommonName, "system:node:test");
-    (params, KeyPair::generate().unwrap())
+    params
 }
