@@ -1,9 +1,10 @@
 //! The dashboards: each is whole and says the truth about its metrics, and each query answers on a real Prometheus.
+#![allow(unreachable_pub, reason = "the parts of one test")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
-mod common;
 #[path = "dashboards/board.rs"]
 mod board;
+mod common;
 #[path = "dashboards/live.rs"]
 mod live;
 #[path = "dashboards/query.rs"]
@@ -22,7 +23,8 @@ fn uids_are_what_links_and_bookmarks_hold() {
         assert_eq!(board.json["uid"], uid, "{file}");
         assert!(board.json["id"].is_null(), "{file}: an id is one server's");
         assert!(board.json["tags"].as_array().unwrap().iter().any(|tag| tag == "headroom"), "{file}: no tag");
-        let variables: Vec<&str> = board.variables().iter().map(|variable| variable["name"].as_str().unwrap()).collect();
+        let variables: Vec<&str> =
+            board.variables().iter().map(|variable| variable["name"].as_str().unwrap()).collect();
         assert!(variables.starts_with(&["datasource", "cluster"]), "{file}: {variables:?}");
         // Without a cluster label there is nothing to choose, and everything must be found all the same.
         assert_eq!(board.variables()[1]["allValue"], ".*", "{file}");
@@ -58,7 +60,10 @@ fn every_panel_says_what_it_is_and_where_the_runbook_stands() {
         for panel in board.evidence() {
             let title = panel["title"].as_str().unwrap();
             assert!(!title.is_empty(), "{file}: a panel without a title");
-            assert!(panel["description"].as_str().is_some_and(|words| words.len() > 60), "{file}: {title}: description");
+            assert!(
+                panel["description"].as_str().is_some_and(|words| words.len() > 60),
+                "{file}: {title}: description"
+            );
             assert_eq!(panel["datasource"]["uid"], "${datasource}", "{file}: {title}");
             let runbook = panel["links"][0]["url"].as_str().unwrap_or_else(|| panic!("{file}: {title}: no runbook"));
             let folder = runbook.strip_prefix(board::RUNBOOKS).and_then(|rest| rest.strip_suffix("/runbook.md"));
@@ -107,7 +112,8 @@ fn every_mode_has_its_row_on_node_and_its_verdict_and_evidence_on_fleet() {
         let board = Board::read(file);
         for mode in MODES.iter().map(|mode| mode.id).chain(["exporter"]) {
             let link = format!("{}{mode}/runbook.md", board::RUNBOOKS);
-            let of_mode = |kind| board.evidence().any(|panel| panel["type"] == kind && panel["links"][0]["url"] == link);
+            let of_mode =
+                |kind| board.evidence().any(|panel| panel["type"] == kind && panel["links"][0]["url"] == link);
             assert!(of_mode("stat"), "{file}: no verdict of {mode}");
             assert!(of_mode("table") || of_mode("timeseries"), "{file}: no evidence of {mode}");
         }
@@ -132,7 +138,8 @@ fn queries_name_only_what_is_declared_and_units_are_the_metrics_own() {
         }
         for query in board.variable_queries() {
             let inner = query.strip_prefix("label_values(").and_then(|rest| rest.rsplit_once(", ")).unwrap().0;
-            query::check_names(inner, "").unwrap_or_else(|why| panic!("{file}: {query}: {why}"));
+            let inner = if inner.contains('{') { inner.to_owned() } else { format!("{inner}{{}}") };
+            query::check_names(&inner, "").unwrap_or_else(|why| panic!("{file}: {query}: {why}"));
         }
     }
     assert!(seen > 80, "{seen} queries");
@@ -155,7 +162,8 @@ fn pictures_in_the_document_are_there_and_small() {
     let text = std::fs::read_to_string(board::project("docs/dashboards.md")).unwrap();
     let pictures: Vec<&str> = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()).collect();
     for picture in pictures.iter().filter(|link| Path::new(link).extension().is_some_and(|end| end == "png")) {
-        let size = std::fs::metadata(board::project("docs").join(picture)).unwrap_or_else(|_| panic!("{picture}")).len();
+        let size =
+            std::fs::metadata(board::project("docs").join(picture)).unwrap_or_else(|_| panic!("{picture}")).len();
         assert!(size < 300_000, "{picture}: {size} bytes");
     }
     for (file, _) in BOARDS {
