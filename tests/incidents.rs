@@ -10,6 +10,12 @@
 mod common;
 #[path = "incidents/connection.rs"]
 mod connection;
+#[path = "incidents/disk.rs"]
+mod disk;
+#[path = "incidents/files.rs"]
+mod files;
+#[path = "incidents/kubepods.rs"]
+mod kubepods;
 #[path = "incidents/machine.rs"]
 mod machine;
 #[path = "common/netns.rs"]
@@ -18,6 +24,8 @@ mod netns;
 mod pace;
 #[path = "incidents/stack.rs"]
 mod stack;
+#[path = "incidents/status.rs"]
+mod status;
 mod testbed;
 #[path = "common/tls_server.rs"]
 mod tls_server;

@@ -1,0 +1,185 @@
+//! The replays that need a kubelet's cgroups: one at a time, since the machine has one tree of them.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::common;
+use crate::machine::{Machine, Process, remove};
+use crate::pace::Pace;
+use crate::stack::Stack;
+use crate::{possible, tell};
+
+const MEMORY: &str = "/sys/fs/cgroup/memory";
+const UID: &str = "bcb1982f-2628-449a-accb-e40ecdefbb3b";
+const MIB: u64 = 1 << 20;
+
+/// `kubepods` of the memory hierarchy, removed when dropped.
+struct Kubepods {
+    top: PathBuf,
+    /// Shared with the other tests that count cgroups or make a kubepods tree.
+    _lock: File,
+}
+
+impl Kubepods {
+    fn open() -> Option<Self> {
+        if !possible() {
+            return None;
+        }
+        if !Path::new(MEMORY).join("memory.oom_control").exists() {
+            common::say_skip("no cgroup v1 memory hierarchy");
+            return None;
+        }
+        let lock = File::create(std::env::temp_dir().join("headroom-kernel-cgroup.lock")).unwrap();
+        lock.lock().unwrap();
+        let top = Path::new(MEMORY).join("kubepods");
+        if top.exists() || Path::new(MEMORY).join("kubepods.slice").exists() {
+            common::say_skip("kubepods exists: this is a Kubernetes node");
+            return None;
+        }
+        fs::create_dir_all(top.join("burstable")).unwrap();
+        Some(Kubepods { top, _lock: lock })
+    }
+
+    fn pod(&self) -> PathBuf {
+        self.top.join("burstable").join(format!("pod{UID}"))
+    }
+
+    /// A new container of the pod.
+    fn container(&self, number: u32) -> PathBuf {
+        let path = self.pod().join(format!("{number:064x}"));
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+}
+
+impl Drop for Kubepods {
+    fn drop(&mut self) {
+        let until = Instant::now() + Duration::from_secs(5);
+        while self.top.exists() && Instant::now() < until {
+            remove(&self.top);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if self.top.exists() {
+            eprintln!("left behind: {}", self.top.display());
+        }
+    }
+}
+
+/// A process that sleeps in this cgroup.
+fn inside(machine: &Machine, cgroup: &Path, unshare: &[&str]) -> Process {
+    let process = machine.spawn(machine.namespace.command("unshare").args(unshare).args(["--", "sleep", "600"]));
+    common::eventually("it sleeps", || {
+        fs::read_to_string(format!("/proc/{}/comm", process.pid())).is_ok_and(|comm| comm == "sleep\n")
+    });
+    fs::write(cgroup.join("cgroup.procs"), process.pid().to_string()).unwrap();
+    process
+}
+
+/// Cgroups of containers that nobody knows any more, on a node with one pod that is well.
+#[test]
+fn i1_cgroups_leak() {
+    let Some(kubepods) = Kubepods::open() else { return };
+    let pace = Pace::of_this_run();
+    let grace = format!("--collector.cgroup_leak.orphan-grace={}ms", pace.short(Duration::from_secs(300)).as_millis());
+    let machine = Machine::new().with("", &[&grace]);
+    let _alive = inside(&machine, &kubepods.container(1), &[]);
+    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
+    stack.is_calm();
+    let fault = Instant::now();
+    let leaked: Vec<PathBuf> = (0x1000..0x1100).map(|number| kubepods.container(number)).collect();
+    let notice = stack.arrives("HeadroomCgroupsOrphaned", &[("mode", "cgroup_leak")]);
+    tell("I1", pace, fault, &notice);
+    leaked.iter().for_each(|cgroup| remove(cgroup));
+    stack.all_resolve();
+    stack.only(&["HeadroomCgroupsOrphaned"]);
+}
+
+/// A tmpfs that outlives the containers that are killed for it.
+struct Volume(PathBuf);
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+/// The container's next life: it writes until the kernel kills it.
+fn fill_until_killed(container: &Path, volume: &Path) {
+    fs::create_dir_all(container).unwrap();
+    fs::write(container.join("memory.limit_in_bytes"), (16 * MIB).to_string()).unwrap();
+    let script = "echo 0 > \"$0/cgroup.procs\" && \
+        exec dd if=/dev/zero of=\"$1/fill\" bs=64k count=2048 oflag=append conv=notrunc";
+    let status = Command::new("sh").arg("-c").arg(script).arg(container).arg(volume).output().unwrap().status;
+    assert!(!status.success(), "the writer was not killed");
+}
+
+#[test]
+fn i6_a_memory_volume_over_its_limit() {
+    let Some(kubepods) = Kubepods::open() else { return };
+    let pace = Pace::of_this_run();
+    fs::create_dir_all(kubepods.pod()).unwrap();
+    fs::write(kubepods.pod().join("memory.limit_in_bytes"), (24 * MIB).to_string()).unwrap();
+    let machine = Machine::new();
+    let at = machine.root_dir().join(format!("pods/{UID}/volumes/kubernetes.io~empty-dir/cache"));
+    fs::create_dir_all(&at).unwrap();
+    rustix::mount::mount("tmpfs", &at, "tmpfs", MountFlags::empty(), Some(c"size=64m")).unwrap();
+    let volume = Volume(at);
+    let machine = machine.with("", &[]);
+    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
+    stack.is_calm();
+    let fault = Instant::now();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let container = kubepods.container(7);
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                fill_until_killed(&container, &volume.0);
+                std::thread::sleep(Duration::from_millis(600));
+            }
+        });
+        let notice = stack.arrives("HeadroomMemoryVolumeOomLoop", &[("mode", "memory_volume")]);
+        tell("I6", pace, fault, &notice);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    fs::remove_file(volume.0.join("fill")).unwrap();
+    stack.all_resolve();
+    stack.only(&["HeadroomMemoryVolumeOomLoop"]);
+}
+
+/// A macvlan in a pod goes with the device that it sits on.
+#[test]
+fn i7_a_pods_interface_vanishes() {
+    let Some(kubepods) = Kubepods::open() else { return };
+    let pace = Pace::of_this_run();
+    let machine = Machine::new().with("", &["--collector.pod_interface.grace=500ms"]);
+    let pause = inside(&machine, &kubepods.container(1), &["--net"]);
+    let enter = format!("--net=/proc/{}/ns/net", pause.pid());
+    let app = {
+        let process = Process(machine.namespace.spawn(Command::new("nsenter").args([&enter, "sleep", "600"])).unwrap());
+        fs::write(kubepods.container(2).join("cgroup.procs"), process.pid().to_string()).unwrap();
+        process
+    };
+    let connect = || {
+        let pid = pause.pid();
+        machine.namespace.run(&format!(
+            "ip link add eno1 type veth peer name switch; ip link set eno1 up; ip link set switch up;
+             ip link add mv0 link eno1 type macvlan mode bridge; ip link set mv0 netns {pid}"
+        ));
+        common::shell(&format!("nsenter {enter} ip link set mv0 name eth0; nsenter {enter} ip link set eth0 up"));
+    };
+    connect();
+    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
+    stack.is_calm();
+    let fault = Instant::now();
+    machine.namespace.run("ip link del eno1");
+    let notice = stack.arrives("HeadroomPodWithoutInterface", &[("mode", "pod_interface")]);
+    tell("I7", pace, fault, &notice);
+    connect();
+    stack.all_resolve();
+    stack.only(&["HeadroomPodWithoutInterface"]);
+    drop(app);
+}
