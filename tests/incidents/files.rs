@@ -57,7 +57,7 @@ fn i4_a_client_that_leaks_connections_to_the_runtime() {
     let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
     stack.is_calm();
     let fault = Instant::now();
-    let agent = python(&machine, AGENT, &["512", "20"]);
+    let agent = python(&machine, AGENT, &["512", "40"]);
     let notice = stack.arrives("HeadroomProcessFdsNearLimit", &[("mode", "open_files"), ("comm", "agent")]);
     tell("I4", pace, fault, &notice);
     drop(agent);

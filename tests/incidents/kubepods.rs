@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -109,8 +110,6 @@ impl Drop for Volume {
 
 /// The container's next life: it writes until the kernel kills it.
 fn fill_until_killed(container: &Path, volume: &Path) {
-    fs::create_dir_all(container).unwrap();
-    fs::write(container.join("memory.limit_in_bytes"), (16 * MIB).to_string()).unwrap();
     let script = "echo 0 > \"$0/cgroup.procs\" && \
         exec dd if=/dev/zero of=\"$1/fill\" bs=64k count=2048 oflag=append conv=notrunc";
     let status = Command::new("sh").arg("-c").arg(script).arg(container).arg(volume).output().unwrap().status;
@@ -121,7 +120,8 @@ fn fill_until_killed(container: &Path, volume: &Path) {
 fn i6_a_memory_volume_over_its_limit() {
     let Some(kubepods) = Kubepods::open() else { return };
     let pace = Pace::of_this_run();
-    fs::create_dir_all(kubepods.pod()).unwrap();
+    let container = kubepods.container(7);
+    fs::write(container.join("memory.limit_in_bytes"), (16 * MIB).to_string()).unwrap();
     fs::write(kubepods.pod().join("memory.limit_in_bytes"), (24 * MIB).to_string()).unwrap();
     let machine = Machine::new();
     let at = machine.root_dir().join(format!("pods/{UID}/volumes/kubernetes.io~empty-dir/cache"));
@@ -131,23 +131,41 @@ fn i6_a_memory_volume_over_its_limit() {
     let machine = machine.with("", &[]);
     let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
     stack.is_calm();
+    // What was written is near the limit, and nothing was killed yet.
     let fault = Instant::now();
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    fs::write(volume.0.join("fill"), vec![1; (14 * MIB) as usize]).unwrap();
+    let labels = [("mode", "memory_volume"), ("pod_uid", UID), ("volume", "cache")];
+    let near = stack.arrives("HeadroomMemoryVolumeNearLimit", &labels);
+    tell("I6, before", pace, fault, &near);
+    assert_eq!(near.label("severity"), "warning");
+    near.says("description", &["holds 87.5% of the memory"]);
+    let fault = Instant::now();
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _end = Stop(&stop);
         scope.spawn(|| {
-            let container = kubepods.container(7);
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 fill_until_killed(&container, &volume.0);
                 std::thread::sleep(Duration::from_millis(600));
             }
         });
-        let notice = stack.arrives("HeadroomMemoryVolumeOomLoop", &[("mode", "memory_volume")]);
+        let notice = stack.arrives("HeadroomMemoryVolumeOomLoop", &labels);
         tell("I6", pace, fault, &notice);
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(notice.label("severity"), "critical");
+        notice.says("description", &["were OOM-killed in the last 5 minutes", "Delete the pod"]);
     });
     fs::remove_file(volume.0.join("fill")).unwrap();
     stack.all_resolve();
-    stack.only(&["HeadroomMemoryVolumeOomLoop"]);
+    stack.only(&["HeadroomMemoryVolumeNearLimit", "HeadroomMemoryVolumeOomLoop"]);
+}
+
+/// Ends the loop of another thread, also when this one panics.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A macvlan in a pod goes with the device that it sits on.
@@ -176,10 +194,19 @@ fn i7_a_pods_interface_vanishes() {
     stack.is_calm();
     let fault = Instant::now();
     machine.namespace.run("ip link del eno1");
-    let notice = stack.arrives("HeadroomPodWithoutInterface", &[("mode", "pod_interface")]);
+    let parent = stack.arrives("HeadroomHostParentInterfaceDown", &[("severity", "critical"), ("device", "eno1")]);
+    tell("I7, parent", pace, fault, &parent);
+    parent.says("summary", &["interface eno1"]);
+    let notice =
+        stack.arrives("HeadroomPodWithoutNetworkInterface", &[("severity", "critical"), ("mode", "pod_interface")]);
     tell("I7", pace, fault, &notice);
+    notice.says("description", &["1 pods of this node have lo and no other interface"]);
     connect();
     stack.all_resolve();
-    stack.only(&["HeadroomPodWithoutInterface"]);
+    // Once the parent is back: what sat on it was lost, which is news for ten minutes.
+    stack.only_or(
+        &["HeadroomHostParentInterfaceDown", "HeadroomPodWithoutNetworkInterface"],
+        &["HeadroomHostInterfaceReplaced"],
+    );
     drop(app);
 }

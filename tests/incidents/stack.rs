@@ -217,6 +217,14 @@ impl<'a> Stack<'a> {
         notice
     }
 
+    /// Waits until this alert is notified as resolved.
+    pub fn resolves(&self, name: &str) {
+        let limit = SLACK + self.pace.short(PATIENCE);
+        self.until(&format!("{name} is resolved"), limit, || {
+            self.webhook.received().iter().any(|notice| !notice.firing && notice.name() == name).then_some(())
+        });
+    }
+
     /// Waits until every alert that was notified is resolved, and that was notified as well.
     pub fn all_resolve(&self) {
         let limit = SLACK + self.pace.short(PATIENCE);
@@ -239,9 +247,15 @@ impl<'a> Stack<'a> {
 
     /// Nothing but these alerts was ever notified, and each was.
     pub fn only(&self, names: &[&str]) {
+        self.only_or(names, &[]);
+    }
+
+    /// The same, and perhaps these others.
+    pub fn only_or(&self, names: &[&str], perhaps: &[&str]) {
         let received = self.webhook.received();
         received.iter().for_each(well_formed);
-        let seen: BTreeSet<&str> = received.iter().map(Notice::name).collect();
+        let mut seen: BTreeSet<&str> = received.iter().map(Notice::name).collect();
+        seen.retain(|name| !perhaps.contains(name));
         assert_eq!(seen, names.iter().copied().collect(), "what was notified, and what should have been");
     }
 }

@@ -29,6 +29,13 @@ impl Notice {
     pub fn text(&self, annotation: &str) -> &str {
         self.alert["annotations"][annotation].as_str().unwrap_or_default()
     }
+
+    /// # Panics
+    /// If one of these words is not in it.
+    pub fn says(&self, annotation: &str, words: &[&str]) {
+        let text = self.text(annotation);
+        words.iter().for_each(|words| assert!(text.contains(words), "{annotation} does not say {words:?}: {text}"));
+    }
 }
 
 pub struct Webhook {
