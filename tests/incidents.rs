@@ -14,6 +14,8 @@ mod connection;
 mod disk;
 #[path = "incidents/files.rs"]
 mod files;
+#[path = "incidents/kernel.rs"]
+mod kernel;
 #[path = "incidents/kubepods.rs"]
 mod kubepods;
 #[path = "incidents/machine.rs"]

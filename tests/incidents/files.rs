@@ -57,11 +57,16 @@ fn i4_a_client_that_leaks_connections_to_the_runtime() {
     let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
     stack.is_calm();
     let fault = Instant::now();
-    let agent = python(&machine, AGENT, &["512", "40"]);
-    let notice = stack.arrives("HeadroomProcessFdsNearLimit", &[("mode", "open_files"), ("comm", "agent")]);
-    tell("I4", pace, fault, &notice);
+    let agent = python(&machine, AGENT, &["400", "25"]);
+    let leak = stack.arrives("HeadroomRuntimeSocketClientLeak", &[("mode", "open_files"), ("comm", "agent")]);
+    tell("I4, connections", pace, fault, &leak);
+    assert_eq!((leak.label("severity"), leak.label("peer")), ("warning", "process"));
+    leak.says("summary", &["agent holds", "/run/docker.sock"]);
+    let near = stack.arrives("HeadroomProcessNearFdLimit", &[("mode", "open_files"), ("comm", "agent")]);
+    tell("I4, limit", pace, fault, &near);
+    near.says("description", &["of its soft limit of open files", "too many open files"]);
     drop(agent);
     stack.all_resolve();
-    stack.only(&["HeadroomProcessFdsNearLimit"]);
+    stack.only(&["HeadroomRuntimeSocketClientLeak", "HeadroomProcessNearFdLimit"]);
     drop(daemon);
 }

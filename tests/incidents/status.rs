@@ -8,6 +8,7 @@ use crate::stack::Stack;
 use crate::tell;
 use crate::testbed::control::Refusal;
 use crate::testbed::objects::{self, HEALTHY, OUT_OF_DISK};
+use crate::testbed::{KUBELET_TOKEN, TOKEN};
 
 #[test]
 fn i8_a_condition_that_nobody_owns() {
@@ -48,15 +49,15 @@ fn i8_the_apiserver_is_out_of_seats() {
     stack.only_or(&names, &["HeadroomNodeLeaseOld"]);
 }
 
-/// The kubelet is gone, and nothing else.
+/// The kubelet's credentials expired, and nothing else is wrong.
 #[test]
 fn i8_a_lease_that_is_not_renewed() {
     let pace = Pace::of_this_run();
-    let Some(mut bed) = bed(pace, &[]) else { return };
+    let Some(bed) = bed(pace, &[]) else { return };
     let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);
     stack.is_calm();
     let fault = Instant::now();
-    bed.stop_kubelet();
+    bed.double.tell(|settings| settings.tokens = vec![TOKEN.to_owned()]);
     if !pace.is_real() {
         // Nineteen of its forty seconds are skipped.
         bed.double.lease(Some(objects::lease(19.0)));
@@ -67,7 +68,7 @@ fn i8_a_lease_that_is_not_renewed() {
     let expiring = stack.arrives("HeadroomNodeLeaseExpiring", &[("severity", "critical")]);
     tell("I8, lease", pace, fault, &expiring);
     expiring.says("description", &["The node is marked NotReady 50 s after"]);
-    bed.start_kubelet(&[], std::time::Duration::from_millis(200));
+    bed.double.tell(|settings| settings.tokens.push(KUBELET_TOKEN.to_owned()));
     stack.all_resolve();
     stack.only(&["HeadroomNodeLeaseOld", "HeadroomNodeLeaseExpiring"]);
 }
