@@ -5,7 +5,7 @@
 //! ([`Client::check`]: a PING and a cheap GET) and over a new HTTP/1.1 connection each time ([`Client::fresh`]). A slow server is
 //! slow in both; of a dead connection the first hangs and the second does not. Nothing here knows metrics.
 //!
-//! **What is sent.** `GET /livez` (`--apiserver.path`) and HTTP/2 PINGs; what a mode asks for beyond that is a GET of an object
+//! **What is sent.** `GET /livez` (`--apiserver.probe-path`) and HTTP/2 PINGs; what a mode asks for beyond that is a GET of an object
 //! ([`Client::get`]). Nothing is ever changed, nothing watched, no list fetched. `User-Agent` is `headroom-exporter/VERSION`.
 //!
 //! **Permission.** `/livez`, `/readyz` and `/healthz` need none: `system:public-info-viewer` gives them to everybody, unless that

@@ -256,6 +256,12 @@ struct OpenFiles {
     /// Processes that are always shown in detail, by name
     #[arg(long = "collector.open_files.daemons", value_name = "NAME", default_values_t = open_files_defaults().daemons, value_delimiter = ',')]
     daemons: Vec<String>,
+    /// Path of a further socket of the container runtime whose clients are shown, beside the well-known ones; repeat it for several
+    #[arg(long = "collector.open_files.runtime-sockets", value_name = "PATH", value_delimiter = ',', value_parser = socket_path)]
+    runtime_sockets: Vec<String>,
+    /// File descriptors read in one scrape at the most to find who holds connections to the runtime's sockets
+    #[arg(long = "collector.open_files.socket-max-readlinks", value_name = "N", default_value_t = open_files_defaults().socket_max_readlinks)]
+    socket_max_readlinks: usize,
     /// File descriptors read in one scrape at the most to find inotify instances
     #[arg(long = "collector.open_files.inotify-max-readlinks", value_name = "N", default_value_t = 10_000)]
     inotify_max_readlinks: usize,
@@ -316,6 +322,11 @@ fn endpoint(text: &str) -> Result<String, String> {
         Some(path) => Ok(format!("unix://{path}")),
         None => Err("expected unix:///PATH or /PATH of a socket".to_owned()),
     }
+}
+
+fn socket_path(text: &str) -> Result<String, String> {
+    let path = crate::runtime::endpoint_path(text).ok_or("expected unix:///PATH or /PATH of a socket")?;
+    Ok(path.to_owned())
 }
 
 fn kubelet_url(text: &str) -> Result<configz::Ask, String> {
@@ -506,6 +517,8 @@ impl Config {
                 commands: flags.open_files.commands,
                 max_readlinks: flags.open_files.max_readlinks,
                 daemons: flags.open_files.daemons,
+                runtime_sockets: flags.open_files.runtime_sockets,
+                socket_max_readlinks: flags.open_files.socket_max_readlinks,
                 inotify_max_readlinks: flags.open_files.inotify_max_readlinks,
                 inotify_reexamine: flags.open_files.inotify_reexamine,
             },

@@ -278,6 +278,12 @@ impl Runtime {
         }
     }
 
+    /// The path of the socket that is asked, if somebody named one.
+    pub fn endpoint(&self) -> Option<String> {
+        let shared = self.shared.as_ref()?;
+        shared.endpoint(&shared.lock()).and_then(endpoint_path).map(str::to_owned)
+    }
+
     /// What runs now. Blocks, so not from asynchronous code. The modes of one scrape that ask within a second of each other share one poll, and its error.
     ///
     /// # Errors

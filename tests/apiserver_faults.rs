@@ -481,6 +481,11 @@ fn what_the_apiserver_holds_about_the_node() {
     assert_eq!(status(&page, "OutOfDisk", "unknown"), None);
     assert_eq!(page.of("headroom_node_lease_duration_seconds", &[]), Some(40.0));
     assert!(lease(&page).unwrap() < 3.0, "renewed five times a second: {:?}", lease(&page));
+    // An address that nobody else names.
+    bed.until(SOON, "what stands behind the service address", |page| {
+        let mut endpoints = page.family("headroom_apiserver_endpoint_info").map(|(series, _)| series);
+        endpoints.any(|series| series.contains(testbed::ANOTHER) && series.contains("source=\"endpointslice\""))
+    });
 
     let mut conditions = HEALTHY.to_vec();
     conditions.push(OUT_OF_DISK);

@@ -58,7 +58,7 @@ impl<'a> Want<'a> {
     }
 
     fn no_path(&self) -> Failure {
-        Failure::unexpected(format!("{:?} is no path of a URL (--apiserver.path)", self.path))
+        Failure::unexpected(format!("{:?} is no path of a URL (--apiserver.probe-path)", self.path))
     }
 
     pub(super) fn check(&self, status: StatusCode, headers: &HeaderMap, entry: &Entry) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::host::sockets::{TcpConnection, TcpInfo};
+use crate::host::sockets::{TcpConnection, TcpInfo, TcpState};
 
 /// Every established connection of a recording, one or two lines each; other states are not what we ask for.
 pub(crate) fn connections(recorded: &str) -> Vec<TcpConnection> {
@@ -20,6 +20,7 @@ pub(crate) fn connection(line: &str) -> TcpConnection {
     let rtt = words.iter().find_map(|word| word.strip_prefix("rtt:")?.split_once('/'));
     let fraction = |millis: &str| Duration::from_secs_f64(millis.parse::<f64>().unwrap() / 1000.0);
     TcpConnection {
+        state: TcpState::Established,
         local: words[2].parse().unwrap(),
         peer: words[3].parse().unwrap(),
         inode: number("ino:") as u32,

@@ -290,7 +290,7 @@ mod tests {
         let host = crate::host::Host::new(crate::host::Roots::default());
         let soon = || Deadline::after(Duration::from_secs(5));
         let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let row = mountinfo.lines().find(|line| line.split(' ').nth(4) == Some("/proc")).unwrap();
+        let row = mountinfo.lines().rfind(|line| line.split(' ').nth(4) == Some("/proc")).unwrap();
         let number = DeviceNumber::of_row(row).unwrap();
         let mounts = ["/proc", "/", "/nonexistent/x"].map(|path| (Path::new(path), number));
         let answers = host.usages(&host.tree(), &mounts, &mut Patience::new(soon()));

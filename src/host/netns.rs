@@ -30,6 +30,13 @@ pub struct Network {
     pub interfaces: Vec<String>,
 }
 
+impl NetworkNamespace {
+    /// Of a `net/dev`.
+    pub(super) fn of(stat: &rustix::fs::Stat) -> Self {
+        NetworkNamespace { device: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
 impl Host {
     /// The network namespace of a process.
     ///
@@ -54,14 +61,40 @@ impl Host {
         Ok(Some(Network { namespace: found, interfaces: interfaces(&text).map(str::to_owned).collect() }))
     }
 
+    /// The network namespace that we are in, and of which sockets and interfaces can be listed. We know ourselves by `self` of the
+    /// observed procfs, in which the machine's has a number for everybody.
+    ///
+    /// # Errors
+    /// Absent on a folder of recorded files.
+    pub fn own_network_namespace(&self) -> Result<NetworkNamespace> {
+        self.open_net_dev("self").map(|(namespace, _)| namespace)
+    }
+
+    /// Fails if our network namespace is not the machine's own: we would see our own pod's sockets and call them the node's. `pid`: a
+    /// process that is in the machine's, if one is known; without one, the machine's first.
+    ///
+    /// # Errors
+    /// Denied if it is another one; the operating system's if that cannot be known.
+    pub fn in_own_network(&self, pid: Option<u32>) -> Result<()> {
+        match self.shares_network_namespace(pid.unwrap_or(1)) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::new(
+                Reason::Denied,
+                "this exporter is not in the host's network namespace: it needs hostNetwork: true",
+            )),
+            // A machine of recorded files, or a process that has just gone: the next look finds out.
+            Err(error) if error.is_gone() => Ok(()),
+            Err(error) => Err(error.context("is this the host's network namespace?")),
+        }
+    }
+
     /// True if we are in the network namespace of this process: of the machine's first one, or of the kubelet, what the kernel
-    /// tells us of interfaces and sockets is then the machine's. We know ourselves by `self` of the observed procfs, in which the
-    /// machine's has a number for everybody.
+    /// tells us of interfaces and sockets is then the machine's.
     ///
     /// # Errors
     /// Absent if there is no such file (a folder of recorded files), or the operating system's; gone if the process exited.
     pub fn shares_network_namespace(&self, pid: u32) -> Result<bool> {
-        Ok(self.network_namespace_of(pid)? == self.open_net_dev("self")?.0)
+        Ok(self.network_namespace_of(pid)? == self.own_network_namespace()?)
     }
 
     fn open_net_dev(&self, process: &str) -> Result<(NetworkNamespace, std::fs::File)> {

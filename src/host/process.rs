@@ -46,6 +46,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 use rustix::path::DecInt;
 
+use super::netns::NetworkNamespace;
 use super::{Deadline, Host};
 use crate::error::{Error, Reason, Result};
 use fds::{Fds, Kind};
@@ -87,12 +88,21 @@ impl Process {
         open_fds(&self.dir, c"fd", self.sized).map_err(|errno| self.error("fd", errno))
     }
 
-    /// Its fds by kind, examining at most `most`, and how many were examined.
+    /// Its fds by kind, examining at most `most`, and how many were examined. `socket` is told the inode number of each socket.
     ///
     /// # Errors
     /// As [`Process::open_fds`], and denied without `CAP_SYS_PTRACE`.
-    pub fn kinds(&self, most: usize) -> Result<(fds::Kinds, usize)> {
-        self.open_fds()?.kinds(most).map_err(|errno| self.error("fd", errno))
+    pub fn kinds(&self, most: usize, socket: impl FnMut(u32)) -> Result<(fds::Kinds, usize)> {
+        self.open_fds()?.kinds(most, socket).map_err(|errno| self.error("fd", errno))
+    }
+
+    /// The network namespace that it is in.
+    ///
+    /// # Errors
+    /// Gone if it exited.
+    pub fn network_namespace(&self) -> Result<NetworkNamespace> {
+        let stat = rustix::fs::statat(&self.dir, c"net/dev", AtFlags::empty());
+        stat.map(|stat| NetworkNamespace::of(&stat)).map_err(|errno| self.error("net/dev", errno))
     }
 
     /// Its `/proc/PID/cgroup`: one line per hierarchy.
@@ -428,9 +438,9 @@ mod tests {
         let processes = Processes::open(&Host::new(crate::host::Roots::default())).unwrap();
         let child = sleep();
         let process = find(&processes, child.0.id()).unwrap();
-        assert!(process.kinds(10).is_ok());
+        assert!(process.kinds(10, |_| {}).is_ok());
         drop(child);
-        assert!(process.kinds(10).unwrap_err().is_gone());
+        assert!(process.kinds(10, |_| {}).unwrap_err().is_gone());
         assert!(process.cgroup().unwrap_err().is_gone());
     }
 

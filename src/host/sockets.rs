@@ -20,12 +20,14 @@
 //! **What it costs.** The kernel walks its table of established connections, whose size goes by the memory of the machine and not
 //! by the connections in it: see docs/performance.md.
 
+mod listing;
 mod netlink;
 pub mod owners;
 mod tcp;
 mod unix;
 
-pub use tcp::{TcpConnection, TcpInfo};
+pub use listing::Listed;
+pub use tcp::{TcpConnection, TcpInfo, TcpState};
 pub use unix::{UnixFile, UnixKind, UnixName, UnixSocket};
 
 use super::{Deadline, Host};
@@ -74,10 +76,70 @@ impl Host {
         match &self.sockets.0 {
             Source::Kernel => tcp::connections(peer_ports, deadline),
             Source::Recorded { tcp, .. } => {
-                Ok(tcp.iter().filter(|connection| peer_ports.contains(&connection.peer.port())).cloned().collect())
+                let asked = |connection: &&TcpConnection| {
+                    connection.state == TcpState::Established && peer_ports.contains(&connection.peer.port())
+                };
+                Ok(tcp.iter().filter(asked).cloned().collect())
             }
             Source::None => Err(none_recorded()),
         }
+    }
+
+    /// The inode numbers of every TCP socket in this state, whatever its ports. Such as no process has any more are left out.
+    ///
+    /// # Errors
+    /// As [`Host::tcp_connections`], malformed beyond a million.
+    pub fn tcp_sockets_in(&self, state: TcpState, deadline: Deadline) -> Result<Vec<u32>> {
+        match &self.sockets.0 {
+            Source::Kernel => tcp::inodes(state, deadline),
+            Source::Recorded { tcp, .. } => {
+                Ok(tcp.iter().filter(|one| one.state == state).map(|one| one.inode).collect())
+            }
+            Source::None => Err(none_recorded()),
+        }
+    }
+
+    /// The unix sockets that wait for connections: cheap however many others there are.
+    ///
+    /// # Errors
+    /// As [`Host::unix_sockets`].
+    pub fn unix_listeners(&self, deadline: Deadline) -> Result<Vec<UnixSocket>> {
+        match &self.sockets.0 {
+            Source::Kernel => unix::listeners(deadline),
+            Source::Recorded { unix, .. } => Ok(unix.iter().filter(|socket| socket.listening).cloned().collect()),
+            Source::None => Err(none_recorded()),
+        }
+    }
+
+    /// The servers' ends of the accepted connections to these listeners, from clients in our network namespace. Whatever else
+    /// there is costs time (about 0.4 ms per 1,000 sockets) and no memory.
+    ///
+    /// # Errors
+    /// As [`Host::unix_sockets`].
+    pub fn unix_served_by(&self, listeners: &[UnixSocket], deadline: Deadline) -> Result<Vec<UnixSocket>> {
+        match &self.sockets.0 {
+            Source::Kernel => unix::served_by(listeners, deadline),
+            Source::Recorded { unix, .. } => {
+                let served = |socket: &&UnixSocket| listeners.iter().any(|listener| socket.is_served_by(listener));
+                Ok(unix.iter().filter(served).cloned().collect())
+            }
+            Source::None => Err(none_recorded()),
+        }
+    }
+
+    /// The file that the machine has at this path, its links followed, as a unix socket would name it. `None` if there is none.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn unix_file(&self, path: impl AsRef<std::path::Path>) -> Result<Option<UnixFile>> {
+        let handle = match self.handle(path.as_ref()) {
+            Err(error) if error.is_gone() => return Ok(None),
+            handle => handle?,
+        };
+        let stat = rustix::fs::fstat(handle).map_err(|errno| Error::os(path.as_ref().display(), &errno.into()))?;
+        let device = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+        // The kernel tells 32 bits of a socket's.
+        Ok(Some(UnixFile { device, inode: stat.st_ino as u32 }))
     }
 
     /// Every unix socket, in no particular order.

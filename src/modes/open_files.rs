@@ -12,10 +12,11 @@
 //!
 //! **What we export.** Every process is counted, on every scrape: sums are exact, and the sums by command add up to them.
 //! In detail: the [`Settings::top`] processes nearest their limit, as many with the most fds, the node's own daemons and
-//! ourselves. Kinds are read within a budget ([`Settings::max_readlinks`]), equal shares for the processes that need more.
+//! ourselves. Who holds connections to the container runtime's sockets: see `open_files/runtime_sockets.rs`. Kinds are read within a budget ([`Settings::max_readlinks`]), equal shares for the processes that need more.
 //!
 //! **When it misleads.** A short-lived process that leaks is gone before it is large: look at the other end of its
-//! connections. A process whose count does not move may still open and close fast. A scrape sees each process at a slightly
+//! connections (`peer=none` of the runtime's sockets). Sockets in CLOSE_WAIT are told of the host's network namespace alone: a
+//! process of a pod with a network of its own has no such number. A process whose count does not move may still open and close fast. A scrape sees each process at a slightly
 //! different moment. The runtime is asked for names last, and only if a process of a pod is shown: what it has forgotten by
 //! then has ids only. Our own count includes up to 2 × top + 32 processes that we hold open while we read.
 //! Without capabilities counts are still complete on Linux ≥ 6.2, kinds and inotify only for our own uid.
@@ -23,18 +24,24 @@
 mod assess;
 mod inotify;
 mod names;
+mod namespaces;
+mod runtime_sockets;
 mod snapshot;
 
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Collector, Context, Mode};
 use crate::error::{Error, Reason, Result};
-use crate::host::Host;
 use crate::host::process::Processes;
+use crate::host::sockets::TcpState;
+use crate::host::sockets::owners::Owners;
+use crate::host::{Deadline, Host};
 use crate::metric::Samples;
 use crate::runtime::Runtime;
-use snapshot::Snapshot;
+use runtime_sockets::Look;
+use snapshot::{Snapshot, Wanted};
 
 /// This mode.
 pub static MODE: Mode = Mode {
@@ -48,9 +55,13 @@ pub static MODE: Mode = Mode {
         &assess::PROCESS_OPEN_FDS,
         &assess::PROCESS_FD_LIMIT,
         &assess::PROCESS_FDS,
+        &assess::CLOSE_WAIT,
         &assess::COMMAND_OPEN_FDS,
         &assess::COMMAND_PROCESSES,
         &assess::COMMAND_WORST_RATIO,
+        &runtime_sockets::CONNECTIONS,
+        &runtime_sockets::BACKLOG,
+        &runtime_sockets::BACKLOG_LIMIT,
         &inotify::INSTANCES,
         &inotify::INSTANCES_LIMIT,
         &inotify::WATCHES,
@@ -66,6 +77,8 @@ const MOST_TOP: usize = 100;
 const MOST_COMMANDS: usize = 200;
 /// Daemons in detail, lowest pids first. A node has about ten; anyone may call a process `kubelet`.
 const MOST_DAEMONS: usize = 32;
+/// How long a list of sockets may take.
+const SOCKETS: Duration = Duration::from_secs(1);
 /// How long the runtime may take.
 const RUNTIME: Duration = Duration::from_secs(5);
 
@@ -80,6 +93,10 @@ pub struct Settings {
     pub daemons: Vec<String>,
     /// Most links of fds that one scrape reads to tell kinds of fds.
     pub max_readlinks: usize,
+    /// Paths of further sockets of the runtime, beside the well-known ones.
+    pub runtime_sockets: Vec<String>,
+    /// Most links of fds that one scrape reads to find who holds connections to them.
+    pub socket_max_readlinks: usize,
     /// Fds that one scrape looks at again although nothing says that they changed, to find inotify instances.
     pub inotify_reexamine: usize,
     /// Most links of fds that one scrape reads to find inotify instances.
@@ -104,6 +121,8 @@ impl Default for Settings {
             commands: 20,
             daemons: daemons.map(str::to_owned).to_vec(),
             max_readlinks: 10_000,
+            runtime_sockets: Vec::new(),
+            socket_max_readlinks: 5_000,
             inotify_reexamine: 500,
             inotify_max_readlinks: 10_000,
         }
@@ -136,12 +155,47 @@ impl FileHandles {
 struct OpenFiles {
     settings: Settings,
     runtime: Runtime,
-    inotify: Mutex<inotify::Index>,
+    memory: Mutex<Memory>,
+}
+
+/// What is kept from scrape to scrape.
+#[derive(Debug, Default)]
+struct Memory {
+    inotify: inotify::Index,
+    namespaces: namespaces::Namespaces,
+    clients: Owners,
 }
 
 impl OpenFiles {
     fn new(settings: Settings, runtime: Runtime) -> Self {
-        OpenFiles { settings, runtime, inotify: Mutex::default() }
+        OpenFiles { settings, runtime, memory: Mutex::default() }
+    }
+}
+
+impl OpenFiles {
+    /// What the kernel tells of sockets: connections to the runtime, and the TCP sockets in CLOSE_WAIT.
+    fn sockets(
+        &self,
+        host: &Host,
+        namespaces: &namespaces::Namespaces,
+        deadline: Deadline,
+        samples: &mut Samples,
+    ) -> (Option<Look>, Option<HashSet<u32>>) {
+        let (unasked, refused) = namespaces.unknown();
+        samples.drop_count(unasked);
+        if let Err(error) = host.in_own_network(None) {
+            // One that may not look into processes says so once, for all of it.
+            if refused == 0 || Processes::open(host).is_ok_and(|processes| processes.entitled()) {
+                samples.fail(error);
+            }
+            return (None, None);
+        }
+        let paths = runtime_sockets::paths(self.runtime.endpoint(), &self.settings.runtime_sockets);
+        let look = Look::take(host, &paths, namespaces, deadline.part(SOCKETS));
+        let close_wait = host.tcp_sockets_in(TcpState::CloseWait, deadline.part(SOCKETS));
+        let mut told = |error| runtime_sockets::failure(error).into_iter().for_each(|error| samples.fail(error));
+        let look = look.map_err(&mut told).ok();
+        (look, close_wait.map(HashSet::from_iter).map_err(told).ok())
     }
 }
 
@@ -152,23 +206,50 @@ impl Collector for OpenFiles {
         let handles = samples.ok(FileHandles::read(host)).flatten();
         let processes = Processes::open(host)?;
         // A panic of ours half-way leaves it outdated at worst, and it is checked against the kernel each time.
-        let mut inotify = self.inotify.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let Memory { inotify, namespaces, clients } = &mut *memory;
         inotify.begin();
-        let mut snapshot = Snapshot::take(&processes, &self.settings, deadline, |process| inotify.observe(process))?;
+        namespaces.begin();
+        let (mut snapshot, few) = Snapshot::take(&processes, &self.settings, deadline, |process| {
+            inotify.observe(process);
+            namespaces.observe(process);
+        })?;
+        namespaces.end();
         if snapshot.is_empty() && handles.is_none() {
             return Err(Error::absent(format!("{}: no processes and no sys/fs/file-nr", host.proc("").display())));
         }
+        let (look, close_wait) = self.sockets(host, namespaces, deadline, &mut samples);
+        let wanted = Wanted { clients: look.as_ref().map(Look::clients).unwrap_or_default(), close_wait };
+        let met = snapshot.look_closer(few, &wanted, self.settings.max_readlinks, deadline);
+        if let Ok(own) = host.own_network_namespace() {
+            // The list is of our own namespace.
+            let outside = snapshot.detailed.iter_mut().filter(|detail| namespaces.may_be_outside(detail.pid, own));
+            outside.for_each(|detail| detail.close_wait = None);
+        }
+        let mut rows = runtime_sockets::Rows::default();
+        if let Some(look) = &look {
+            let counts = look.by_peer(host, &met, clients, self.settings.socket_max_readlinks, deadline);
+            rows = samples.ok(counts).map(runtime_sockets::Rows::of).unwrap_or_default();
+            rows.place(host);
+        }
         let usage = inotify.update(&processes, &self.settings, snapshot.cut.is_none(), deadline);
         // After the sweep: a runtime that does not answer takes no time from it, and names only.
-        if names::wanted(&snapshot.detailed) {
+        let slots = snapshot.detailed.iter_mut().map(|detail| (detail.place.as_ref(), &mut detail.names));
+        let slots = slots.chain(rows.rows.iter_mut().map(|row| (row.place.as_ref(), &mut row.names)));
+        let slots: Vec<_> = slots.filter_map(|(place, names)| Some((place?, names))).collect();
+        // Without a process to ask about nobody is asked.
+        if !slots.is_empty() {
             match self.runtime.inventory(host, deadline.part(RUNTIME)) {
-                Ok(inventory) => names::fill(&mut snapshot.detailed, &inventory),
+                Ok(inventory) => names::fill(slots, &inventory),
                 Err(error) if error.reason() == Reason::Absent => {}
                 Err(error) => samples.fail(error.context("names of pods and containers")),
             }
         }
         let entitled = processes.entitled();
         assess::assess(snapshot, self.settings.commands, handles, usage.refused, entitled, &mut samples);
+        if let Some(look) = &look {
+            runtime_sockets::assess(look, &rows, &mut samples);
+        }
         inotify::assess(&usage, &inotify::Limits::read(host, &mut samples), &mut samples);
         Ok(samples)
     }

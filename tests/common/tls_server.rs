@@ -78,6 +78,11 @@ impl Authority {
         self.sign(leaf(names))
     }
 
+    /// The same for a key that was made elsewhere.
+    pub fn issue_to(&self, names: &[&str], key: KeyPair) -> Identity {
+        self.sign((leaf(names).0, key))
+    }
+
     /// One that has expired.
     pub fn issue_expired(&self, names: &[&str]) -> Identity {
         let (mut params, key) = leaf(names);

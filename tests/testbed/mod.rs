@@ -30,6 +30,9 @@ use crate::netns::{CP, Namespace};
 
 pub use names::NAME;
 
+/// A second apiserver behind the service address, which only the endpoints of the service tell of.
+pub const ANOTHER: &str = "192.0.2.77";
+
 /// As in the recorded objects.
 pub const NODE_NAME: &str = "tb-node";
 pub const PORT: u16 = 6443;
@@ -83,7 +86,7 @@ impl Default for Settings {
             refusal: None,
             tokens: vec![TOKEN.to_owned(), KUBELET_TOKEN.to_owned()],
             node: Some(objects::node(&objects::HEALTHY)),
-            endpoints: vec![CP.to_string()],
+            endpoints: vec![CP.to_string(), ANOTHER.to_owned()],
             kubelet_status: 200,
             names: Names::Answer,
         }

@@ -238,13 +238,21 @@ impl Fds {
         Ok(Comm::from_file(head(&self.dir, c"../comm", &mut buffer)?))
     }
 
-    /// Counts the fds by kind, examining at most `most`. Returns the counts and how many were examined.
+    /// Counts the fds by kind, examining at most `most`. Returns the counts and how many were examined. `socket` is told the
+    /// inode number of each socket.
     ///
     /// # Errors
     /// As [`Fds::examine`].
-    pub fn kinds(&self, most: usize) -> Result<(Kinds, usize)> {
+    pub fn kinds(&self, most: usize, mut socket: impl FnMut(u32)) -> Result<(Kinds, usize)> {
         let mut kinds = Kinds::default();
-        let examined = self.examine(None, most, |_, kind| kinds.add(kind))?;
+        let examined = self.links(None, most, |_, link| {
+            let kind = Kind::of(link);
+            kinds.add(kind);
+            if kind == Kind::Socket {
+                socket_inode(link).into_iter().for_each(&mut socket);
+            }
+            true
+        })?;
         if examined.next.is_some() {
             kinds.unexamined = self.count()?.saturating_sub(kinds.total());
         }

@@ -217,6 +217,12 @@ pub(super) fn long(bytes: &[u8], offset: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes.get(offset..)?.first_chunk().copied()?))
 }
 
+/// Two words, the low one first, each in the kernel's byte order (`sock_diag_save_cookie`).
+pub(super) fn cookie(bytes: [u8; 8]) -> u64 {
+    let word = |at| u64::from(number(&bytes, at).unwrap_or(0));
+    word(4) << 32 | word(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,7 +334,8 @@ mod tests {
 
     #[test]
     fn a_deadline_that_has_passed_waits_for_nothing() {
-        let request = super::super::tcp::request(netlink_packet_sock_diag::AF_INET, 1);
+        let request =
+            super::super::tcp::request(netlink_packet_sock_diag::AF_INET, 1, super::super::TcpState::Established);
         let passed = Deadline::after(std::time::Duration::ZERO);
         assert_eq!(dump("dump", &request, passed, 9, |_| Ok(Some(()))).unwrap_err().reason(), Reason::Timeout);
     }

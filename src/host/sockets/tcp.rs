@@ -1,11 +1,11 @@
-//! Established TCP connections: `tcp_diag` and `struct tcp_info`.
+//! TCP connections: `tcp_diag` and `struct tcp_info`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use netlink_packet_core::{Emitable as _, Parseable as _};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
-use netlink_packet_sock_diag::{AF_INET, AF_INET6, INET_DIAG_INFO, IPPROTO_TCP, TCP_ESTABLISHED};
+use netlink_packet_sock_diag::{AF_INET, AF_INET6, INET_DIAG_INFO, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_ESTABLISHED};
 
 use super::netlink;
 use crate::error::{Error, Result};
@@ -13,13 +13,51 @@ use crate::host::Deadline;
 
 /// More than this many matching connections are an error, not a list that takes our memory.
 const MOST: usize = 65_536;
+/// The same of inode numbers, of which each takes four bytes.
+const MOST_INODES: usize = 1_000_000;
 
 /// `struct inet_diag_msg` of include/uapi/linux/inet_diag.h; attributes follow.
 const RESPONSE: usize = 72;
 
-/// One established TCP connection of the network namespace that we are in.
+/// Where a TCP connection is in its life: of the states those that we ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpState {
+    /// Both sides may send.
+    Established,
+    /// The peer has closed its side, and our process has not yet closed its own.
+    CloseWait,
+}
+
+impl TcpState {
+    fn of(number: u8) -> Option<Self> {
+        match number {
+            TCP_ESTABLISHED => Some(TcpState::Established),
+            TCP_CLOSE_WAIT => Some(TcpState::CloseWait),
+            _ => None,
+        }
+    }
+
+    /// What is told of such sockets beside their addresses: of those in CLOSE_WAIT nothing is wanted.
+    fn extensions(self) -> ExtensionFlags {
+        match self {
+            TcpState::Established => ExtensionFlags::INFO,
+            TcpState::CloseWait => ExtensionFlags::empty(),
+        }
+    }
+
+    fn flags(self) -> StateFlags {
+        match self {
+            TcpState::Established => StateFlags::ESTABLISHED,
+            TcpState::CloseWait => StateFlags::CLOSE_WAIT,
+        }
+    }
+}
+
+/// One TCP connection of the network namespace that we are in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcpConnection {
+    /// Where it is in its life.
+    pub state: TcpState,
     /// Our machine's side. The address of a socket that is IPv6 and talks IPv4 (v4-mapped) is shown as IPv4.
     pub local: SocketAddr,
     /// The other side.
@@ -123,19 +161,38 @@ pub(super) fn connections(peer_ports: &[u16], deadline: Deadline) -> Result<Vec<
         for (family, name) in [(AF_INET, "IPv4"), (AF_INET6, "IPv6")] {
             let what = format!("sock_diag: {name} connections to port {port}");
             let most = MOST - connections.len();
-            connections.extend(netlink::dump(&what, &request(family, port), deadline, most, parse)?);
+            let request = request(family, port, TcpState::Established);
+            connections.extend(netlink::dump(&what, &request, deadline, most, |payload| {
+                Ok(parse(payload)?.filter(|connection| connection.state == TcpState::Established))
+            })?);
         }
     }
     Ok(connections)
 }
 
-pub(super) fn request(family: u8, peer_port: u16) -> Vec<u8> {
+/// The inode numbers of all sockets in this state: nothing else of them is kept, so there may be very many.
+pub(super) fn inodes(state: TcpState, deadline: Deadline) -> Result<Vec<u32>> {
+    let mut inodes = Vec::new();
+    for (family, name) in [(AF_INET, "IPv4"), (AF_INET6, "IPv6")] {
+        let what = format!("sock_diag: {name} sockets in {state:?}");
+        // Port 0 is no filter.
+        let request = request(family, 0, state);
+        let most = MOST_INODES - inodes.len();
+        let of_family = netlink::dump(&what, &request, deadline, most, |payload| {
+            Ok(parse(payload)?.filter(|socket| socket.state == state && socket.inode != 0).map(|socket| socket.inode))
+        })?;
+        inodes.extend(of_family);
+    }
+    Ok(inodes)
+}
+
+pub(super) fn request(family: u8, peer_port: u16, state: TcpState) -> Vec<u8> {
     let id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     let request = InetRequest {
         family,
         protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::INFO,
-        states: StateFlags::ESTABLISHED,
+        extensions: state.extensions(),
+        states: state.flags(),
         socket_id: SocketId { destination_port: peer_port, cookie: [0xff; 8], ..id },
     };
     let mut bytes = vec![0; request.buffer_len()];
@@ -143,31 +200,24 @@ pub(super) fn request(family: u8, peer_port: u16) -> Vec<u8> {
     bytes
 }
 
-/// One reply; `None` if it is not of an established connection.
+/// One reply; `None` if it is in no state that we know.
 pub(super) fn parse(payload: &[u8]) -> Result<Option<TcpConnection>> {
     let header = InetResponseHeader::parse(payload)
         .map_err(|error| Error::malformed(format!("sock_diag: an inet_diag_msg: {error}")))?;
-    if header.state != TCP_ESTABLISHED {
-        return Ok(None);
-    }
+    let Some(state) = TcpState::of(header.state) else { return Ok(None) };
     let id = &header.socket_id;
     let address = |ip: IpAddr, port| SocketAddr::new(ip.to_canonical(), port);
     let attributes = payload.get(RESPONSE..).unwrap_or_default();
     let info = netlink::attributes(attributes).find(|(kind, _)| *kind == INET_DIAG_INFO);
     Ok(Some(TcpConnection {
+        state,
         local: address(id.source_address, id.source_port),
         peer: address(id.destination_address, id.destination_port),
         inode: header.inode,
-        cookie: cookie(id.cookie),
+        cookie: netlink::cookie(id.cookie),
         uid: header.uid,
         send_queue_bytes: header.send_queue,
         receive_queue_bytes: header.recv_queue,
         info: info.and_then(|(_, bytes)| TcpInfo::parse(bytes)),
     }))
-}
-
-/// Two words, the low one first, each in the kernel's byte order (`sock_diag_save_cookie`).
-fn cookie(bytes: [u8; 8]) -> u64 {
-    let word = |at| u64::from(netlink::number(&bytes, at).unwrap_or(0));
-    word(4) << 32 | word(0)
 }

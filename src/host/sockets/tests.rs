@@ -134,10 +134,15 @@ fn marks_for_nothing_are_no_numbers() {
 
 #[test]
 fn no_other_state_is_shown() {
-    for state in 2..=12 {
+    for number in 1..=12 {
         let mut payload = payloads(TCP4)[0].clone();
-        payload[1] = state;
-        assert_eq!(tcp::parse(&payload).unwrap(), None);
+        payload[1] = number;
+        let expected = match number {
+            1 => Some(TcpState::Established),
+            8 => Some(TcpState::CloseWait),
+            _ => None,
+        };
+        assert_eq!(tcp::parse(&payload).unwrap().map(|socket| socket.state), expected);
     }
 }
 
@@ -149,15 +154,20 @@ fn requests_are_what_the_kernel_reads() {
     expected.extend([0, 0, 0x19, 0x2b]);
     expected.extend([0; 36]);
     expected.extend([0xff; 8]);
-    assert_eq!(tcp::request(2, 6443), expected);
+    assert_eq!(tcp::request(2, 6443, TcpState::Established), expected);
     expected[0] = 10;
-    assert_eq!(tcp::request(10, 6443), expected);
+    assert_eq!(tcp::request(10, 6443, TcpState::Established), expected);
+    // TCP_CLOSE_WAIT is 8. Of any port, and without information.
+    expected[2] = 0;
+    expected[4..8].copy_from_slice(&(1u32 << 8).to_ne_bytes());
+    expected[10..12].fill(0);
+    assert_eq!(tcp::request(10, 0, TcpState::CloseWait), expected);
     let mut expected = vec![1, 0, 0, 0];
     expected.extend(u32::MAX.to_ne_bytes());
     expected.extend(0u32.to_ne_bytes());
     expected.extend((1u32 | 2 | 4 | 16).to_ne_bytes());
     expected.extend([0xff; 8]);
-    assert_eq!(unix::request(), expected);
+    assert_eq!(unix::request(unix::EVERY_STATE), expected);
 }
 
 #[test]
@@ -281,6 +291,16 @@ fn a_recorded_machine_never_asks_the_kernel() {
     assert_eq!(host.tcp_connections(&[443, 6443], deadline).unwrap(), recorded_tcp());
     assert_eq!(host.tcp_connections(&[443], deadline).unwrap(), []);
     assert_eq!(host.unix_sockets(deadline).unwrap(), recorded_unix());
+    host.in_own_network(None).unwrap();
+    let listeners = host.unix_listeners(deadline).unwrap();
+    assert_eq!(
+        listeners.iter().filter(|one| one.listening).count(),
+        recorded_unix().iter().filter(|one| one.listening).count()
+    );
+    let served = host.unix_served_by(&listeners, deadline).unwrap();
+    assert!(!served.is_empty() && served.len() < recorded_unix().len() && served.iter().all(|one| !one.listening));
+    assert!(host.tcp_sockets_in(TcpState::CloseWait, deadline).unwrap().is_empty());
+    assert_eq!(host.tcp_sockets_in(TcpState::Established, deadline).unwrap().len(), recorded_tcp().len());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use netlink_packet_core::{Emitable as _, Parseable as _};
 use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest, UnixResponseHeader};
 use netlink_packet_sock_diag::{
-    TCP_LISTEN, UNIX_DIAG_NAME, UNIX_DIAG_PEER, UNIX_DIAG_RQLEN, UNIX_DIAG_SHUTDOWN, UNIX_DIAG_VFS,
+    TCP_ESTABLISHED, TCP_LISTEN, UNIX_DIAG_NAME, UNIX_DIAG_PEER, UNIX_DIAG_RQLEN, UNIX_DIAG_SHUTDOWN, UNIX_DIAG_VFS,
 };
 
 use super::netlink;
@@ -56,8 +56,10 @@ pub struct UnixFile {
 /// client that bound itself to nothing has neither.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnixSocket {
-    /// Of the socket's file. 0 for a connection that was not accepted yet.
+    /// Of the socket's file. A server's end that was not accepted yet has none, and a dump leaves it out.
     pub inode: u32,
+    /// Names this socket as long as the kernel runs; an inode number may be used again.
+    pub cookie: u64,
     /// The inode of the other end. `None` if it is not connected or the other end was closed: on a server's side that is how
     /// one sees that the client is gone and the server has not noticed.
     pub peer: Option<u32>,
@@ -78,14 +80,41 @@ pub struct UnixSocket {
     pub send_queue: Option<u32>,
 }
 
-pub(super) fn sockets(deadline: Deadline) -> Result<Vec<UnixSocket>> {
-    netlink::dump("sock_diag: unix sockets", &request(), deadline, MOST, |payload| parse(payload).map(Some))
+impl UnixSocket {
+    /// True if this is the server's end of a connection to that listener: it has the listener's name and file.
+    pub fn is_served_by(&self, listener: &UnixSocket) -> bool {
+        let same_file = self.file.is_some() && self.file == listener.file;
+        !self.listening && self.kind == listener.kind && (same_file || self.name == listener.name)
+    }
 }
 
-pub(super) fn request() -> Vec<u8> {
+/// Every state: a socket that is not connected is in none that has a name here.
+pub(super) const EVERY_STATE: u32 = u32::MAX;
+
+pub(super) fn sockets(deadline: Deadline) -> Result<Vec<UnixSocket>> {
+    netlink::dump("sock_diag: unix sockets", &request(EVERY_STATE), deadline, MOST, |payload| parse(payload).map(Some))
+}
+
+/// The kernel leaves out the others before it writes anything.
+pub(super) fn listeners(deadline: Deadline) -> Result<Vec<UnixSocket>> {
+    let request = request(1 << TCP_LISTEN);
+    netlink::dump("sock_diag: listening unix sockets", &request, deadline, MOST, |payload| parse(payload).map(Some))
+}
+
+/// What is not kept costs its part of the dump and no memory.
+pub(super) fn served_by(listeners: &[UnixSocket], deadline: Deadline) -> Result<Vec<UnixSocket>> {
+    let request = request(1 << TCP_ESTABLISHED);
+    netlink::dump("sock_diag: unix connections", &request, deadline, MOST, |payload| {
+        let socket = parse(payload)?;
+        // Most are clients and pairs, which have no name.
+        let named = socket.name.is_some();
+        Ok((named && listeners.iter().any(|listener| socket.is_served_by(listener))).then_some(socket))
+    })
+}
+
+pub(super) fn request(states: u32) -> Vec<u8> {
     let request = UnixRequest {
-        // Every state: a socket that is not connected is in none that has a name here.
-        state_flags: StateFlags::from_bits_retain(u32::MAX),
+        state_flags: StateFlags::from_bits_retain(states),
         inode: 0,
         show_flags: ShowFlags::NAME | ShowFlags::VFS | ShowFlags::PEER | ShowFlags::RQLEN,
         cookie: [0xff; 8],
@@ -102,6 +131,7 @@ pub(super) fn parse(payload: &[u8]) -> Result<UnixSocket> {
         .map_err(|error| Error::malformed(format!("sock_diag: a unix_diag_msg: {error}")))?;
     let mut socket = UnixSocket {
         inode: header.inode,
+        cookie: netlink::cookie(header.cookie),
         peer: None,
         shut: false,
         listening: header.state == TCP_LISTEN,

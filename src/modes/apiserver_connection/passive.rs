@@ -203,7 +203,7 @@ impl Passive {
         look: &mut Look,
         deadline: Deadline,
     ) -> Result<()> {
-        in_the_hosts_network(host, kubelet)?;
+        host.in_own_network(kubelet.map(|kubelet| kubelet.pid))?;
         let ports: BTreeSet<u16> = look.endpoints.keys().map(SocketAddr::port).collect();
         let ports: Vec<u16> = ports.into_iter().collect();
         let mut connections = host.tcp_connections(&ports, deadline)?;
@@ -250,21 +250,6 @@ impl Memory {
         let http2 = Http2::of_environ(environ.iter().map(String::as_str));
         self.http2 = Some((process, http2));
         Ok(http2)
-    }
-}
-
-/// From any other network namespace we would see our own pod's connections and call them the node's.
-fn in_the_hosts_network(host: &Host, kubelet: Option<&Kubelet>) -> Result<()> {
-    let pid = kubelet.map_or(1, |kubelet| kubelet.pid);
-    match host.shares_network_namespace(pid) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Error::new(
-            Reason::Denied,
-            "this exporter is not in the host's network namespace: it needs hostNetwork: true",
-        )),
-        // A machine of recorded files, or a process that has just gone: the next look finds out.
-        Err(error) if error.is_gone() => Ok(()),
-        Err(error) => Err(error.context("is this the host's network namespace?")),
     }
 }
 

@@ -131,6 +131,7 @@ mod tests {
             busy: None,
         };
         TcpConnection {
+            state: crate::host::sockets::TcpState::Established,
             local: "10.250.0.1:52678".parse().unwrap(),
             peer: "10.250.0.1:6443".parse().unwrap(),
             inode: 7,

@@ -64,6 +64,14 @@ pub(super) static PROCESS_FDS: Metric = Metric::gauge(
      kind=unexamined is what the budget of readlinks did not reach: the sum over kinds is exact. A kind that a process has \
      none of has no series. A directory or named pipe is a file.",
 );
+pub(super) static CLOSE_WAIT: Metric = Metric::gauge(
+    "headroom_process_close_wait_sockets",
+    Unit::None,
+    &["pid", "comm"],
+    "TCP sockets of the same processes whose peer has closed and the process has not (state CLOSE_WAIT): one that only grows is a \
+     leak. At least so many while headroom_process_fds has kind=unexamined for it. Missing for a process in a network \
+     namespace of its own, whose sockets the host's list does not have.",
+);
 pub(super) static COMMAND_OPEN_FDS: Metric = Metric::gauge(
     "headroom_command_open_fds",
     Unit::None,
@@ -182,6 +190,9 @@ fn process(detail: &Detail, samples: &mut Samples) {
                 samples.push(&PROCESS_FDS, &[&pid, &detail.comm, kind], count as f64);
             }
         }
+        // None among a part of them is no 0.
+        let close_wait = detail.close_wait.filter(|&count| count > 0 || kinds.unexamined == 0);
+        samples.push_some(&CLOSE_WAIT, &[&pid, &detail.comm], close_wait.map(|count| count as f64));
     }
 }
 

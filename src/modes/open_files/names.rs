@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::snapshot::Detail;
+use crate::kubelet::cgroup_name::PodPlace;
 use crate::runtime::{Inventory, Pod};
 
 /// Who a process belongs to, as people call it. Empty where the runtime does not know it.
@@ -20,15 +20,10 @@ impl Names {
     }
 }
 
-/// True if there is a process to ask about: without one nobody is asked.
-pub(super) fn wanted(detailed: &[Detail]) -> bool {
-    detailed.iter().any(|detail| detail.place.is_some())
-}
-
 /// Fills in the names. Two passes over what may be thousands of containers, for the few processes that matter. A container
 /// that is known by nothing but its pod's uid has its pod's names.
-pub(super) fn fill(detailed: &mut [Detail], inventory: &Inventory) {
-    let places = || detailed.iter().filter_map(|detail| detail.place.as_ref());
+pub(super) fn fill(slots: Vec<(&PodPlace, &mut Names)>, inventory: &Inventory) {
+    let places = || slots.iter().map(|(place, _)| *place);
     let mut by_id: HashMap<String, Option<Names>> =
         places().filter_map(|place| place.container_id.clone()).map(|id| (id, None)).collect();
     let uids: Vec<String> = places().map(|place| place.pod_uid.clone()).collect();
@@ -40,10 +35,9 @@ pub(super) fn fill(detailed: &mut [Detail], inventory: &Inventory) {
             *slot = Some(Names::new(pod, container));
         }
     }
-    for detail in detailed {
-        let Some(place) = &detail.place else { continue };
+    for (place, slot) in slots {
         let of_container = place.container_id.as_ref().and_then(|id| by_id.get(id)?.clone());
         let of_pod = || by_uid.get(place.pod_uid.as_str()).map(|pod| Names::new(pod, ""));
-        detail.names = of_container.or_else(of_pod).unwrap_or_default();
+        *slot = of_container.or_else(of_pod).unwrap_or_default();
     }
 }

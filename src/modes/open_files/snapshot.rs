@@ -3,7 +3,7 @@
 //! Nothing is kept of a process that is not one of those few, so memory does not grow with the number of processes. Those
 //! few are kept *open*: what is read of them afterwards is of the same process, not of the next one with its number.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use crate::error::{Error, Result};
@@ -11,6 +11,7 @@ use crate::host::Deadline;
 use crate::host::process::fds::Kinds;
 use crate::host::process::parse::{Comm, Limit};
 use crate::host::process::{Process, Processes};
+use crate::host::sockets::owners::Owner;
 use crate::kubelet::cgroup_name::{self, PodPlace};
 
 use super::names::Names;
@@ -48,6 +49,17 @@ pub(super) struct Detail {
     /// Of that place.
     pub(super) names: Names,
     pub(super) kinds: Option<Kinds>,
+    /// Its TCP sockets in CLOSE_WAIT, among the fds that were examined. `None` if none could be looked for.
+    pub(super) close_wait: Option<u64>,
+}
+
+/// Sockets that are looked for among the fds of the processes in detail, by inode number.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// Whose owners are wanted.
+    pub(super) clients: HashSet<u32>,
+    /// `None` if the kernel did not tell.
+    pub(super) close_wait: Option<HashSet<u32>>,
 }
 
 /// What one sweep found.
@@ -66,13 +78,13 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Sweeps. `also` sees every process, in order of pids.
+    /// Sweeps. `also` sees every process, in order of pids. Returns the processes worth a closer look, too.
     pub(super) fn take(
         processes: &Processes,
         settings: &Settings,
         deadline: Deadline,
         mut also: impl FnMut(&Process),
-    ) -> Result<Self> {
+    ) -> Result<(Self, Vec<Rc<Process>>)> {
         let mut snapshot = Snapshot::default();
         let mut few = Few::new(settings, processes.own_pid());
         let sweep = processes.sweep(deadline, |process| {
@@ -83,8 +95,7 @@ impl Snapshot {
         snapshot.nameless.add(&Command { processes: sweep.closed, uncounted: sweep.closed, ..Command::default() });
         snapshot.cut = sweep.cut;
         snapshot.daemons_left_out = few.daemons_left_out;
-        snapshot.look_closer(few.into_processes(), settings.max_readlinks, deadline);
-        Ok(snapshot)
+        Ok((snapshot, few.into_processes()))
     }
 
     /// True if there is not one process.
@@ -107,16 +118,37 @@ impl Snapshot {
 
     /// Reads pod and kinds of the few. Processes with few fds come first, and none gets more than an equal share of what is
     /// left of the budget: one with a million fds must not hide what the others hold.
-    fn look_closer(&mut self, mut few: Vec<Rc<Process>>, budget: usize, deadline: Deadline) {
+    ///
+    /// Returns the owners of wanted sockets that were met.
+    pub(super) fn look_closer(
+        &mut self,
+        mut few: Vec<Rc<Process>>,
+        wanted: &Wanted,
+        budget: usize,
+        deadline: Deadline,
+    ) -> HashMap<u32, Owner> {
+        let mut met = HashMap::new();
         few.sort_unstable_by_key(|process| (process.fds, process.pid));
         let mut left = budget;
         let many = few.len();
         for (done, process) in few.into_iter().enumerate() {
             let fds = process.fds.unwrap_or(0);
+            let comm = process.comm.map(|comm| comm.text().into_owned()).unwrap_or_default();
+            let mut close_wait = wanted.close_wait.as_ref().map(|_| 0);
+            let socket = |inode| {
+                if wanted.clients.contains(&inode) {
+                    met.entry(inode).or_insert_with(|| Owner { pid: process.pid, comm: comm.clone() });
+                }
+                if let (Some(count), Some(sockets)) = (&mut close_wait, &wanted.close_wait)
+                    && sockets.contains(&inode)
+                {
+                    *count += 1;
+                }
+            };
             let kinds = if deadline.expired() {
                 Some(Kinds::unexamined(fds))
             } else {
-                match process.kinds(left / (many - done)) {
+                match process.kinds(left / (many - done), socket) {
                     Ok((kinds, examined)) => {
                         left = left.saturating_sub(examined);
                         Some(kinds)
@@ -134,15 +166,17 @@ impl Snapshot {
             let place = cgroups.lines().filter_map(cgroup_name::of_path).max_by_key(|p| p.container_id.is_some());
             self.detailed.push(Detail {
                 pid: process.pid,
-                comm: process.comm.map(|comm| comm.text().into_owned()).unwrap_or_default(),
+                comm,
                 fds,
                 limit: process.limit,
                 place,
                 names: Names::default(),
                 kinds,
+                close_wait,
             });
         }
         self.detailed.sort_unstable_by_key(|detail| detail.pid);
+        met
     }
 }
 

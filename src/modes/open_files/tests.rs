@@ -13,6 +13,8 @@ use super::inotify::{INSTANCES, INSTANCES_LIMIT, UNEXAMINED, WATCHES};
 use super::*;
 use crate::error::Reason;
 use crate::golden::inventory::recorded;
+use crate::golden::ss;
+use crate::host::sockets::{Sockets, TcpConnection};
 use crate::host::{Deadline, Roots};
 use crate::runtime::Inventory;
 
@@ -80,7 +82,13 @@ impl FakeProc {
     }
 
     fn host(&self) -> Host {
-        Host::new(Roots { proc: self.0.path().into(), ..Roots::default() })
+        self.host_with(Sockets::default())
+    }
+
+    /// Of recorded files: the running kernel's sockets are none of this machine's.
+    fn host_with(&self, sockets: Sockets) -> Host {
+        let roots = Roots { proc: self.0.path().into(), ..Roots::default() };
+        Host::recorded(roots, Vec::new()).with_sockets(sockets)
     }
 
     fn collect(&self, mode: &OpenFiles) -> Samples {
@@ -288,6 +296,34 @@ fn kinds_within_a_budget_still_add_up() {
     assert_eq!((kind("2", "small", "pipe"), kind("2", "small", "eventpoll")), (Some(1.0), Some(1.0)));
     assert_eq!(kind("2", "small", "unexamined"), None);
     assert_eq!((kind("1", "giant", "socket"), kind("1", "giant", "unexamined")), (Some(47.0), Some(153.0)));
+}
+
+#[test]
+fn sockets_in_close_wait_are_counted_or_absent() {
+    let fake = FakeProc::new();
+    fake.process(1, b"giant", 1000, &["socket:[9]"; 200]);
+    fake.process(2, b"leaks", 1000, &["socket:[1]", "socket:[2]", "socket:[3]", FILE]);
+    fake.process(3, b"well", 1000, &["socket:[4]", FILE]);
+    fake.process(4, b"large", 1000, &["socket:[5]"; 100]);
+    let socket =
+        |state, inode| TcpConnection { state, inode, ..ss::connection("0 0 10.0.0.1:1 10.0.0.2:2 rto:200 rtt:1/1") };
+    let tcp =
+        [(TcpState::CloseWait, 1), (TcpState::CloseWait, 3), (TcpState::CloseWait, 9), (TcpState::Established, 4)];
+    let sockets = Sockets::recorded(tcp.map(|(state, inode)| socket(state, inode)).to_vec(), Vec::new());
+    let mode = mode_with(Settings { max_readlinks: 100, ..Settings::default() });
+    let host = fake.host_with(sockets);
+    let samples = mode.collect(Context { host: &host, deadline: Deadline::after(Duration::from_secs(60)) }).unwrap();
+    assert_eq!(samples.errors(), []);
+    let value = |pid, comm| samples.value(&CLOSE_WAIT, &[pid, comm]);
+    assert_eq!((value("2", "leaks"), value("3", "well")), (Some(2.0), Some(0.0)));
+    // Both are examined in part: at least so many, and nothing that could be no 0.
+    assert!(samples.value(&PROCESS_FDS, &["1", "giant", "unexamined"]).is_some());
+    assert!(value("1", "giant").is_some_and(|count| count > 0.0 && count < 200.0));
+    assert!(samples.value(&PROCESS_FDS, &["4", "large", "unexamined"]).is_some());
+    assert_eq!(value("4", "large"), None);
+    // A kernel that does not list its sockets: nothing is said.
+    let samples = fake.collect(&mode);
+    assert!(samples.errors().is_empty() && samples.value(&CLOSE_WAIT, &["2", "leaks"]).is_none());
 }
 
 #[test]
