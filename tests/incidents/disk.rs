@@ -20,7 +20,7 @@ fn with_a_disk(machine: &Machine, megabytes: u64) -> Result<(), String> {
     let at = at.display();
     let script = format!(
         "mkfs.ext4 -q -F -m 1 -E lazy_itable_init=0,lazy_journal_init=0 {image} && mount -o loop {image} {at} &&
-         mkdir {at}/images && mount -t tmpfs tmpfs /var/lib && mkdir /var/lib/containerd && mount --bind {at}/images /var/lib/containerd"
+         mkdir {at}/images && mount --bind {at}/images /var/lib/containerd"
     );
     let output = machine.namespace.command("sh").args(["-ec", &script]).output().unwrap();
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }

@@ -84,7 +84,7 @@ fn i1_cgroups_leak() {
     let Some(kubepods) = Kubepods::open() else { return };
     let pace = Pace::of_this_run();
     let grace = format!("--collector.cgroup_leak.orphan-grace={}ms", pace.short(Duration::from_secs(300)).as_millis());
-    let machine = Machine::new().with("", &[&grace]);
+    let machine = Machine::new().with("", &[&grace, "--no-collector.memory_volume"]);
     let _alive = inside(&machine, &kubepods.container(1), machine.namespace.command("sleep").arg("600"));
     let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
     stack.is_calm();
@@ -117,9 +117,8 @@ fn i6_a_memory_volume_over_its_limit() {
     fs::write(kubepods.pod().join("memory.limit_in_bytes"), (24 * MIB).to_string()).unwrap();
     let machine = Machine::new();
     let at = machine.root_dir().join(format!("pods/{UID}/volumes/kubernetes.io~empty-dir/cache"));
-    fs::create_dir_all(&at).unwrap();
     let volume = at.display().to_string();
-    machine.namespace.run(&format!("mount -t tmpfs -o size=64m tmpfs {volume}"));
+    machine.namespace.run(&format!("mkdir -p {volume} && mount -t tmpfs -o size=64m tmpfs {volume}"));
     let machine = machine.with("", &[]);
     let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
     stack.is_calm();
@@ -153,10 +152,11 @@ fn i6_a_memory_volume_over_its_limit() {
         !kubepods.pod().exists()
     });
     stack.all_resolve();
+    // The node's own counter knows no namespace: whoever else is killed on this machine meanwhile is in it.
     // Kills of the last 15 minutes are counted after the pod is gone, and the volume that explained them is not there any more.
     stack.only_or(
         &["HeadroomMemoryVolumeNearLimit", "HeadroomMemoryVolumeOomLoop"],
-        &["HeadroomPodOomKilledRepeatedly"],
+        &["HeadroomPodOomKilledRepeatedly", "HeadroomNodeOomKills"],
     );
 }
 
@@ -174,7 +174,7 @@ impl Drop for Stop<'_> {
 fn i7_a_pods_interface_vanishes() {
     let Some(kubepods) = Kubepods::open() else { return };
     let pace = Pace::of_this_run();
-    let machine = Machine::new().with("", &["--collector.pod_interface.grace=500ms"]);
+    let machine = Machine::new().with("", &["--collector.pod_interface.grace=500ms", "--no-collector.memory_volume"]);
     // With a sysfs of its own network at /sys, as a container has.
     let script = "mount -t sysfs sysfs /sys && exec sleep 600";
     let mut command = machine.namespace.command("unshare");

@@ -42,6 +42,11 @@ impl Machine {
             directory: tempfile::tempdir().unwrap(),
         };
         fs::create_dir(machine.at("kubelet")).unwrap();
+        // Disks of its own, on which nobody else writes.
+        machine.namespace.run(&format!(
+            "mount -t tmpfs -o size=64m tmpfs {}; mount -t tmpfs -o size=64m tmpfs /var/lib; mkdir /var/lib/containerd",
+            machine.root_dir().display()
+        ));
         machine
     }
 
