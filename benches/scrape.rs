@@ -5,18 +5,18 @@
 //! time, over many scrapes; read the ratios, the absolute times are the machine's. `docs/performance.md` keeps a run.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark, not the exporter")]
 
-use std::ffi::CString;
+#[path = "../tests/common/measure.rs"]
+mod measure;
+
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use headroom::host::{Deadline, Host, Roots};
-use headroom::modes::{Context, Mode, Settings, cgroup_leak, eviction, kmem, memory_volume, open_files};
-use rustix::fs::{AtFlags, Mode as Access, OFlags, openat, statat};
+use headroom::host::{Host, Roots};
+use headroom::modes::{cgroup_leak, eviction, kmem, memory_volume, open_files};
+use measure::{Server, collector, cpu_of, floor, ms};
 
 const PROCESSES: usize = 2_000;
 const FDS: usize = 50;
@@ -40,7 +40,7 @@ fn main() {
         load.cgroups.0.len()
     );
 
-    let exporter = Server::exporter();
+    let exporter = Server::exporter(&[]);
     let page = exporter.page("/metrics");
     let detailed: usize = sum(&page, "headroom_process_fds{");
     let floor = cpu_of(20, || floor(detailed));
@@ -119,7 +119,7 @@ impl Drop for Directories {
 
 /// The exporter's own file descriptors, threads and memory before and after many scrapes.
 fn flat_over_many_scrapes() -> String {
-    let exporter = Server::exporter();
+    let exporter = Server::exporter(&[]);
     for _ in 0..100 {
         exporter.page("/metrics");
     }
@@ -190,170 +190,7 @@ fn hold() {
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-/// Only the system calls: the directory of each process, its limit, the size of its `fd` and its name; and, for the processes
-/// shown in detail, one readlink per descriptor.
-fn floor(readlinks: usize) {
-    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let proc = rustix::fs::open("/proc", directory, Access::empty()).unwrap();
-    let mut buffer = [0u8; 4096];
-    let mut pids: Vec<CString> = Vec::with_capacity(4096);
-    for entry in rustix::fs::Dir::read_from(&proc).unwrap().flatten() {
-        if entry.file_name().to_bytes()[0].is_ascii_digit() {
-            pids.push(entry.file_name().to_owned());
-        }
-    }
-    let mut left = readlinks;
-    for pid in pids.iter().rev() {
-        let Ok(dir) = openat(&proc, pid, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Access::empty()) else {
-            continue;
-        };
-        let number = pid.to_string_lossy().parse().unwrap_or(0);
-        let _ = rlimit::prlimit(number, rlimit::Resource::NOFILE, None, Some((&mut 0, &mut 0)));
-        let size = statat(&dir, c"fd", AtFlags::empty()).map_or(0, |stat| stat.st_size as usize);
-        if let Ok(fd) = openat(&dir, c"comm", OFlags::RDONLY | OFlags::CLOEXEC, Access::empty()) {
-            let _ = rustix::io::read(&fd, &mut buffer);
-        }
-        if left > 0 && size > 0 {
-            let Ok(fds) = openat(&dir, c"fd", directory, Access::empty()) else { continue };
-            for entry in rustix::fs::Dir::read_from(&fds).unwrap().flatten() {
-                let _ = rustix::fs::readlinkat(&fds, entry.file_name(), Vec::with_capacity(64));
-                left = left.saturating_sub(1);
-            }
-        }
-    }
-}
-
-fn collector(mode: &Mode, host: &Host) -> f64 {
-    let collector = (mode.build)(&Settings::default());
-    let once = || {
-        let deadline = Deadline::after(Duration::from_secs(60));
-        std::hint::black_box(collector.collect(Context { host, deadline }).ok());
-    };
-    // Warm caches first: the steady state is what a node pays every few seconds for years.
-    (0..30).for_each(|_| once());
-    cpu_of(20, once)
-}
-
-/// CPU seconds that one call takes, user and system, of this process.
-fn cpu_of(times: u32, mut call: impl FnMut()) -> f64 {
-    call();
-    let cpu = || {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-        now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
-    };
-    let before = cpu();
-    (0..times).for_each(|_| call());
-    (cpu() - before) / f64::from(times)
-}
-
-struct Cost {
-    cpu: f64,
-    resident_mib: f64,
-}
-
-/// An exporter under measurement. Killed when dropped.
-struct Server {
-    name: &'static str,
-    child: Child,
-    port: u16,
-}
-
-impl Server {
-    fn start(name: &'static str, program: &str, arguments: &[&str]) -> Result<Self, String> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
-        let arguments = arguments.iter().map(|argument| argument.replace("ADDRESS", &address));
-        let child = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let server = Server { name, child: child.map_err(|error| format!("{name} ({program}): {error}"))?, port };
-        let until = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(&address).is_err() {
-            if Instant::now() > until {
-                return Err(format!("{name} does not listen"));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(server)
-    }
-
-    fn exporter() -> Self {
-        let program = env!("CARGO_BIN_EXE_headroom-exporter");
-        Self::start("headroom-exporter", program, &["--web.listen-address=ADDRESS", "--log.level=error"]).unwrap()
-    }
-
-    fn node_exporter() -> Result<Self, String> {
-        let arguments = ["--web.listen-address=ADDRESS", "--collector.processes"];
-        Self::start("node_exporter +processes", "prometheus-node-exporter", &arguments)
-    }
-
-    fn process_exporter() -> Result<Self, String> {
-        let config = std::env::temp_dir().join(format!("headroom-bench-{}.yml", std::process::id()));
-        fs::write(&config, "process_names:\n- name: \"{{.Comm}}\"\n  cmdline: ['.+']\n").unwrap();
-        let path = config.display().to_string();
-        let arguments = ["-web.listen-address", "ADDRESS", "-config.path", &path];
-        let server = Self::start("process-exporter", "prometheus-process-exporter", &arguments);
-        std::thread::sleep(Duration::from_secs(2));
-        let _ = fs::remove_file(config);
-        server
-    }
-
-    /// One page as a Prometheus fetches it, but readable.
-    fn page(&self, path: &str) -> String {
-        String::from_utf8_lossy(&self.get(path, "identity")).into_owned()
-    }
-
-    fn get(&self, path: &str, encoding: &str) -> Vec<u8> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        let accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
-        write!(stream, "GET {path} HTTP/1.0\r\nAccept: {accept}\r\nAccept-Encoding: {encoding}\r\n\r\n").unwrap();
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).unwrap();
-        assert!(bytes.starts_with(b"HTTP/1.0 200"), "{}", String::from_utf8_lossy(&bytes[..bytes.len().min(200)]));
-        bytes
-    }
-
-    fn measure(&self, scrapes: u32) -> Cost {
-        for _ in 0..scrapes / 3 {
-            self.get("/metrics", "gzip");
-        }
-        let before = self.cpu_seconds();
-        for _ in 0..scrapes {
-            self.get("/metrics", "gzip");
-        }
-        let cpu = (self.cpu_seconds() - before) / f64::from(scrapes);
-        Cost { cpu, resident_mib: self.footprint().2 as f64 / 1024.0 }
-    }
-
-    fn cpu_seconds(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        let ticks = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
-        ticks / rustix::param::clock_ticks_per_second() as f64
-    }
-
-    /// Open file descriptors, threads and resident KiB.
-    fn footprint(&self) -> (usize, usize, usize) {
-        let pid = self.child.id();
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let field = |name: &str| -> usize {
-            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-            line.split_whitespace().nth(1).unwrap().parse().unwrap()
-        };
-        (fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), field("Threads:"), field("VmRSS:"))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 fn sum(page: &str, prefix: &str) -> usize {
     let rows = page.lines().filter(|line| line.starts_with(prefix) && !line.contains("unexamined"));
     rows.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok()).sum()
-}
-
-fn ms(seconds: f64) -> String {
-    format!("{:.2} ms", seconds * 1e3)
 }

@@ -5,10 +5,12 @@
 #![allow(clippy::print_stdout, reason = "how a helper answers")]
 
 mod common;
+#[path = "common/helper.rs"]
+mod helper_process;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixDatagram;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,8 +19,8 @@ use headroom::host::process::Processes;
 use headroom::host::{Deadline, Host, Roots};
 use headroom::metric::Samples;
 use headroom::modes::{Collector, Context, Settings, open_files};
+use helper_process::Helper;
 
-const ROLE: &str = "HEADROOM_TEST_ROLE";
 const INOTIFY_USER: u32 = 64_321;
 
 /// One test at a time: they count the same machine.
@@ -83,60 +85,25 @@ fn sum(samples: &Samples, name: &str) -> f64 {
     samples.rows().iter().filter(|row| row.metric.name == name).map(|row| row.value).sum()
 }
 
-/// A process of ours; ends when dropped, and by itself when we die (its standard input ends).
-struct Helper(Child);
-
-impl Helper {
-    fn start(role: &str, user: Option<u32>) -> Self {
-        let exe = std::env::current_exe().unwrap();
-        let mut command = match user {
-            Some(user) => {
-                let mut command = Command::new("setpriv");
-                command.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".into()]).arg(exe);
-                command
-            }
-            None => Command::new(exe),
-        };
-        command.args(["--exact", "helper", "--nocapture", "--test-threads=1"]).env(ROLE, role).current_dir("/");
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        Helper(child)
-    }
-
-    /// Its output up to the line that says `ready`.
-    fn ready(&mut self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for line in BufReader::new(self.0.stdout.as_mut().unwrap()).lines() {
-            let line = line.unwrap();
-            if line == "ready" {
-                return lines;
-            }
-            lines.push(line);
-        }
-        panic!("helper ended: {lines:?}");
-    }
-
-    fn holding(role: &str, user: Option<u32>) -> Self {
-        let mut helper = Self::start(role, user);
-        helper.ready();
-        helper
-    }
-
-    fn pid(&self) -> String {
-        self.0.id().to_string()
+/// A helper, of another user if one is given.
+fn start(role: &str, user: Option<u32>) -> Helper {
+    let user = user.map(|user| [format!("--reuid={user}"), format!("--regid={user}")]);
+    match &user {
+        Some([uid, gid]) => Helper::start(&["setpriv", uid, gid, "--clear-groups"], role, ""),
+        None => Helper::start(&[], role, ""),
     }
 }
 
-impl Drop for Helper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn holding(role: &str, user: Option<u32>) -> Helper {
+    let mut helper = start(role, user);
+    helper.ready();
+    helper
 }
 
 /// What a helper does. As a test without a role it does nothing.
 #[test]
 fn helper() {
-    let Ok(role) = std::env::var(ROLE) else { return };
+    let Some((role, _)) = helper_process::role() else { return };
     let mut held: Vec<Box<dyn std::any::Any>> = Vec::new();
     match role.as_str() {
         "thousand" => {
@@ -212,8 +179,8 @@ fn shell(script: &str) -> String {
 #[test]
 fn a_thousand_fds_of_known_kinds() {
     let _alone = alone();
-    let helper = Helper::holding("thousand", None);
-    let pid = helper.pid();
+    let helper = holding("thousand", None);
+    let pid = helper.pid().to_string();
     let samples = collect(&*mode(|settings| settings.top = 50));
     let listed: f64 = shell(&format!("ls /proc/{pid}/fd | wc -l")).trim().parse().unwrap();
     assert!(listed >= 1000.0, "{listed}");
@@ -245,8 +212,8 @@ fn a_thousand_fds_of_known_kinds() {
 #[test]
 fn the_process_nearest_its_limit_is_shown() {
     let _alone = alone();
-    let helper = Helper::holding("400", None);
-    let pid = helper.pid();
+    let helper = holding("400", None);
+    let pid = helper.pid().to_string();
     let held: u64 = shell(&format!("ls /proc/{pid}/fd | wc -l")).trim().parse().unwrap();
     let limit = held * 10 / 9;
     let of = rustix::process::Pid::from_child(&helper.0);
@@ -308,14 +275,14 @@ fn inotify_of_another_user() {
     let mode = mode(|_| {});
     let user = INOTIFY_USER.to_string();
     let of = |samples: &Samples, name| value(samples, name, &[("uid", &user)]);
-    let helper = Helper::holding("inotify", Some(INOTIFY_USER));
+    let helper = holding("inotify", Some(INOTIFY_USER));
     let samples = collect_warm(&*mode, |samples| of(samples, "headroom_inotify_instances").is_some());
     assert_eq!(of(&samples, "headroom_inotify_instances"), Some(5.0));
     assert_eq!(of(&samples, "headroom_inotify_watches"), Some(30.0), "0 + 3 + 6 + 9 + 12");
     let limit: f64 = shell("cat /proc/sys/fs/inotify/max_user_watches").trim().parse().unwrap();
     assert_eq!(of(&samples, "headroom_inotify_watches_limit"), Some(limit));
     // A second process of the same user, seen by an index that is warm.
-    let second = Helper::holding("inotify", Some(INOTIFY_USER));
+    let second = holding("inotify", Some(INOTIFY_USER));
     let samples = collect(&*mode);
     assert_eq!(of(&samples, "headroom_inotify_instances"), Some(10.0));
     drop(helper);
@@ -360,9 +327,9 @@ fn without_privileges_what_can_be_read_is_there() {
     if !root_or_skip("without_privileges_what_can_be_read_is_there") {
         return;
     }
-    let target = Helper::holding("700", None);
-    let mut helper = Helper::start("unprivileged", Some(65_534));
-    let pid = helper.pid();
+    let target = holding("700", None);
+    let mut helper = start("unprivileged", Some(65_534));
+    let pid = helper.pid().to_string();
     let page = helper.ready();
     let has = |start: &str| page.iter().any(|line| line.starts_with(start));
     assert_eq!(page.iter().filter(|line| line.starts_with("error ")).collect::<Vec<_>>(), ["error denied"], "once");

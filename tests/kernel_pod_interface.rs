@@ -6,10 +6,12 @@
 mod common;
 #[path = "common/containerd.rs"]
 mod containerd;
+#[path = "common/sleepers.rs"]
+mod sleepers;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,7 @@ use headroom::metric::Samples;
 use headroom::modes::pod_interface::{INTERFACES, LOST, LOST_TOTAL, PARENT_UP, PODS, PodInterface, Settings, WITHOUT};
 use headroom::modes::{Collector as _, Context};
 use headroom::runtime::{self, Runtime};
+use sleepers::Process;
 
 const V1: &str = "/sys/fs/cgroup/memory";
 const V2: &str = "/sys/fs/cgroup/unified";
@@ -156,7 +159,7 @@ impl Namespace {
 
     /// The names of its interfaces, as `ip` tells.
     fn interfaces(&self) -> Vec<String> {
-        names(&common::shell(&format!("ip -n {} -o link", self.0)))
+        sleepers::interface_names(&common::shell(&format!("ip -n {} -o link", self.0)))
     }
 }
 
@@ -164,12 +167,6 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         succeeds(&format!("ip netns del {}", self.0));
     }
-}
-
-/// `2: eth0@if9: <BROADCAST,…`
-fn names(lines: &str) -> Vec<String> {
-    let name = |line: &str| Some(line.split(' ').nth(1)?.trim_end_matches(':').split('@').next()?.to_owned());
-    lines.lines().filter_map(name).collect()
 }
 
 /// An interface of this machine, deleted when dropped; a veth takes its other end with it.
@@ -202,48 +199,6 @@ impl Drop for Device {
     }
 }
 
-/// A process that sleeps, killed when dropped.
-struct Process(Child);
-
-impl Process {
-    /// With a sysfs of the namespace at /sys, as a container has.
-    fn inside(namespace: &Namespace) -> Self {
-        Self::start(Command::new("ip").args(["netns", "exec", &namespace.0, "sleep", "600"]))
-    }
-
-    fn on_the_host() -> Self {
-        Self::start(Command::new("sleep").arg("600"))
-    }
-
-    /// In a new network namespace with nothing but `lo`.
-    fn alone() -> Self {
-        Self::start(Command::new("unshare").args(["--net", "sleep", "600"]))
-    }
-
-    fn start(command: &mut Command) -> Self {
-        let process = Process(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
-        let comm = format!("/proc/{}/comm", process.pid());
-        common::eventually("it sleeps", || fs::read_to_string(&comm).is_ok_and(|comm| comm == "sleep\n"));
-        process
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
-    /// The interfaces that it sees, as `ip` tells in its namespace.
-    fn interfaces(&self) -> Vec<String> {
-        names(&common::shell(&format!("nsenter -t {} -n ip -o link", self.pid())))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn collector(grace: Duration) -> PodInterface {
     PodInterface::new(Settings { grace, ..Settings::default() }, Runtime::default())
 }
@@ -271,10 +226,10 @@ fn a_parent_is_deleted_and_made_again() {
         let veth = Device::pair(&format!("hv{}", unique()));
         common::shell(&format!("ip link set {}b netns {} name eth0", veth.0.trim_end_matches('a'), second.0));
         let processes = [
-            (1, Process::inside(&first)),
-            (1, Process::inside(&first)),
-            (2, Process::inside(&second)),
-            (2, Process::inside(&second)),
+            (1, Process::inside(&first.0)),
+            (1, Process::inside(&first.0)),
+            (2, Process::inside(&second.0)),
+            (2, Process::inside(&second.0)),
             (3, Process::on_the_host()),
             (3, Process::on_the_host()),
         ];
@@ -340,7 +295,7 @@ fn a_pods_veth_is_deleted() {
     let namespace = Namespace::new();
     let veth = Device::pair(&format!("hv{}", unique()));
     common::shell(&format!("ip link set {}b netns {} name eth0", veth.0.trim_end_matches('a'), namespace.0));
-    let (pause, app) = (Process::inside(&namespace), Process::inside(&namespace));
+    let (pause, app) = (Process::inside(&namespace.0), Process::inside(&namespace.0));
     lab.container(1, 1, &pause);
     lab.container(1, 2, &app);
     assert_eq!(numbers(&lab.well(&collector)), [1.0, 0.0, 0.0]);
@@ -354,7 +309,7 @@ fn a_pause_container_without_an_interface_is_given_time() {
     let grace = Duration::from_secs(3);
     let collector = collector(grace);
     let (late, never) = (Namespace::new(), Namespace::new());
-    let (first, second) = (Process::inside(&late), Process::inside(&never));
+    let (first, second) = (Process::inside(&late.0), Process::inside(&never.0));
     lab.container(1, 1, &first);
     lab.container(2, 2, &second);
     let start = Instant::now();
@@ -397,12 +352,12 @@ fn pods_that_come_and_go_lose_nothing() {
                     if early {
                         connect();
                     }
-                    let pause = Process::inside(&namespace);
+                    let pause = Process::inside(&namespace.0);
                     lab.container(pod, 1, &pause);
                     if !early {
                         connect();
                     }
-                    let app = Process::inside(&namespace);
+                    let app = Process::inside(&namespace.0);
                     lab.container(pod, 2, &app);
                     drop(app);
                     // CRI-O takes the network away before the pause container.
@@ -441,7 +396,7 @@ fn without_capabilities() {
         lab.container(number, 2 * number, own);
         lab.container(100 + number, 2 * number + 1, hosts);
     }
-    common::shell(&format!("nsenter -t {} -n ip tuntap add eth0 mode tap", pods[0].0.pid()));
+    pods[0].0.connect();
     let samples = std::thread::scope(|scope| {
         let unprivileged = scope.spawn(|| {
             let nobody = rustix::process::Uid::from_raw(65534);
@@ -575,9 +530,8 @@ fn a_full_node_is_cheap() {
     let mut processes = Vec::new();
     for pod in 0..PODS_ON_NODE {
         let pause = Process::alone();
-        let enter = format!("nsenter -t {} -n", pause.pid());
-        common::shell(&format!("{enter} ip tuntap add eth0 mode tap"));
-        let app = Process::start(Command::new("nsenter").args(["-t", &pause.pid().to_string(), "-n", "sleep", "600"]));
+        pause.connect();
+        let app = Process::beside(&pause);
         lab.container(pod, 2 * pod, &pause);
         lab.container(pod, 2 * pod + 1, &app);
         processes.push((pause, app));

@@ -9,12 +9,14 @@ mod common;
 mod containerd;
 #[path = "common/docker.rs"]
 mod docker;
+#[path = "common/helper.rs"]
+mod helper_process;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -22,9 +24,8 @@ use common::{eventually, shell};
 use headroom::host::{Deadline, Host, Roots};
 use headroom::metric::Samples;
 use headroom::modes::{Collector, Context, Settings, open_files};
+use helper_process::Helper;
 
-const ROLE: &str = "HEADROOM_TEST_ROLE";
-const TARGET: &str = "HEADROOM_TEST_TARGET";
 const CONNECTIONS: &str = "headroom_runtime_socket_connections";
 
 fn mode(socket: &Path, change: impl FnOnce(&mut open_files::Settings)) -> Box<dyn Collector> {
@@ -79,18 +80,11 @@ fn ss(socket: &Path, pid: u32) -> (usize, usize) {
 }
 
 /// A client that leaks: a connection for each byte that it is told.
-struct Helper(Child);
+trait Leak {
+    fn leak(&mut self, connections: usize);
+}
 
-impl Helper {
-    fn start(before: &[&str], role: &str, target: &str) -> Self {
-        let exe = std::env::current_exe().unwrap();
-        let mut words = before.iter().map(std::ffi::OsString::from).chain([exe.into_os_string()]);
-        let mut command = Command::new(words.next().unwrap());
-        command.args(words).args(["--exact", "helper", "--nocapture", "--test-threads=1"]);
-        command.env(ROLE, role).env(TARGET, target).current_dir("/");
-        Helper(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
-    }
-
+impl Leak for Helper {
     fn leak(&mut self, connections: usize) {
         self.0.stdin.as_mut().unwrap().write_all(&vec![b'x'; connections]).unwrap();
         let mut lines = BufReader::with_capacity(1, self.0.stdout.as_mut().unwrap());
@@ -104,18 +98,10 @@ impl Helper {
     }
 }
 
-impl Drop for Helper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// What a helper does. As a test without a role it does nothing.
 #[test]
 fn helper() {
-    let Ok(role) = std::env::var(ROLE) else { return };
-    let target = std::env::var(TARGET).unwrap();
+    let Some((role, target)) = helper_process::role() else { return };
     let mut held: Vec<Box<dyn std::any::Any>> = Vec::new();
     println!();
     while let Ok(1) = std::io::stdin().read(&mut [0]) {

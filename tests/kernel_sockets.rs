@@ -5,14 +5,16 @@
 #![allow(clippy::print_stdout, reason = "how a helper answers")]
 
 mod common;
+#[path = "common/helper.rs"]
+mod helper_process;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,9 +24,8 @@ use headroom::error::Reason;
 use headroom::host::sockets::owners::Owners;
 use headroom::host::sockets::{TcpConnection, UnixKind, UnixName, UnixSocket};
 use headroom::host::{Deadline, Host, Roots};
+use helper_process::Helper;
 
-const ROLE: &str = "HEADROOM_TEST_ROLE";
-const TARGET: &str = "HEADROOM_TEST_TARGET";
 const MANY: usize = 1_000_000;
 
 /// One test at a time: they count what this process has open.
@@ -65,50 +66,10 @@ fn inode(socket: impl AsFd) -> u32 {
     rustix::fs::fstat(socket).unwrap().st_ino.try_into().unwrap()
 }
 
-/// A process of ours; ends when dropped, and by itself when we die (its standard input ends).
-struct Helper(Child);
-
-impl Helper {
-    /// `before`: a command that ends in the helper (`setpriv …`, `ip netns exec …`).
-    fn start(before: &[&str], role: &str, target: &str) -> Self {
-        let exe = std::env::current_exe().unwrap();
-        let mut words = before.iter().map(std::ffi::OsString::from).chain([exe.into_os_string()]);
-        let mut command = Command::new(words.next().unwrap());
-        command.args(words).args(["--exact", "helper", "--nocapture", "--test-threads=1"]);
-        command.env(ROLE, role).env(TARGET, target).current_dir("/");
-        Helper(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
-    }
-
-    /// Its output up to the line that says `ready`.
-    fn ready(&mut self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for line in BufReader::new(self.0.stdout.as_mut().unwrap()).lines() {
-            let line = line.unwrap();
-            if line == "ready" {
-                return lines;
-            }
-            lines.push(line);
-        }
-        panic!("helper ended: {lines:?}");
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// What a helper does. As a test without a role it does nothing.
 #[test]
 fn helper() {
-    let Ok(role) = std::env::var(ROLE) else { return };
-    let target = std::env::var(TARGET).unwrap();
+    let Some((role, target)) = helper_process::role() else { return };
     let mut held: Vec<Box<dyn std::any::Any>> = Vec::new();
     match role.as_str() {
         "connect" => {

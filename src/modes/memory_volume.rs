@@ -161,6 +161,7 @@ struct MemoryVolume {
 struct State {
     kills: Tallies,
     limits: Remembered,
+    tables: cgroups::Tables,
 }
 
 impl Collector for MemoryVolume {
@@ -180,7 +181,10 @@ impl Collector for MemoryVolume {
         volumes.truncate(MOST_VOLUMES);
 
         let wanted: HashSet<&str> = volumes.iter().map(|volume| volume.pod_uid.as_str()).collect();
-        let cgroups = cgroups::read(context, self.max_directories, &wanted, &mut samples);
+        // A panic of ours half-way leaves counts that are too small at worst.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { kills, limits, tables } = &mut *state;
+        let cgroups = cgroups::read(context, self.max_directories, &wanted, tables, &mut samples);
         let kubepods = cgroups.as_ref().is_some_and(|cgroups| cgroups.roots > 0);
         if kubelet.is_none() && !kubepods && volumes.is_empty() && node_kills.is_none() {
             let none = || Error::absent("no kubelet, no kubepods, and no oom_kill in vmstat");
@@ -188,9 +192,6 @@ impl Collector for MemoryVolume {
         }
         let usages = volumes::measure(host, kubelet.map(|kubelet| kubelet.pid), &volumes, deadline, &mut samples);
 
-        // A panic of ours half-way leaves counts that are too small at worst.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { kills, limits } = &mut *state;
         if let Some(cgroups) = &cgroups {
             kills.update(&cgroups.pods, cgroups.complete);
         }

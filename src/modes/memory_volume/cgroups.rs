@@ -2,7 +2,8 @@
 //!
 //! v2: one file for each pod; only pods with a volume are entered. v1: one file for each cgroup below a pod.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use super::volumes::EMPTY_DIR;
 use crate::error::{Error, Reason};
@@ -49,11 +50,54 @@ pub(super) struct Container {
     pub(super) mounts: Option<Vec<DeviceNumber>>,
 }
 
+/// A container gets its mounts before its program starts: a table that has been the same for so long is not read again.
+const SETTLED: Duration = Duration::from_secs(30);
+
+/// What containers have mounted, by the inode of their cgroup: a mount table is by far the longest file that is read here.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    known: HashMap<u64, Table>,
+}
+
+#[derive(Debug)]
+struct Table {
+    mounts: Vec<DeviceNumber>,
+    /// When it was first read with these mounts, and last.
+    first: Instant,
+    last: Instant,
+    /// Its container was met in this walk.
+    met: bool,
+}
+
+impl Tables {
+    fn settled(&mut self, inode: u64) -> Option<Vec<DeviceNumber>> {
+        let table = self.known.get_mut(&inode)?;
+        table.met = true;
+        (table.last - table.first >= SETTLED).then(|| table.mounts.clone())
+    }
+
+    fn note(&mut self, inode: u64, mounts: &[DeviceNumber], now: Instant) {
+        match self.known.get_mut(&inode) {
+            Some(table) if table.mounts == mounts => table.last = now,
+            _ => {
+                let table = Table { mounts: mounts.to_vec(), first: now, last: now, met: true };
+                self.known.insert(inode, table);
+            }
+        }
+    }
+
+    /// Forgets what a complete walk did not meet.
+    fn end(&mut self, complete: bool) {
+        self.known.retain(|_, table| std::mem::take(&mut table.met) || !complete);
+    }
+}
+
 /// Walks over kubepods. `wanted`: uids of pods with volumes. `None` if there are no memory cgroups to be read.
 pub(super) fn read(
     context: Context<'_>,
     max_directories: u64,
     wanted: &HashSet<&str>,
+    tables: &mut Tables,
     samples: &mut Samples,
 ) -> Option<Cgroups> {
     let layout = match Layout::detect(context.host) {
@@ -61,7 +105,8 @@ pub(super) fn read(
         other => samples.ok(other)?,
     };
     let hierarchy = layout.of("memory")?;
-    let probe = Pods { host: context.host, unified: hierarchy.unified, wanted, found: Vec::new(), unread: None };
+    let (host, unified) = (context.host, hierarchy.unified);
+    let probe = Pods { host, unified, wanted, tables, found: Vec::new(), unread: None };
     let mut search = Search::new(hierarchy, probe);
     let bounds = Bounds { directories: max_directories, deadline: context.deadline };
     let extent = walk(&hierarchy.path, Position::TOP, bounds, |entry, position| {
@@ -78,6 +123,7 @@ pub(super) fn read(
         Some(Stopped::Failed(error)) => samples.fail(error),
         None => {}
     }
+    search.probe.tables.end(complete);
     if let Some(error) = search.probe.unread {
         samples.fail(error);
     }
@@ -99,6 +145,7 @@ struct Pods<'a> {
     host: &'a Host,
     unified: bool,
     wanted: &'a HashSet<&'a str>,
+    tables: &'a mut Tables,
     found: Vec<Pod>,
     unread: Option<Error>,
 }
@@ -167,13 +214,18 @@ impl Pods<'_> {
 
     /// The tmpfs that the first process of a container sees. Where the machine's own mounts are passed into a container, the
     /// kubelet's path of a volume is among them: that is not what mounts it.
-    fn mounts(&self, entry: &Entry<'_>) -> Option<Vec<DeviceNumber>> {
+    fn mounts(&mut self, entry: &Entry<'_>) -> Option<Vec<DeviceNumber>> {
+        if let Some(mounts) = self.tables.settled(entry.inode) {
+            return Some(mounts);
+        }
         let pids = entry.first("cgroup.procs").ok()?;
         // 0: a process outside of our pid namespace.
         let pid = pids.lines().next()?.trim().parse::<u32>().ok().filter(|pid| *pid != 0)?;
         let table = self.host.read(self.host.proc(format!("{pid}/mountinfo"))).ok()?;
         let rows = table.lines().filter(|line| line.contains(" - tmpfs ") && !line.contains(EMPTY_DIR));
-        Some(rows.filter_map(DeviceNumber::of_row).collect())
+        let mounts: Vec<_> = rows.filter_map(DeviceNumber::of_row).collect();
+        self.tables.note(entry.inode, &mounts, Instant::now());
+        Some(mounts)
     }
 }
 
@@ -212,5 +264,32 @@ impl Probe for Pods<'_> {
                 Some(Spot::Below(pod))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_read_until_it_has_settled_and_forgotten_with_its_container() {
+        let number = |minor| DeviceNumber { major: 0, minor };
+        let start = Instant::now();
+        let mut tables = Tables::default();
+        tables.note(7, &[], start);
+        assert_eq!(tables.settled(7), None);
+        // Its program starts, with other mounts than those of whoever made it.
+        tables.note(7, &[number(5)], start + SETTLED);
+        assert_eq!(tables.settled(7), None, "these are new");
+        tables.note(7, &[number(5)], start + SETTLED * 2);
+        assert_eq!(tables.settled(7), Some(vec![number(5)]));
+        tables.end(true);
+        assert!(tables.settled(7).is_some(), "it was met in that walk");
+        tables.end(true);
+        tables.end(false);
+        assert!(tables.settled(7).is_some(), "a cut walk says nothing");
+        tables.end(true);
+        tables.end(true);
+        assert_eq!(tables.settled(7), None);
     }
 }
