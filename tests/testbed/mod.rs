@@ -28,6 +28,7 @@ use control::{Names, Order, Report, Settings, Silent};
 
 use crate::netns::{CP, Namespace};
 
+#[allow(unused_imports, reason = "each test binary uses its own part")]
 pub use names::NAME;
 
 /// A second apiserver behind the service address, which only the endpoints of the service tell of.

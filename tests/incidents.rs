@@ -1,0 +1,79 @@
+//! Every incident replayed: the fault made for real, the exporter, a real Prometheus with the project's rules and a real Alertmanager;
+//! the right page arrives, nothing else does, and when the fault is gone it is resolved. `docs/detection.md` says what is replayed how.
+//!
+//! Time goes 30 times as fast (`incidents/pace.rs` says for what); `HEADROOM_REPLAY_FACTOR=1` replays at real intervals.
+
+#![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
+#![allow(clippy::print_stdout, reason = "times to notification, for whoever reads them")]
+#![allow(unreachable_pub, missing_docs, reason = "modules of one test binary")]
+
+mod common;
+#[path = "incidents/connection.rs"]
+mod connection;
+#[path = "incidents/disk.rs"]
+mod disk;
+#[path = "incidents/files.rs"]
+mod files;
+#[path = "incidents/kernel.rs"]
+mod kernel;
+#[path = "incidents/kubepods.rs"]
+mod kubepods;
+#[path = "incidents/machine.rs"]
+mod machine;
+#[path = "common/netns.rs"]
+mod netns;
+#[path = "incidents/pace.rs"]
+mod pace;
+#[path = "incidents/stack.rs"]
+mod stack;
+#[path = "incidents/status.rs"]
+mod status;
+mod testbed;
+#[path = "common/tls_server.rs"]
+mod tls_server;
+#[path = "incidents/webhook.rs"]
+mod webhook;
+
+use std::time::Instant;
+
+use pace::Pace;
+use webhook::Notice;
+
+#[test]
+fn helper() {
+    testbed::helper();
+}
+
+fn possible() -> bool {
+    let lacking = netns::lacking().or_else(|| stack::lacking().map(str::to_owned));
+    if let Some(lacking) = &lacking {
+        common::say_skip(format_args!("a replay needs namespaces, Prometheus and Alertmanager: no {lacking}"));
+    }
+    lacking.is_none()
+}
+
+/// For `docs/detection.md`.
+fn tell(incident: &str, pace: Pace, fault: Instant, notice: &Notice) {
+    let after = (notice.at - fault).as_secs_f64();
+    println!(
+        "{incident}: {} ({}) {after:.1} s after the fault, at {} times real pace: {}",
+        notice.name(),
+        notice.label("severity"),
+        pace.factor(),
+        notice.text("description")
+    );
+}
+
+/// What Prometheus says of the rules as they are rewritten.
+#[test]
+fn rules_at_another_pace_are_rules() {
+    if !common::has("promtool") {
+        skip!("promtool (Debian package prometheus) is not installed");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let files = stack::write_rules(Pace::of_this_run(), directory.path());
+    assert!(!files.is_empty());
+    let output = std::process::Command::new("promtool").args(["check", "rules"]).args(files).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+}
