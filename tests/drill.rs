@@ -163,6 +163,27 @@ fn clean_removes_what_a_drill_and_its_watchdog_left() {
 }
 
 #[test]
+fn dying_cgroups_are_held_by_pages_and_go_with_them() {
+    let Some(lab) = Lab::open("dying") else { return };
+    let drill = lab.start(&format!("cgroup-leak --dying --count 20 {}", lab.kubepods()));
+    let pages = PathBuf::from(format!("/run/headroom-drill-{}-pages", drill.0.id()));
+    let named = format!("headroom-drill-{}-", drill.0.id());
+    let directories = || {
+        let text = shell(&format!("find {MEMORY} -maxdepth 1 -name '{named}*' | wc -l; find {MEMORY} -type d | wc -l"));
+        let counts: Vec<u64> = text.lines().map(|line| line.trim().parse().unwrap()).collect();
+        (counts[0], counts[1])
+    };
+    eventually("pages without directories", || {
+        let (own, all) = directories();
+        let held: u64 = shell("awk '$1 == \"memory\" { print $3 }' /proc/cgroups").trim().parse().unwrap();
+        fs::read_dir(&pages).is_ok_and(|files| files.count() == 20) && own == 0 && held >= all + 20
+    });
+    drill.end(Signal::KILL);
+    lab.nothing_left();
+    eventually("the pages are gone", || !pages.exists());
+}
+
+#[test]
 fn a_process_near_its_limit_of_open_files() {
     let Some(lab) = Lab::open("files") else { return };
     let drill = lab.start("open-files --limit 200");
