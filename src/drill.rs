@@ -1,4 +1,4 @@
-//! Makes a failure of INCIDENTS on purpose, on a node that one can spare, to see whether anybody is paged: the binary `headroom-drill`.
+//! Makes a failure on purpose, on a node that one can spare, to see whether anybody is paged: the binary `headroom-drill`.
 //!
 //! It is the only part that writes, and the exporter is built without it (`--no-default-features`). What keeps it harmless:
 //!
