@@ -6,6 +6,8 @@ pub mod background;
 pub mod catalog;
 pub mod config;
 pub mod credentials;
+#[cfg(feature = "drill")]
+pub mod drill;
 pub mod error;
 pub mod exposition;
 #[cfg(test)]

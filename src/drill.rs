@@ -1,0 +1,204 @@
+//! Makes a failure on purpose, on a node that one can spare, to see whether anybody is paged: the binary `headroom-drill`.
+//!
+//! It is the only part that writes, and the exporter is built without it (`--no-default-features`). What keeps it harmless:
+//!
+//! - Nothing happens without `--i-know-this-node`; `--dry-run` says what would.
+//! - Whatever it makes is written into a journal **before** it is made ([`journal`]). The journal is undone at the end, on a signal, on a
+//!   panic; by a watchdog of its own if the drill is killed; and by `headroom-drill clean` or the next run if that was killed too.
+//! - It undoes only what is named as its own: `headroom-drill-…`, or where a name must be hexadecimal, those letters in hexadecimal.
+//! - Every count has a cap, every drill an end.
+#![allow(clippy::disallowed_methods, reason = "it makes failures: it must write, and it is not the exporter")]
+
+mod cgroups;
+mod children;
+mod cli;
+mod connection;
+mod disk;
+mod files;
+mod interface;
+mod journal;
+mod stop;
+mod volume;
+
+use std::fmt;
+use std::io::Write as _;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::Parser as _;
+
+use cli::{Cli, Common, Drill};
+use journal::Journal;
+use stop::Stop;
+
+/// Ended with everything cleaned up, whether by itself or by a signal.
+const WELL: u8 = 0;
+/// The fault could not be made. What was made of it is gone.
+const FAILED: u8 = 1;
+/// Refused: not root, no `--i-know-this-node`, beyond a cap, a place that is not the drill's. clap's own code for wrong flags.
+const REFUSED: u8 = 2;
+/// Something could not be removed. The journal is kept: `headroom-drill clean` tries again.
+const LEFT: u8 = 3;
+
+/// Why a drill did not go on.
+#[derive(Debug)]
+enum Trouble {
+    Refused(String),
+    Failed(String),
+}
+
+type Result<T> = std::result::Result<T, Trouble>;
+
+fn refused<T>(why: impl fmt::Display) -> Result<T> {
+    Err(Trouble::Refused(why.to_string()))
+}
+
+fn failed<T>(why: impl fmt::Display) -> Result<T> {
+    Err(Trouble::Failed(why.to_string()))
+}
+
+/// Names what was tried in the operating system's error.
+fn tried<T, E: fmt::Display>(what: impl fmt::Display, result: std::result::Result<T, E>) -> Result<T> {
+    result.map_err(|error| Trouble::Failed(format!("{what}: {error}")))
+}
+
+/// A line for the person who watches. That nobody reads it is no reason to stop.
+fn say(line: impl fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn complain(line: impl fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "headroom-drill: {line}");
+}
+
+/// Runs a program to its end.
+fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let command = format!("{program} {}", arguments.join(" "));
+    let output = tried(&command, Command::new(program).args(arguments).stdin(Stdio::null()).output())?;
+    if !output.status.success() {
+        return failed(format_args!("{command}: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// One drill under way.
+struct Run {
+    journal: Journal,
+    stop: Stop,
+    until: Instant,
+}
+
+impl Run {
+    /// Calls `each` about once a second until the time is over or a signal came, and says what it answers.
+    fn every_second(&mut self, mut each: impl FnMut(&mut Journal, Duration) -> Result<String>) -> Result<()> {
+        let begin = Instant::now();
+        while !self.stop.asked() && Instant::now() < self.until {
+            let line = each(&mut self.journal, begin.elapsed())?;
+            say(format_args!("t={}s {line}", begin.elapsed().as_secs()));
+            self.stop.wait(Duration::from_secs(1).min(self.until.saturating_duration_since(Instant::now())));
+        }
+        Ok(())
+    }
+
+    /// An error once a signal came: for loops that make many things.
+    fn go_on(&self) -> Result<()> {
+        if self.stop.asked() { failed("ended by a signal before the fault was complete") } else { Ok(()) }
+    }
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let code = match cli.drill {
+        Drill::Helper(helper) => children::helper(helper),
+        Drill::Watchdog { journal } => journal::watchdog(&journal),
+        drill => match drive(&cli.common, &drill) {
+            Ok(code) => code,
+            Err(Trouble::Refused(why)) => {
+                complain(format_args!("refused: {why}"));
+                REFUSED
+            }
+            Err(Trouble::Failed(why)) => {
+                complain(why);
+                FAILED
+            }
+        },
+    };
+    ExitCode::from(code)
+}
+
+fn drive(common: &Common, drill: &Drill) -> Result<u8> {
+    let clean = matches!(drill, Drill::Clean);
+    if common.dry_run {
+        if clean {
+            say(journal::describe(&common.state_dir));
+        } else {
+            say(format_args!(
+                "would run for {}s, journal below {}",
+                common.duration.as_secs(),
+                common.state_dir.display()
+            ));
+            for line in plan(drill)? {
+                say(format_args!("would {line}"));
+            }
+        }
+        return Ok(WELL);
+    }
+    if !rustix::process::geteuid().is_root() {
+        return refused("it needs root (cgroups, mounts, namespaces, firewall rules)");
+    }
+    if !clean && !common.i_know_this_node {
+        return refused(
+            "this makes a real failure on this machine. Pass --i-know-this-node if it is one that may fail, or --dry-run to see what would be made",
+        );
+    }
+    let left = journal::clean(&common.state_dir)?;
+    if clean {
+        return Ok(if left { LEFT } else { WELL });
+    }
+    for line in plan(drill)? {
+        say(format_args!("will {line}"));
+    }
+    // The handlers first: a signal at any later moment ends us orderly.
+    let stop = Stop::install()?;
+    let journal = Journal::start(&common.state_dir)?;
+    let mut run = Run { journal, stop, until: Instant::now() + common.duration };
+    let outcome = make(drill, &mut run);
+    let asked = run.stop.asked();
+    let whole = run.journal.undo();
+    say(if whole { "all cleaned up" } else { "NOT all cleaned up: run headroom-drill clean" });
+    match outcome {
+        _ if !whole => Ok(LEFT),
+        Err(Trouble::Failed(_)) if asked => Ok(WELL),
+        outcome => outcome.map(|()| WELL),
+    }
+}
+
+/// What a drill makes and what one should see, a line each.
+fn plan(drill: &Drill) -> Result<Vec<String>> {
+    match drill {
+        Drill::CgroupLeak(options) => cgroups::plan(options),
+        Drill::OpenFiles(options) => files::plan_open(options),
+        Drill::Inotify(options) => files::plan_inotify(options),
+        Drill::MemoryVolume(options) => volume::plan(options),
+        Drill::Disk(options) => disk::plan(options, disk::What::Bytes),
+        Drill::Inodes(options) => disk::plan(options, disk::What::Inodes),
+        Drill::StalledConnection(options) => connection::plan(options),
+        Drill::PodInterface(options) => interface::plan(options),
+        Drill::Clean | Drill::Helper(_) | Drill::Watchdog { .. } => Ok(Vec::new()),
+    }
+}
+
+fn make(drill: &Drill, run: &mut Run) -> Result<()> {
+    match drill {
+        Drill::CgroupLeak(options) => cgroups::make(options, run),
+        Drill::OpenFiles(options) => files::make_open(options, run),
+        Drill::Inotify(options) => files::make_inotify(options, run),
+        Drill::MemoryVolume(options) => volume::make(options, run),
+        Drill::Disk(options) => disk::make(options, disk::What::Bytes, run),
+        Drill::Inodes(options) => disk::make(options, disk::What::Inodes, run),
+        Drill::StalledConnection(options) => connection::make(options, run),
+        Drill::PodInterface(options) => interface::make(options, run),
+        Drill::Clean | Drill::Helper(_) | Drill::Watchdog { .. } => Ok(()),
+    }
+}

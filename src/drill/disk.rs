@@ -1,0 +1,196 @@
+//! The drills `disk` and `inodes`: a file system without free bytes or inodes, its own or by one entry in somebody's.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{StatVfs, statvfs};
+
+use super::cli::Disk;
+use super::journal::{Item, Journal, MARK, is_mounted};
+use super::volume::make_dirs;
+use super::{Result, Run, failed, refused, run as command, tried};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    Bytes,
+    Inodes,
+}
+
+/// More empty files are never made.
+const MOST_FILES: u64 = 2_000_000;
+/// The kubelet's thresholds are nowhere near this on a file system of somebody else.
+const LEAST_LEFT: [u64; 2] = [64 << 20, 1000];
+/// As many files as one directory gets.
+const FILES_A_DIRECTORY: u64 = 10_000;
+
+fn image(options: &Disk) -> PathBuf {
+    options.image_dir.join(format!("{MARK}{}.img", Journal::number()))
+}
+
+/// The file system to fill, and the entry that fills it.
+fn target(options: &Disk) -> Result<(&Path, PathBuf)> {
+    let Some(on) = options.mount.as_deref().or(options.path.as_deref()) else {
+        return refused("neither --mount nor --path");
+    };
+    Ok((on, on.join(format!("{MARK}{}.fill", Journal::number()))))
+}
+
+fn check(options: &Disk, what: What) -> Result<()> {
+    if let Some(at) = &options.mount {
+        if is_mounted(at) {
+            return refused(format_args!("{} is a mount point", at.display()));
+        }
+        if fs::read_dir(at).is_ok_and(|mut inside| inside.next().is_some()) {
+            return refused(format_args!("{} is not empty", at.display()));
+        }
+        if !(16 << 20..=16 << 30).contains(&options.size) {
+            return refused("the ext4 must have 16Mi to 16Gi");
+        }
+        let below = tried(options.image_dir.display(), statvfs(&options.image_dir))?;
+        // The image is sparse, and full in the end.
+        if what == What::Bytes && below.f_bavail * below.f_frsize < 2 * options.size {
+            return refused(format_args!("{} has less than twice the image's size free", options.image_dir.display()));
+        }
+    }
+    if let Some(path) = &options.path {
+        let least = LEAST_LEFT[usize::from(what == What::Inodes)];
+        if options.leave.is_none_or(|leave| leave < least) {
+            return refused(format_args!("with --path, --leave must be at least {least}"));
+        }
+        if !path.is_dir() {
+            return refused(format_args!("{}: no such directory", path.display()));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn plan(options: &Disk, what: What) -> Result<Vec<String>> {
+    check(options, what)?;
+    let mut lines = Vec::new();
+    if let Some(at) = &options.mount {
+        lines.push(format!(
+            "mount an ext4 of {} bytes at {}, its image at {}",
+            options.size,
+            at.display(),
+            image(options).display()
+        ));
+    }
+    let leave = options.leave.map_or_else(|| "2 %".to_owned(), |leave| leave.to_string());
+    let signal = if what == What::Bytes { "nodefs.available" } else { "nodefs.inodesFree" };
+    let noun = if what == What::Bytes { "bytes" } else { "inodes" };
+    lines.push(format!(
+        "fill it by {} until {leave} {noun} are left, over {}s; see headroom_eviction_headroom_ratio{{signal=\"{signal}\"}} fall \
+         (or imagefs's, where the image store is there), alert by its trend",
+        target(options)?.1.display(),
+        options.over.as_secs()
+    ));
+    Ok(lines)
+}
+
+fn left(what: What, stat: &StatVfs) -> u64 {
+    if what == What::Bytes { stat.f_bavail * stat.f_frsize } else { stat.f_favail }
+}
+
+pub(super) fn make(options: &Disk, what: What, run: &mut Run) -> Result<()> {
+    check(options, what)?;
+    let (on, fill) = target(options)?;
+    if let Some(at) = &options.mount {
+        let image = image(options);
+        run.journal.note(Item::File(image.clone()))?;
+        let file = tried(image.display(), File::create_new(&image))?;
+        tried(image.display(), file.set_len(options.size))?;
+        drop(file);
+        let image = image.to_string_lossy();
+        // Few inodes are soon used up; many take long and much of the image.
+        let inodes: &[&str] = if what == What::Inodes { &["-N", "4096"] } else { &[] };
+        command("mkfs.ext4", &[&["-q", "-F"], inodes, &[&image]].concat())?;
+        make_dirs(&mut run.journal, at)?;
+        run.journal.note(Item::Mount(at.clone()))?;
+        // The kernel frees a loop device that mount made with the mount.
+        command("mount", &["-o", "loop", &image, &at.to_string_lossy()])?;
+    } else {
+        run.journal.note(if what == What::Bytes { Item::File(fill.clone()) } else { Item::Tree(fill.clone()) })?;
+    }
+    let stat = tried(on.display(), statvfs(on))?;
+    let capacity = if what == What::Bytes { stat.f_blocks * stat.f_frsize } else { stat.f_files };
+    let leave = options.leave.unwrap_or(capacity / 50);
+    let whole = left(what, &stat).saturating_sub(leave);
+    let begin = std::time::Instant::now();
+    let mut filler = Filler { what, on, fill, leave, count: 0, file: None };
+    while !run.stop.asked() && std::time::Instant::now() < run.until {
+        let part = if options.over.is_zero() {
+            1.0
+        } else {
+            begin.elapsed().div_f64(options.over.as_secs_f64()).as_secs_f64().min(1.0)
+        };
+        let full = filler.fill_to((whole as f64 * part) as u64, run)?;
+        let now = left(what, &tried(on.display(), statvfs(on))?);
+        super::say(format_args!("t={}s {now} of {capacity} left on {}", begin.elapsed().as_secs(), on.display()));
+        if full || part >= 1.0 {
+            break;
+        }
+        run.stop.wait(Duration::from_secs(1));
+    }
+    run.every_second(|_, _| {
+        let now = left(what, &tried(on.display(), statvfs(on))?);
+        Ok(format!("{now} of {capacity} left on {}", on.display()))
+    })
+}
+
+struct Filler<'a> {
+    what: What,
+    on: &'a Path,
+    fill: PathBuf,
+    leave: u64,
+    /// Bytes written or files made.
+    count: u64,
+    file: Option<File>,
+}
+
+impl Filler<'_> {
+    /// Goes on until so much is there in all; true once nothing more may be taken.
+    fn fill_to(&mut self, count: u64, run: &Run) -> Result<bool> {
+        while self.count < count && !run.stop.asked() {
+            let free = left(self.what, &tried(self.on.display(), statvfs(self.on))?);
+            let spare = free.saturating_sub(self.leave);
+            // A little at a time: others may write too, and what must be left is looked at again.
+            let step = (count - self.count).min(spare).min(if self.what == What::Bytes { 1 << 20 } else { 100 });
+            if step == 0 || (self.what == What::Bytes && step < 4096) {
+                return Ok(true);
+            }
+            match self.what {
+                What::Bytes => self.write(step)?,
+                What::Inodes => self.touch(step)?,
+            }
+            self.count += step;
+        }
+        Ok(false)
+    }
+
+    fn write(&mut self, bytes: u64) -> Result<()> {
+        if self.file.is_none() {
+            self.file = Some(tried(self.fill.display(), File::create_new(&self.fill))?);
+        }
+        let Some(file) = &mut self.file else { return failed("no file") };
+        tried(self.fill.display(), file.write_all(&vec![b'x'; usize::try_from(bytes).unwrap_or(0)]))?;
+        // Only what has its blocks counts as taken.
+        tried(self.fill.display(), file.sync_data())
+    }
+
+    fn touch(&mut self, files: u64) -> Result<()> {
+        for number in self.count..self.count + files {
+            if number >= MOST_FILES {
+                return failed(format_args!("{MOST_FILES} files were made and inodes are still left"));
+            }
+            let folder = self.fill.join((number / FILES_A_DIRECTORY).to_string());
+            if number % FILES_A_DIRECTORY == 0 {
+                tried(folder.display(), fs::create_dir_all(&folder))?;
+            }
+            let file = folder.join(number.to_string());
+            tried(file.display(), File::create_new(&file))?;
+        }
+        Ok(())
+    }
+}

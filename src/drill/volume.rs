@@ -1,0 +1,96 @@
+//! The drill `memory-volume`: a container with a limit writes more than that into a tmpfs that outlives it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use super::cgroups::{self, Place};
+use super::cli::MemoryVolume;
+use super::journal::{Item, Journal, MARK};
+use super::{Result, Run, children, refused, tried};
+
+/// More memory than this is never taken.
+const MOST: u64 = 1 << 30;
+
+fn volume(options: &MemoryVolume) -> PathBuf {
+    let below = format!("pods/{}/volumes/kubernetes.io~empty-dir/{MARK}cache", cgroups::pod_uid());
+    options.kubelet_root_dir.join(below)
+}
+
+fn check(options: &MemoryVolume) -> Result<()> {
+    if options.size <= options.limit || options.size > MOST || options.limit < 8 << 20 {
+        return refused("the limit must be at least 8Mi, the size larger than the limit and at most 1Gi");
+    }
+    if !options.kubelet_root_dir.is_dir() {
+        return refused(format_args!("{}: no such directory", options.kubelet_root_dir.display()));
+    }
+    Ok(())
+}
+
+pub(super) fn plan(options: &MemoryVolume) -> Result<Vec<String>> {
+    check(options)?;
+    Place::find(&options.kubepods)?;
+    Ok(vec![
+        format!("make a pod's cgroup with a memory limit of {} bytes and a tmpfs of {} at {}", options.limit, options.size,
+            volume(options).display()),
+        "write from inside until the kernel kills the writer, and start it again; see headroom_memory_volume_used_bytes \
+         close to headroom_memory_volume_limit_bytes and headroom_oom_kills_total rising, alert on the loop"
+            .to_owned(),
+    ])
+}
+
+/// Makes a directory with its parents, each written down.
+pub(super) fn make_dirs(journal: &mut Journal, path: &Path) -> Result<()> {
+    let mut missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
+    missing.reverse();
+    for path in missing {
+        journal.note(Item::Dir(path.to_owned()))?;
+        tried(path.display(), fs::create_dir(path))?;
+    }
+    Ok(())
+}
+
+/// A writer, killed when dropped.
+struct Writer(Child);
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(super) fn make(options: &MemoryVolume, run: &mut Run) -> Result<()> {
+    check(options)?;
+    let place = Place::find(&options.kubepods)?;
+    let volume = volume(options);
+    // The mount first: what it holds keeps the cgroup from going, so it must be undone before.
+    let pod = place.make_pod(&mut run.journal)?;
+    pod.limit(options.limit)?;
+    make_dirs(&mut run.journal, &volume)?;
+    run.journal.note(Item::Mount(volume.clone()))?;
+    cgroups::mount_tmpfs(&volume, options.size)?;
+    let file = volume.join("fill");
+    let mut writer: Option<Writer> = None;
+    let mut start_at = Instant::now();
+    let mut starts = 0;
+    run.every_second(|_, _| {
+        if let Some(running) = &mut writer
+            && tried("the writer", running.0.try_wait())?.is_some()
+        {
+            writer = None;
+            start_at = Instant::now() + options.restart_after.max(Duration::from_millis(200));
+        }
+        if writer.is_none() && Instant::now() >= start_at {
+            let mut child = Writer(children::spawn(&["write", &file.to_string_lossy(), &options.size.to_string()])?);
+            pod.put(child.0.id())?;
+            children::go(&mut child.0)?;
+            writer = Some(child);
+            starts += 1;
+        }
+        let used = fs::metadata(&file).map_or(0, |meta| meta.len());
+        let kills = pod.oom_kills().map_or_else(|| "?".to_owned(), |kills| kills.to_string());
+        Ok(format!("pod {}: {used} bytes of a limit of {}, {starts} starts, {kills} OOM kills", pod.uid, options.limit))
+    })
+}
