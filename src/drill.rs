@@ -3,7 +3,7 @@
 //! It is the only part that writes, and the exporter is built without it (`--no-default-features`). What keeps it harmless:
 //!
 //! - Nothing happens without `--i-know-this-node`; `--dry-run` says what would.
-//! - Whatever it makes is written into a journal **before** it is made ([`journal`]). The journal is undone at the end, on a signal, on a
+//! - Whatever it makes is written into a journal **before** it is made (`drill/journal.rs`). The journal is undone at the end, on a signal, on a
 //!   panic; by a watchdog of its own if the drill is killed; and by `headroom-drill clean` or the next run if that was killed too.
 //! - It undoes only what is named as its own: `headroom-drill-…`, or where a name must be hexadecimal, those letters in hexadecimal.
 //! - Every count has a cap, every drill an end.
