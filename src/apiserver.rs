@@ -24,7 +24,7 @@
 //! anew. A file that is missing or wrong is an error of ours and no outcome of the apiserver's: `Err`, each time, until it is there.
 //!
 //! **Bounds.** One exchange takes at most [`Settings::timeout`] (a check that has to make its connection first: twice that; reading
-//! the files once more), an answer at most 64 KiB (objects: what the caller says), a head 16 or 64 KiB. A new connection is closed
+//! our own files before it: at most 5 s), an answer at most 64 KiB (objects: what the caller says), a head 16 or 64 KiB. A new connection is closed
 //! before its exchange returns; of the long-lived one there is one task and one descriptor, gone with it. `getaddrinfo(3)` cannot be
 //! cancelled: there is at most one at a time, and while one hangs further exchanges end as timeouts in the phase dns.
 //!
@@ -60,6 +60,10 @@ use stopwatch::Stopwatch;
 
 use crate::error::Result;
 use crate::host::{Deadline, Host};
+
+/// How long it may take to read our own files. It is no part of an exchange: a machine that is busy for a moment is not an apiserver that
+/// does not answer.
+const FILES: Duration = Duration::from_secs(5);
 
 /// Whether there is an apiserver to ask, and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -174,7 +178,7 @@ impl Client {
     /// # Errors
     /// If our own files do not say it.
     pub async fn address(&self) -> Result<Address> {
-        Ok(self.access.entry(Deadline::after(self.settings().timeout)).await?.address)
+        Ok(self.access.entry(Deadline::after(FILES)).await?.address)
     }
 
     /// GET over a new HTTP/1.1 connection, which is closed when this returns.
@@ -182,8 +186,8 @@ impl Client {
     /// # Errors
     /// If our own files (kubeconfig, token, certificates) are missing or wrong: nobody was asked.
     pub async fn fresh(&self, path: &str) -> Result<Exchange> {
+        let entry = self.access.entry(Deadline::after(FILES)).await?;
         let deadline = Deadline::after(self.settings().timeout);
-        let entry = self.access.entry(deadline).await?;
         Ok(self.over_http1(&entry, Want::probe(path), deadline).await)
     }
 
@@ -205,8 +209,8 @@ impl Client {
     /// # Errors
     /// As [`Client::fresh`].
     pub async fn get(&self, path: &str, most_bytes: usize) -> Result<Exchange> {
+        let entry = self.access.entry(Deadline::after(FILES)).await?;
         let deadline = Deadline::after(self.settings().timeout);
-        let entry = self.access.entry(deadline).await?;
         let want = Want::object(path, most_bytes);
         // Half of the time, so that a new connection still has the other half.
         match self.reused.get(&entry, &want, deadline.part(Duration::MAX)).await {

@@ -121,7 +121,7 @@ impl Reused {
     pub(super) async fn check(&self, access: &Access, connector: &Connector, want: Want<'_>) -> Result<Check> {
         let timeout = access.settings().timeout;
         let mut slot = self.slot.lock().await;
-        let entry = access.entry(Deadline::after(timeout)).await?;
+        let entry = access.entry(Deadline::after(super::FILES)).await?;
         // Making it has a timeout of its own, or a slow handshake would make a dead connection of a live one.
         let whole = Deadline::after(timeout * 2);
         let mut made = None;
