@@ -11,6 +11,7 @@ pub mod kmem;
 pub mod memory_volume;
 pub mod node_status;
 pub mod open_files;
+mod pace;
 pub mod pod_interface;
 
 use std::pin::Pin;

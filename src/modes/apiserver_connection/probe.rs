@@ -16,10 +16,8 @@ use crate::apiserver::{Apiserver, Client, Exchange, Outcome};
 use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
 use crate::kubelet::node::Node;
-use crate::modes::{Probe, Work};
+use crate::modes::{Probe, Work, pace};
 
-/// The longest Retry-After that is obeyed: beyond it we would be blind for too long.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How often the endpoints behind the service address are asked for, and how often if we may not know them.
 const SLICE_EVERY: Duration = Duration::from_secs(300);
 const SLICE_DENIED: Duration = Duration::from_secs(3600);
@@ -95,7 +93,7 @@ impl Shared {
         let Some(client) = self.apiserver.client(&host) else { return };
         self.instruments.begin(kind);
         let interval = self.settings.interval;
-        sleep(interval.mul_f64(fastrand::f64())).await;
+        sleep(pace::first(interval)).await;
         loop {
             let began = Instant::now();
             let result = match kind {
@@ -103,13 +101,10 @@ impl Shared {
                 Kind::Fresh => client.fresh(&client.settings().path).await,
                 Kind::ToKubelet => self.to_kubelet(&client, &host).await,
             };
-            let mut next = began + interval.mul_f64(0.9 + 0.2 * fastrand::f64());
+            let next = pace::next(began, interval, result.as_ref().ok());
             match result {
                 Ok(exchange) => {
                     self.instruments.hindered(kind, None);
-                    if let (Outcome::Throttled, Some(time)) = (exchange.outcome, exchange.retry_after) {
-                        next = next.max(Instant::now() + time.min(LONGEST_PAUSE));
-                    }
                     self.instruments.note(kind, &exchange);
                 }
                 // Of our own files: nobody was asked.
@@ -118,8 +113,7 @@ impl Shared {
             if let Ok(address) = client.address().await {
                 self.endpoints.probe_goes_to(&address);
             }
-            // A probe that took longer than its interval is not followed by the next at once.
-            sleep_until(next.max(Instant::now() + interval / 10)).await;
+            sleep_until(next).await;
         }
     }
 
@@ -164,7 +158,7 @@ impl Shared {
 
     async fn slice(self: Arc<Self>, host: Arc<Host>) {
         let Some(client) = self.apiserver.client(&host) else { return };
-        sleep(self.settings.interval.mul_f64(fastrand::f64())).await;
+        sleep(pace::first(self.settings.interval)).await;
         loop {
             let pause = match client.get(SLICE, LARGEST_SLICE).await {
                 Ok(exchange) if exchange.outcome == Outcome::Ok => {
@@ -185,7 +179,7 @@ impl Shared {
                 // The probes say so, for everybody to see.
                 Err(_) => SLICE_EVERY,
             };
-            sleep(pause.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
+            sleep(pace::about(pause)).await;
         }
     }
 }

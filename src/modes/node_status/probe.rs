@@ -12,10 +12,8 @@ use crate::apiserver::{Apiserver, Client, Exchange, Outcome};
 use crate::error::{Error, Reason, Result};
 use crate::host::Host;
 use crate::kubelet::node::Node;
-use crate::modes::{Probe, Work};
+use crate::modes::{Probe, Work, pace};
 
-/// The longest Retry-After that is obeyed.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// A node with 50 images and many managed fields has some hundred kilobytes.
 const LARGEST: usize = 4 << 20;
 /// What was read is told for so many intervals; after that we no longer know.
@@ -136,17 +134,13 @@ impl Shared {
         self.begin();
         let interval = self.interval(object);
         // The first read of both soon, so that a new exporter has something to tell; then each on its own clock.
-        sleep(interval.min(self.settings.lease_interval).mul_f64(fastrand::f64())).await;
+        sleep(pace::first(interval.min(self.settings.lease_interval))).await;
         loop {
-            let mut next = Instant::now() + interval.mul_f64(0.9 + 0.2 * fastrand::f64());
+            let began = Instant::now();
             let asked = self.ask(object, &client, &host).await;
-            if let Ok(exchange) = &asked
-                && let (Outcome::Throttled, Some(time)) = (exchange.outcome, exchange.retry_after)
-            {
-                next = next.max(Instant::now() + time.min(LONGEST_PAUSE));
-            }
+            let next = pace::next(began, interval, asked.as_ref().ok());
             self.note(object, asked);
-            sleep_until(next.max(Instant::now() + interval / 10)).await;
+            sleep_until(next).await;
         }
     }
 
