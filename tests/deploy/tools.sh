@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Puts into target/tools what tests/deploy.rs uses and Debian does not have, unless it is there: helm, kustomize and a reader of the Prometheus
+# operator's objects, built by Go from its modules (Go 1.25 or later), and kubernetes-validate, the schemas of Kubernetes, from PyPI (python3-venv).
+# What is missing says SKIP; the tests that need it then say it too.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+helm=v3.18.6
+kustomize=v5.7.1
+schemas=1.37.0
+
+tools=$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools
+mkdir -p "$tools"
+
+skip() { echo "SKIP: $1, so $2 cannot be put into target/tools" >&2; }
+
+# A stamp holds the version that is there.
+present() { [ -e "$tools/$1" ] && [ "$(cat "$tools/$1.version" 2>/dev/null)" = "$2" ]; }
+
+go_install() { # name, version, package
+    if present "$1" "$2"; then return; fi
+    echo "building $1 $2"
+    GOBIN="$tools" go install "$3@$2" || { skip "go install failed" "$1"; return; }
+    echo "$2" >"$tools/$1.version"
+}
+
+if go version 2>/dev/null | grep -qE ' go1\.(2[5-9]|[3-9][0-9])'; then
+    go_install helm "$helm" helm.sh/helm/v3/cmd/helm
+    go_install kustomize "$kustomize" sigs.k8s.io/kustomize/kustomize/v5
+    operator=$(cat tests/deploy/operator/* | sha256sum | cut -d' ' -f1)
+    if ! present operator "$operator"; then
+        echo "building the reader of the operator's objects"
+        (cd tests/deploy/operator && go build -o "$tools/operator" .) && echo "$operator" >"$tools/operator.version" ||
+            skip "go build failed" "the reader of the operator's objects"
+    fi
+else
+    skip "no Go 1.25 or later" "helm, kustomize and the reader of the operator's objects"
+fi
+
+if ! present schemas "$schemas"; then
+    echo "installing kubernetes-validate $schemas"
+    rm -rf "$tools/schemas"
+    { python3 -m venv "$tools/schemas" && "$tools/schemas/bin/pip" install -q --disable-pip-version-check "kubernetes-validate==$schemas"; } &&
+        echo "$schemas" >"$tools/schemas.version" || skip "no python3-venv, or no PyPI" "kubernetes-validate"
+fi
