@@ -4,17 +4,26 @@
 //! `tests/deploy/tools.sh` puts the tools into `target/tools`. `HEADROOM_UPDATE_DOCS=1 cargo test --test deploy` writes what is generated anew.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
+#[path = "deploy/cluster.rs"]
+mod cluster;
+#[path = "deploy/command_line.rs"]
+mod command_line;
 mod common;
 #[path = "deploy/matrix.rs"]
 mod matrix;
+#[path = "deploy/pod.rs"]
+mod pod;
 #[path = "deploy/render.rs"]
 mod render;
+#[path = "deploy/rights.rs"]
+mod rights;
+#[path = "deploy/words.rs"]
+mod words;
 #[path = "deploy/written.rs"]
 mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headroom::config::{Config, command};
 use render::{Objects, chart, helm, kustomize, kustomize_with, needs, parse_all, project, read, template, tool};
 use serde_json::{Value, json};
 
@@ -110,12 +119,13 @@ fn every_object_fits_the_schemas_of_kubernetes() {
         .iter()
         .map(|(version, texts)| (version.clone(), texts.iter().map(parse).filter(|o| !is_operators(o)).collect()))
         .collect();
-    assert_eq!(kubernetes.keys().map(String::as_str).collect::<Vec<_>>(), [
-        "1.28", "1.29", "1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36"
-    ]);
+    assert_eq!(
+        kubernetes.keys().map(String::as_str).collect::<Vec<_>>(),
+        ["1.28", "1.29", "1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36"]
+    );
     let validate = |objects: &Value| render::validate(&objects.to_string());
     let said = validate(&json!(kubernetes)).unwrap_or_else(|wrong| panic!("{wrong}"));
-    println!("{said}");
+    assert!(said.contains(" objects checked, 0 wrong"), "{said}");
     // The schemas do refuse.
     let mut wrong = kubernetes["1.36"].iter().find(|object| object["kind"] == "DaemonSet").unwrap().clone();
     wrong["spec"]["template"]["spec"]["hostPid"] = json!(true);
@@ -129,10 +139,16 @@ fn every_object_fits_the_schemas_of_kubernetes() {
 fn every_object_of_the_operator_fits_its_types() {
     needs!("helm", "kustomize", "operator");
     let objects = &every_object()["1.36"];
-    let operators: Vec<&str> = objects.iter().map(String::as_str).filter(|text| text.contains("monitoring.coreos")).collect();
-    let kinds: BTreeSet<_> =
-        operators.iter().map(|text| serde_json::from_str::<Value>(text).unwrap()["kind"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(kinds.iter().map(String::as_str).collect::<Vec<_>>(), ["PodMonitor", "PrometheusRule", "ServiceMonitor"]);
+    let operators: Vec<&str> =
+        objects.iter().map(String::as_str).filter(|text| text.contains("monitoring.coreos")).collect();
+    let kinds: BTreeSet<_> = operators
+        .iter()
+        .map(|text| serde_json::from_str::<Value>(text).unwrap()["kind"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        kinds.iter().map(String::as_str).collect::<Vec<_>>(),
+        ["PodMonitor", "PrometheusRule", "ServiceMonitor"]
+    );
     render::fed(&tool("operator").unwrap(), &[], &operators.join("\n")).unwrap_or_else(|wrong| panic!("{wrong}"));
     let wrong = operators[0].replacen("\"spec\":{", "\"spec\":{\"bogus\":1,", 1);
     assert!(render::fed(&tool("operator").unwrap(), &[], &wrong).unwrap_err().contains("bogus"));
@@ -176,7 +192,8 @@ fn the_rules_are_the_files_of_alerts() {
 #[test]
 fn the_dashboards_are_the_files_of_dashboards() {
     needs!("helm", "kustomize");
-    let all = [template("dashboards: {enabled: true}", "1.33.0", &[]), kustomize("deploy/kustomize/prometheus-operator")];
+    let all =
+        [template("dashboards: {enabled: true}", "1.33.0", &[]), kustomize("deploy/kustomize/prometheus-operator")];
     for objects in all {
         for name in ["apiserver", "fleet", "node"] {
             let map = &objects[&format!("v1 ConfigMap headroom-exporter/headroom-exporter-dashboard-{name}")];
@@ -190,181 +207,6 @@ fn the_dashboards_are_the_files_of_dashboards() {
 }
 
 #[test]
-fn a_wrong_value_fails_clearly() {
-    needs!("helm");
-    for (values, words) in matrix::WRONG {
-        let file = render::file(values);
-        let said = helm(&["template", "x", &chart(), "--kube-version", "1.33.0", "-f", file.path()]).expect_err(values);
-        for word in *words {
-            assert!(said.contains(word), "{values}: {word:?} is not in: {said}");
-        }
-    }
-    let old = helm(&["template", "x", &chart(), "--kube-version", "1.27.9"]).unwrap_err();
-    assert!(old.contains("requires kubeVersion: >=1.28"), "{old}");
-}
-
-/// The container of the DaemonSet.
-fn container(objects: &Objects) -> &Value {
-    let daemonset = objects.values().find(|object| object["kind"] == "DaemonSet").expect("a DaemonSet");
-    &daemonset["spec"]["template"]["spec"]["containers"][0]
-}
-
-fn arguments(objects: &Objects) -> Vec<String> {
-    let arguments = container(objects)["args"].as_array().unwrap();
-    arguments.iter().map(|argument| argument.as_str().unwrap().replace("$(NODE_NAME)", "node-1")).collect()
-}
-
-/// Flags of the web side that an exporter without it does not have.
-fn known(argument: &String) -> bool {
-    let name = argument.trim_start_matches('-').split('=').next().unwrap();
-    let coming = ["web.config.file", "web.kubernetes-auth"].contains(&name);
-    !coming || command().get_arguments().any(|arg| arg.get_long() == Some(name))
-}
-
-#[test]
-fn the_exporter_takes_every_command_line() {
-    needs!("helm", "kustomize");
-    let mut all: Vec<(String, Objects)> = matrix::CASES
-        .iter()
-        .map(|case| (case.name.to_owned(), template(case.values, "1.33.0", &[])))
-        .collect();
-    all.push(("kustomize".into(), kustomize_with(&["no-runtime", "no-apiserver"])));
-    for (name, objects) in all {
-        let arguments = arguments(&objects);
-        let known: Vec<&String> = arguments.iter().filter(|argument| known(argument)).collect();
-        let line = || std::iter::once("headroom-exporter").chain(known.iter().map(|argument| argument.as_str()));
-        command().try_get_matches_from(line()).unwrap_or_else(|error| panic!("{name}: {error}"));
-        // The file of the web configuration is in the pod only.
-        if !arguments.iter().any(|argument| argument.starts_with("--web.config.file")) {
-            Config::parse(line()).unwrap_or_else(|error| panic!("{name}: {error}"));
-        }
-        // Each argument is one that is listened to, not a value of the one before.
-        assert!(arguments.iter().all(|argument| argument.starts_with("--")), "{name}: {arguments:?}");
-    }
-}
-
-#[test]
-fn every_flag_can_be_set() {
-    needs!("helm");
-    let (mut values, mut expected) = (serde_json::Map::new(), BTreeSet::new());
-    for flag in written::flags().filter(|flag| !flag.is_own()) {
-        let (value, arguments) = flag.sample();
-        values.insert(flag.long.clone(), value);
-        expected.extend(arguments);
-    }
-    assert!(values.len() > 40, "{}", values.len());
-    let objects = template(&json!({ "flags": values }).to_string(), "1.33.0", &[]);
-    let arguments = arguments(&objects);
-    let missing: Vec<_> = expected.iter().filter(|argument| !arguments.contains(argument)).collect();
-    assert!(missing.is_empty(), "{missing:?} not in {arguments:#?}");
-    command().try_get_matches_from(std::iter::once("x").chain(arguments.iter().map(String::as_str))).unwrap();
-    // `false` is the opposite.
-    let off = template(r#"flags: {"collector.kmem": false, "apiserver.insecure-skip-verify": false}"#, "1.33.0", &[]);
-    let off = render::text(&off);
-    assert!(off.contains("--no-collector.kmem") && !off.contains("insecure-skip-verify"));
-    // The chart's own flags have values of their own.
-    for (long, values, argument) in written::OWN {
-        if let Some(values) = values {
-            let text = render::text(&template(values, "1.33.0", &[]));
-            assert!(text.contains(&format!("\"{argument}\"")), "{long}: no {argument} with {values}");
-        }
-    }
-}
-
-/// What the roles allow: `get nodes`, `get endpointslices kubernetes` …
-fn permissions(objects: &Objects) -> BTreeSet<String> {
-    let mut all = BTreeSet::new();
-    for object in objects.values().filter(|object| object["kind"].as_str().unwrap().ends_with("Role")) {
-        for rule in object["rules"].as_array().unwrap() {
-            let words = |key: &str| -> Vec<String> {
-                rule[key].as_array().into_iter().flatten().map(|word| word.as_str().unwrap().to_owned()).collect()
-            };
-            for verb in words("verbs") {
-                for resource in words("resources") {
-                    all.insert(format!("{verb} {resource} {}", words("resourceNames").join(",")).trim_end().to_owned());
-                }
-            }
-        }
-    }
-    all
-}
-
-#[test]
-fn the_roles_are_what_the_readme_says_and_no_more() {
-    needs!("helm", "kustomize");
-    let default = ["get endpointslices kubernetes", "get leases", "get nodes", "get nodes/configz"];
-    let of = |values: &str| permissions(&template(values, "1.33.0", &[]));
-    let set = |permissions: &[&str]| permissions.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
-    assert_eq!(of(""), set(&default));
-    assert_eq!(permissions(&kustomize("deploy/kustomize/base")), set(&default));
-    assert_eq!(of("apiserver: {probeKubelet: true}"), set(&[&default[..], &["get nodes/proxy"]].concat()));
-    assert_eq!(
-        of("web: {kubernetesAuth: true}"),
-        set(&[&default[..], &["create tokenreviews", "create subjectaccessreviews"]].concat())
-    );
-    assert_eq!(of(r#"flags: {"collector.node_status": false}"#), set(&[default[0], default[3]]));
-    assert_eq!(of(r#"flags: {"collector.disable-defaults": true, "collector.eviction": true}"#), set(&[default[3]]));
-    // Nothing, and no token either.
-    let none = template("apiserver: {enabled: false}", "1.33.0", &[]);
-    assert!(none.keys().all(|key| !key.contains("Role")), "{:?}", none.keys());
-    let pod = |objects: &Objects| {
-        objects.values().find(|object| object["kind"] == "DaemonSet").unwrap()["spec"]["template"]["spec"].clone()
-    };
-    assert_eq!(pod(&none)["automountServiceAccountToken"], false);
-    assert_eq!(none["v1 ServiceAccount headroom-exporter/headroom-exporter"]["automountServiceAccountToken"], false);
-
-    let readme = read("README.md");
-    let section = readme.split("\n## ").find(|section| section.starts_with("What the apiserver is asked")).unwrap();
-    let named: BTreeSet<&str> =
-        section.split("`get` on `").skip(1).map(|rest| rest.split('`').next().unwrap()).collect();
-    let every: BTreeSet<String> = of("apiserver: {probeKubelet: true}");
-    let every: BTreeSet<&str> = every.iter().map(|permission| permission.split(' ').nth(1).unwrap()).collect();
-    // The kubelet is asked for its configuration, which that section is not about.
-    assert!(readme.contains("`nodes/configz`"));
-    assert_eq!(named.iter().copied().chain(["nodes/configz"]).collect::<BTreeSet<_>>(), every);
-}
-
-/// A comment of a role names series; all are declared.
-#[test]
-fn the_series_in_the_comments_of_the_roles_exist() {
-    for file in ["deploy/kustomize/base/rbac.yaml", "deploy/helm/headroom-exporter/templates/rbac.yaml"] {
-        let text = read(file);
-        let names = text.lines().filter(|line| line.trim_start().starts_with('#')).flat_map(|line| {
-            line.split(|c: char| !(c.is_ascii_lowercase() || c == '_')).filter(|word| word.starts_with("headroom_"))
-        });
-        let mut seen = 0;
-        for name in names {
-            seen += 1;
-            let declared = headroom::catalog::metrics().any(|(_, metric)| metric.name.starts_with(name));
-            assert!(declared, "{file}: {name}");
-        }
-        assert!(seen >= 5, "{file}: {seen}");
-    }
-}
-
-#[test]
-fn the_pod_is_bounded_and_read_only() {
-    needs!("helm");
-    let objects = template("", "1.33.0", &[]);
-    let container = container(&objects);
-    let context = &container["securityContext"];
-    assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
-    assert_eq!(context["readOnlyRootFilesystem"], true);
-    assert_eq!(context["allowPrivilegeEscalation"], false);
-    assert_eq!(context["privileged"], false);
-    assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault");
-    for mount in container["volumeMounts"].as_array().unwrap() {
-        assert_eq!((&mount["readOnly"], &mount["mountPropagation"]), (&json!(true), &json!("HostToContainer")), "{mount}");
-    }
-    assert!(container["resources"]["limits"]["memory"].is_string());
-    // With TLS the probes and the monitor come by TLS; who must show a certificate cannot be asked by the kubelet.
-    let web = render::text(&template(matrix::values("tls"), "1.33.0", &OPERATOR));
-    assert!(web.contains(r#""scheme":"HTTPS""#) && web.contains(r#""scheme":"https""#), "{web}");
-    let client = template(matrix::values("client certificates"), "1.33.0", &[]);
-    assert!(self::container(&client)["livenessProbe"]["tcpSocket"].is_object());
-}
-
-#[test]
 fn a_package_has_the_real_files_and_renders_the_same() {
     needs!("helm");
     let folder = tempfile::tempdir().unwrap();
@@ -372,7 +214,10 @@ fn a_package_has_the_real_files_and_renders_the_same() {
     helm(&["package", &chart(), "-d", to]).unwrap();
     let package = format!("{to}/headroom-exporter-{}.tgz", env!("CARGO_PKG_VERSION"));
     let files = common::shell(&format!("tar tzf {package} | sort"));
-    assert!(files.contains("/files/alerts/kmem/rules.yaml") && files.contains("/files/dashboards/node.json"), "{files}");
+    assert!(
+        files.contains("/files/alerts/kmem/rules.yaml") && files.contains("/files/dashboards/node.json"),
+        "{files}"
+    );
     for surplus in ["test.yaml", "runbook.md", "kustomization.yaml", "alerts/README.md"] {
         assert!(!files.contains(surplus), "{files}");
     }
@@ -381,45 +226,4 @@ fn a_package_has_the_real_files_and_renders_the_same() {
     let values = "dashboards: {enabled: true}";
     let from_package = render::template_of(&package, values, "1.33.0", &OPERATOR);
     assert_eq!(from_package, template(values, "1.33.0", &OPERATOR));
-}
-
-#[test]
-fn what_is_generated_is_up_to_date() {
-    written::up_to_date("deploy/helm/headroom-exporter/values.schema.json", &written::schema());
-    written::up_to_date("deploy/kustomize/prometheus-operator/rules.yaml", &written::rules());
-    written::up_to_date("deploy/helm/headroom-exporter/README.md", &written::readme());
-}
-
-#[test]
-fn every_value_has_its_words_and_its_schema() {
-    let values = parse_all(&read("deploy/helm/headroom-exporter/values.yaml")).remove(0);
-    let schema: Value = serde_json::from_str(&read("deploy/helm/headroom-exporter/values.schema.json")).unwrap();
-    let mut wrong = written::differences(&values, &schema);
-    let rows: BTreeSet<String> = written::rows().into_iter().map(|row| row.path).collect();
-    for (name, value) in values.as_object().unwrap() {
-        let described = rows.contains(name)
-            || value.as_object().is_some_and(|keys| keys.keys().all(|key| rows.contains(&format!("{name}.{key}"))));
-        if !described {
-            wrong.push(format!("{name}: no comment above it"));
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
-#[test]
-fn versions_are_one() {
-    let version = env!("CARGO_PKG_VERSION");
-    let chart = parse_all(&read("deploy/helm/headroom-exporter/Chart.yaml")).remove(0);
-    assert_eq!((&chart["version"], &chart["appVersion"]), (&json!(version), &json!(version)));
-    let mut files = vec!["dashboards/kustomization.yaml".to_owned()];
-    for folder in ["base", "prometheus-operator"] {
-        let entries = std::fs::read_dir(project(&format!("deploy/kustomize/{folder}"))).unwrap();
-        files.extend(entries.map(|entry| format!("deploy/kustomize/{folder}/{}", entry.unwrap().file_name().display())));
-    }
-    for file in files {
-        let text = read(&file);
-        for line in text.lines().filter(|line| line.contains("app.kubernetes.io/version") || line.contains("image: ")) {
-            assert!(line.trim_end_matches('"').ends_with(version), "{file}: {line}");
-        }
-    }
 }

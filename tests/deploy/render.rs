@@ -149,3 +149,14 @@ pub(crate) fn kustomize_with(components: &[&str]) -> Objects {
     std::fs::write(real.join("kustomization.yaml"), text).unwrap();
     build(real.to_str().unwrap())
 }
+
+/// The container of the DaemonSet.
+pub(crate) fn container(objects: &Objects) -> &Value {
+    let daemonset = objects.values().find(|object| object["kind"] == "DaemonSet").expect("a DaemonSet");
+    &daemonset["spec"]["template"]["spec"]["containers"][0]
+}
+
+pub(crate) fn arguments(objects: &Objects) -> Vec<String> {
+    let arguments = container(objects)["args"].as_array().unwrap();
+    arguments.iter().map(|argument| argument.as_str().unwrap().replace("$(NODE_NAME)", "node-1")).collect()
+}

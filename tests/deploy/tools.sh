@@ -17,15 +17,17 @@ skip() { echo "SKIP: $1, so $2 cannot be put into target/tools" >&2; }
 # A stamp holds the version that is there.
 present() { [ -e "$tools/$1" ] && [ "$(cat "$tools/$1.version" 2>/dev/null)" = "$2" ]; }
 
-go_install() { # name, version, package
+go_install() { # name, version, package, flags of the linker
     if present "$1" "$2"; then return; fi
     echo "building $1 $2"
-    GOBIN="$tools" go install "$3@$2" || { skip "go install failed" "$1"; return; }
+    GOBIN="$tools" go install -ldflags "-s -w ${4-}" "$3@$2" || { skip "go install failed" "$1"; return; }
     echo "$2" >"$tools/$1.version"
 }
 
 if go version 2>/dev/null | grep -qE ' go1\.(2[5-9]|[3-9][0-9])'; then
-    go_install helm "$helm" helm.sh/helm/v3/cmd/helm
+    # Without a cluster Helm renders for the Kubernetes that it was linked for: as its releases do, the one of its client libraries.
+    linked=helm.sh/helm/v3/pkg/chartutil
+    go_install helm "$helm" helm.sh/helm/v3/cmd/helm "-X $linked.k8sVersionMajor=1 -X $linked.k8sVersionMinor=33"
     go_install kustomize "$kustomize" sigs.k8s.io/kustomize/kustomize/v5
     operator=$(cat tests/deploy/operator/* | sha256sum | cut -d' ' -f1)
     if ! present operator "$operator"; then

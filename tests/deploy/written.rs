@@ -15,7 +15,11 @@ pub(crate) const OWN: &[(&str, Option<&str>, &str)] = &[
     ("path.sysfs", None, "--path.sysfs=/host/sys"),
     ("node-name", None, "--node-name=$(NODE_NAME)"),
     ("web.listen-address", Some("web: {host: 10.0.0.1, port: 1234}"), "--web.listen-address=10.0.0.1:1234"),
-    ("web.config.file", Some("web: {config: {http_server_config: {http2: false}}}"), "--web.config.file=/etc/headroom-exporter/web/web.yml"),
+    (
+        "web.config.file",
+        Some("web: {config: {http_server_config: {http2: false}}}"),
+        "--web.config.file=/etc/headroom-exporter/web/web.yml",
+    ),
     ("web.kubernetes-auth", Some("web: {kubernetesAuth: true}"), "--web.kubernetes-auth"),
     ("runtime", Some("runtime: {enabled: false}"), "--no-runtime"),
     ("runtime.endpoint", Some("runtime: {endpoint: /run/x.sock}"), "--runtime.endpoint=/run/x.sock"),
@@ -210,7 +214,9 @@ pub(crate) fn rows() -> Vec<Row> {
             words.push(comment.to_owned());
             continue;
         }
-        if let Some((name, _)) = text.split_once(':').filter(|(name, _)| name.bytes().all(|b| b.is_ascii_alphanumeric())) {
+        if let Some((name, _)) =
+            text.split_once(':').filter(|(name, _)| name.bytes().all(|b| b.is_ascii_alphanumeric()))
+        {
             above.retain(|(outer, _)| *outer < indent);
             above.push((indent, name.to_owned()));
             if !words.is_empty() {

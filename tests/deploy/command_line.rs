@@ -1,0 +1,64 @@
+//! The exporter takes every command line that is rendered, and every one of its flags can be set.
+
+use std::collections::BTreeSet;
+
+use headroom::config::{Config, command};
+use serde_json::json;
+
+use super::render::{self, Objects, arguments, kustomize_with, needs, template};
+use super::{matrix, written};
+
+/// Flags of the web side that an exporter without it does not have.
+fn known(argument: &str) -> bool {
+    let name = argument.trim_start_matches('-').split('=').next().unwrap();
+    let coming = ["web.config.file", "web.kubernetes-auth"].contains(&name);
+    !coming || command().get_arguments().any(|arg| arg.get_long() == Some(name))
+}
+
+#[test]
+fn the_exporter_takes_every_command_line() {
+    needs!("helm", "kustomize");
+    let mut all: Vec<(String, Objects)> =
+        matrix::CASES.iter().map(|case| (case.name.to_owned(), template(case.values, "1.33.0", &[]))).collect();
+    all.push(("kustomize".into(), kustomize_with(&["no-runtime", "no-apiserver"])));
+    for (name, objects) in all {
+        let arguments = arguments(&objects);
+        let known: Vec<&String> = arguments.iter().filter(|argument| known(argument)).collect();
+        let line = || std::iter::once("headroom-exporter").chain(known.iter().map(|argument| argument.as_str()));
+        command().try_get_matches_from(line()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        // The file of the web configuration is in the pod only.
+        if !arguments.iter().any(|argument| argument.starts_with("--web.config.file")) {
+            Config::parse(line()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        // Each argument is one that is listened to, not a value of the one before.
+        assert!(arguments.iter().all(|argument| argument.starts_with("--")), "{name}: {arguments:?}");
+    }
+}
+
+#[test]
+fn every_flag_can_be_set() {
+    needs!("helm");
+    let (mut values, mut expected) = (serde_json::Map::new(), BTreeSet::new());
+    for flag in written::flags().filter(|flag| !flag.is_own()) {
+        let (value, arguments) = flag.sample();
+        values.insert(flag.long.clone(), value);
+        expected.extend(arguments);
+    }
+    assert!(values.len() > 40, "{}", values.len());
+    let objects = template(&json!({ "flags": values }).to_string(), "1.33.0", &[]);
+    let arguments = arguments(&objects);
+    let missing: Vec<_> = expected.iter().filter(|argument| !arguments.contains(argument)).collect();
+    assert!(missing.is_empty(), "{missing:?} not in {arguments:#?}");
+    command().try_get_matches_from(std::iter::once("x").chain(arguments.iter().map(String::as_str))).unwrap();
+    // `false` is the opposite.
+    let off = template(r#"flags: {"collector.kmem": false, "apiserver.insecure-skip-verify": false}"#, "1.33.0", &[]);
+    let off = render::text(&off);
+    assert!(off.contains("--no-collector.kmem") && !off.contains("insecure-skip-verify"));
+    // The chart's own flags have values of their own.
+    for (long, values, argument) in written::OWN {
+        if let Some(values) = values {
+            let text = render::text(&template(values, "1.33.0", &[]));
+            assert!(text.contains(&format!("\"{argument}\"")), "{long}: no {argument} with {values}");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The container of the DaemonSet without Kubernetes: a root of its own with the mounts, the capabilities and the command line that were rendered, in the
+//! host's process and network namespaces.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::common::Exporter;
+
+const MAKE: &str = r#"
+root=$1 binary=$2 capabilities=$3; shift 3
+mount -t tmpfs none "$root"
+mkdir -p "$root/proc" "$root/bin" "$root/dev" "$root/usr" "$root/host/root" "$root/host/sys"
+for name in lib lib64; do [ ! -e "/$name" ] || cp -a --no-dereference "/$name" "$root/$name" 2>/dev/null; done
+mount --rbind -o ro /usr "$root/usr"
+mount -t proc proc "$root/proc"
+: >"$root/bin/headroom-exporter"
+mount --bind "$binary" "$root/bin/headroom-exporter"
+for name in root sys; do
+    from=/; [ "$name" = root ] || from=/sys
+    mount --rbind "$from" "$root/host/$name"
+    mount --make-rslave "$root/host/$name"
+    mount -o remount,bind,ro "$root/host/$name"
+done
+mount -o remount,ro "$root"
+exec chroot "$root" /usr/bin/setpriv --inh-caps=-all --bounding-set="$capabilities" --no-new-privs /bin/headroom-exporter "$@"
+"#;
+
+/// Starts it with exactly these capabilities; the folder is where its root is mounted, in a mount namespace that goes with it.
+pub(crate) fn start(container: &Value, capabilities: &Value, folder: &std::path::Path) -> Exporter {
+    let mounts: Vec<&str> =
+        container["volumeMounts"].as_array().unwrap().iter().map(|m| m["mountPath"].as_str().unwrap()).collect();
+    assert_eq!(mounts, ["/host/root", "/host/sys"], "MAKE above knows these");
+    let added =
+        capabilities.as_array().unwrap().iter().map(|name| format!(",+{}", name.as_str().unwrap().to_lowercase()));
+    let capabilities = format!("-all{}", added.collect::<String>());
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-ec", MAKE, "sh"])
+        .arg(folder)
+        .arg(env!("CARGO_BIN_EXE_headroom-exporter"))
+        .arg(capabilities);
+    let arguments: Vec<String> = container["args"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|argument| argument.as_str().unwrap().replace("$(NODE_NAME)", "node-1"))
+        // The port would be the machine's.
+        .filter(|argument| !argument.starts_with("--web.listen-address"))
+        .collect();
+    Exporter::start_as(command, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
