@@ -241,7 +241,8 @@ pub(crate) fn readme() -> String {
     let mut table = String::from("| value | default | |\n|---|---|---|\n");
     for row in &rows {
         let value = row.path.split('.').fold(&values, |value, name| &value[name]);
-        let outer = rows.iter().any(|other| other.path.starts_with(&format!("{}.", row.path)));
+        let has_row = |name: &String| rows.iter().any(|other| other.path == format!("{}.{name}", row.path));
+        let outer = value.as_object().is_some_and(|keys| !keys.is_empty() && keys.keys().all(has_row));
         let default = if outer { String::new() } else { format!("`{value}`") };
         let _ = writeln!(table, "| `{}` | {default} | {} |", row.path, row.words.replace('|', "\\|"));
     }
