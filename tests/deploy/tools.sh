@@ -32,7 +32,7 @@ if go version 2>/dev/null | grep -qE ' go1\.(2[5-9]|[3-9][0-9])'; then
     operator=$(cat tests/deploy/operator/* | sha256sum | cut -d' ' -f1)
     if ! present operator "$operator"; then
         echo "building the reader of the operator's objects"
-        (cd tests/deploy/operator && go build -o "$tools/operator" .) && echo "$operator" >"$tools/operator.version" ||
+        (cd tests/deploy/operator && go build -buildvcs=false -ldflags "-s -w" -o "$tools/operator" .) && echo "$operator" >"$tools/operator.version" ||
             skip "go build failed" "the reader of the operator's objects"
     fi
 else
