@@ -189,6 +189,34 @@ fn the_rules_are_the_files_of_alerts() {
     assert_eq!(text.matches("\"PrometheusRule\"").count(), alerts.len() - 1);
 }
 
+/// The rules know the exporter by its job, and the operator's labels of our own pod must not meet ours of the pods that are observed.
+#[test]
+fn the_monitors_name_the_job_and_leave_our_labels_alone() {
+    needs!("helm", "kustomize");
+    let rules = read("alerts/exporter/rules.yaml");
+    let job = rules.split("job=\"").nth(1).unwrap().split('"').next().unwrap();
+    let operators = ["namespace", "pod", "container", "endpoint", "service"];
+    let ours: BTreeSet<&str> =
+        headroom::catalog::metrics().flat_map(|(_, metric)| metric.labels.iter().copied()).collect();
+    assert!(operators.iter().any(|label| ours.contains(label)), "then nothing would have to be dropped");
+    let service = "monitor: {enabled: true, kind: ServiceMonitor}";
+    let all = [
+        template("", "1.33.0", &OPERATOR),
+        template(service, "1.33.0", &[]),
+        kustomize("deploy/kustomize/prometheus-operator"),
+    ];
+    for objects in all {
+        let monitor = objects.values().find(|object| object["kind"].as_str().unwrap().ends_with("Monitor")).unwrap();
+        let endpoints = if monitor["kind"] == "PodMonitor" { "podMetricsEndpoints" } else { "endpoints" };
+        let relabelings = monitor["spec"][endpoints][0]["relabelings"].as_array().unwrap();
+        let rule = |key: &str, value: &str| relabelings.iter().find(|rule| rule[key] == value).unwrap_or(&Value::Null);
+        assert_eq!(rule("targetLabel", "job")["replacement"], job);
+        assert_eq!(rule("targetLabel", "instance")["sourceLabels"], json!(["__meta_kubernetes_pod_node_name"]));
+        let dropped: Vec<&str> = rule("action", "labeldrop")["regex"].as_str().unwrap().split('|').collect();
+        assert_eq!(dropped, operators);
+    }
+}
+
 #[test]
 fn the_dashboards_are_the_files_of_dashboards() {
     needs!("helm", "kustomize");

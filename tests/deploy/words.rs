@@ -54,6 +54,7 @@ fn the_cluster_decides_whether_there_are_monitors() {
     assert!(less.contains("never talks to the container runtime") && less.contains("has no token"), "{less}");
     assert!(less.contains("(monitor.enabled is false)"), "{less}");
     assert!(installed(true, "apiserver: {probeKubelet: true}").contains("WARNING: apiserver.probeKubelet"));
+    assert!(installed(true, "web: {kubernetesAuth: true}").contains("WARNING: web.kubernetesAuth without TLS"));
 }
 
 #[test]
