@@ -23,6 +23,7 @@ mod words;
 mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use render::{Objects, chart, helm, kustomize, kustomize_with, needs, parse_all, project, read, template, tool};
 use serde_json::{Value, json};
@@ -92,7 +93,12 @@ fn is_operators(object: &Value) -> bool {
 }
 
 /// Every object of the whole matrix, each once, for each version of Kubernetes.
-fn every_object() -> BTreeMap<String, BTreeSet<String>> {
+fn every_object() -> &'static BTreeMap<String, BTreeSet<String>> {
+    static ALL: LazyLock<BTreeMap<String, BTreeSet<String>>> = LazyLock::new(render_everything);
+    &ALL
+}
+
+fn render_everything() -> BTreeMap<String, BTreeSet<String>> {
     let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let texts = |objects: Objects| objects.into_values().map(|object| object.to_string()).collect::<BTreeSet<_>>();
     let mut put = |versions: std::ops::RangeInclusive<u32>, objects: BTreeSet<String>| {
