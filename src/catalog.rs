@@ -52,23 +52,40 @@ pub fn flags_document() -> String {
     );
     let mut command = config::command();
     command.build();
+    flags_of(&command, "##", &mut text);
+    for command in command.get_subcommands() {
+        let _ = writeln!(text, "\n## {}\n", command.get_bin_name().unwrap_or(command.get_name()));
+        let _ = writeln!(text, "{}.", command.get_about().map(ToString::to_string).unwrap_or_default());
+        flags_of(command, "###", &mut text);
+    }
+    text
+}
+
+/// Tables of the arguments of one command, a table for each heading.
+fn flags_of(command: &clap::Command, level: &str, text: &mut String) {
     let mut heading = None;
     for arg in command.get_arguments() {
-        let Some(long) = arg.get_long().filter(|long| !matches!(*long, "help" | "version")) else { continue };
-        if heading != arg.get_help_heading() {
-            heading = arg.get_help_heading();
-            let title = heading.unwrap_or("Options");
-            let _ = writeln!(text, "\n## {title}\n\n| flag | environment | default | meaning |\n|---|---|---|---|");
+        if arg.get_long().is_some_and(|long| matches!(long, "help" | "version")) {
+            continue;
+        }
+        let title = arg.get_help_heading().unwrap_or("Options");
+        if heading != Some(title) {
+            heading = Some(title);
+            let _ =
+                writeln!(text, "\n{level} {title}\n\n| flag | environment | default | meaning |\n|---|---|---|---|");
         }
         let takes_value = arg.get_num_args().is_some_and(|range| range.min_values() > 0);
         let value = arg.get_value_names().and_then(|names| names.first()).filter(|_| takes_value);
-        let value = value.map_or_else(String::new, |name| format!(" {name}"));
+        let value = value.map_or_else(String::new, ToString::to_string);
+        let name = match arg.get_long() {
+            Some(long) => format!("--{long} {value}"),
+            None => value,
+        };
         let variable = arg.get_env().map_or_else(String::new, |name| format!("`{}`", name.to_string_lossy()));
         let defaults: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
         let default =
             if takes_value && !defaults.is_empty() { format!("`{}`", defaults.join(",")) } else { String::new() };
-        let help = arg.get_help().map(ToString::to_string).unwrap_or_default().replace('|', "\\|");
-        let _ = writeln!(text, "| `--{long}{value}` | {variable} | {default} | {help} |");
+        let help = arg.get_long_help().or_else(|| arg.get_help()).map(ToString::to_string).unwrap_or_default();
+        let _ = writeln!(text, "| `{}` | {variable} | {default} | {} |", name.trim_end(), help.replace('|', "\\|"));
     }
-    text
 }

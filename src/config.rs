@@ -1,24 +1,39 @@
 //! Arguments and environment become plain data: the only reader of `argv` and of the environment.
 //!
 //! Every flag can also be given as an environment variable: `--web.max-requests` is `HEADROOM_WEB_MAX_REQUESTS`. The command
-//! line wins. `docs/flags.md` is generated from the same definitions.
+//! line wins. `docs/flags.md`, the shell completions and the man pages are generated from the same definitions.
+//!
+//! [`command`] puts the flags and the subcommands together, [`flags`] declares the flags, [`values`] turns their texts into
+//! values; [`check`] and [`doctor`] are the subcommands with options of their own, [`pages`] those that print.
+
+mod check;
+mod command;
+pub mod doctor;
+mod flags;
+mod pages;
+mod values;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser as _};
-use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
+use clap::{ArgMatches, FromArgMatches as _};
+
+pub use command::{command, environment_variable};
+
+use command::enabled;
+use flags::{Apiserver, CgroupLeak, Kubelet, Log, MemoryVolume, NodeStatus, OpenFiles, Paths, PodInterface, Runtime};
+use values::{at_least_one, duration, some_time, telemetry_path};
 
 use crate::apiserver::{self, Address};
+use crate::check_config;
 use crate::host::Roots;
+use crate::http;
 use crate::http::ListenAddress;
 use crate::kubelet::configz;
 use crate::kubelet::node::Node;
 use crate::kubelet::process::Finder;
 use crate::kubelet::sources::Overrides;
 use crate::modes::{self, MODES, Mode};
-use crate::{about, http};
 
 /// The default port. 9100–9999 is allotted to the last number and a DaemonSet on the host network meets every other one.
 pub const DEFAULT_LISTEN_ADDRESS: &str = ":10843";
@@ -30,6 +45,17 @@ pub enum LogFormat {
     Logfmt,
     /// One JSON object a line.
     Json,
+}
+
+/// What this process was started for.
+#[derive(Clone, Debug)]
+pub enum Invocation {
+    /// Without a subcommand: serve the metrics.
+    Serve(Box<Config>),
+    /// `check-config`: say what a kubelet would make of configuration files.
+    CheckConfig(check_config::Options),
+    /// `completions` and `man`: print this text.
+    Print(String),
 }
 
 /// Everything that was asked for, as plain data.
@@ -99,261 +125,6 @@ struct Web {
     shutdown_timeout: Duration,
 }
 
-#[derive(clap::Args, Debug)]
-#[command(next_help_heading = "The observed machine")]
-struct Paths {
-    /// Its procfs; in a pod with hostPID the pod's own /proc shows it
-    #[arg(long = "path.procfs", value_name = "DIR", default_value = "/proc")]
-    procfs: PathBuf,
-    /// Its sysfs with the cgroup file systems below it; in a pod: a mount of the host's /sys
-    #[arg(long = "path.sysfs", value_name = "DIR", default_value = "/sys")]
-    sysfs: PathBuf,
-    /// Its root file system; in a pod: a read-only mount of the host's /
-    #[arg(long = "path.rootfs", value_name = "DIR", default_value = "/")]
-    rootfs: PathBuf,
-}
-
-#[derive(clap::Args, Debug)]
-#[command(next_help_heading = "Kubelet")]
-struct Kubelet {
-    /// The kubelet's --root-dir, which decides what nodefs is [default: what the running kubelet says, else /var/lib/kubelet]
-    #[arg(long = "kubelet.root-dir", value_name = "DIR")]
-    root_dir: Option<PathBuf>,
-    /// The kubelet's configuration file [default: what the running kubelet was started with]
-    #[arg(long = "kubelet.config", value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The kubelet's drop-in directory [default: what the running kubelet was started with]
-    #[arg(long = "kubelet.config-dir", value_name = "DIR")]
-    config_dir: Option<PathBuf>,
-    /// The kubelet's own kubeconfig, which names the apiserver that it talks to; only its server is read [default: what the running kubelet was started with]
-    #[arg(id = "kubelet.kubeconfig", long = "kubelet.kubeconfig", value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// The kubelet's API, whose /configz tells what it really runs with: https://HOST:PORT, or off [default: https://127.0.0.1:10250 in a pod with a service-account token, else off]
-    #[arg(long = "kubelet.url", value_name = "URL", value_parser = kubelet_url)]
-    url: Option<configz::Ask>,
-    /// Token for the kubelet, read for each request; it needs the verb get on nodes/configz [default: that of the pod's service account]
-    #[arg(long = "kubelet.token-file", value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// Who may have signed the kubelet's certificate, as PEM [default: ca.crt of the pod's service account]
-    #[arg(long = "kubelet.ca-file", value_name = "FILE")]
-    ca_file: Option<PathBuf>,
-    /// The name that the kubelet's certificate must be made out to [default: the host of the URL; for a loopback address the machine's host name too]
-    #[arg(long = "kubelet.server-name", value_name = "NAME")]
-    server_name: Option<String>,
-    /// Do not verify the kubelet's certificate: the token goes to whoever answers at that address
-    #[arg(long = "kubelet.insecure-skip-verify")]
-    insecure_skip_verify: bool,
-    /// How long an answer of /configz holds while the kubelet's process is the same
-    #[arg(long = "kubelet.configz-interval", value_name = "DURATION", default_value = "5m", value_parser = some_time)]
-    configz_interval: Duration,
-}
-
-#[derive(clap::Args, Debug)]
-#[command(next_help_heading = "Apiserver")]
-struct Apiserver {
-    /// The apiserver that this exporter's own probe asks: https://HOST:PORT, or off [default: that of --kubeconfig, else in a pod with a service account the cluster's, else off]
-    #[arg(id = "apiserver.url", long = "apiserver.url", value_name = "URL", value_parser = apiserver_url)]
-    url: Option<apiserver::Ask>,
-    /// A kubeconfig with the apiserver, the authority that signed its certificate, and our credentials (token or client certificate)
-    #[arg(id = "kubeconfig", long = "kubeconfig", value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// Token for the apiserver, read for each request [default: that of the kubeconfig, else of the pod's service account]
-    #[arg(id = "apiserver.token-file", long = "apiserver.token-file", value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// Who may have signed the apiserver's certificate, as PEM [default: as for the token]
-    #[arg(id = "apiserver.ca-file", long = "apiserver.ca-file", value_name = "FILE")]
-    ca_file: Option<PathBuf>,
-    /// The name that the apiserver's certificate must be made out to [default: the host of the URL]
-    #[arg(id = "apiserver.server-name", long = "apiserver.server-name", value_name = "NAME")]
-    server_name: Option<String>,
-    /// Do not verify the apiserver's certificate: the token goes to whoever answers at that address
-    #[arg(id = "apiserver.insecure-skip-verify", long = "apiserver.insecure-skip-verify")]
-    insecure_skip_verify: bool,
-    /// What the probe asks for; /livez?exclude=etcd spares etcd, /version is answered without any check
-    #[arg(id = "apiserver.probe-path", long = "apiserver.probe-path", value_name = "PATH", default_value = "/livez", value_parser = probe_path)]
-    probe_path: String,
-    /// From one probe of a kind to the next, give or take a tenth; docs/performance.md has its price at the apiserver
-    #[arg(id = "apiserver.probe-interval", long = "apiserver.probe-interval", value_name = "DURATION", default_value = "15s", value_parser = some_time)]
-    probe_interval: Duration,
-    /// How long one probe, or one request for an object, may take
-    #[arg(id = "apiserver.probe-timeout", long = "apiserver.probe-timeout", value_name = "DURATION", default_value = "10s", value_parser = some_time)]
-    probe_timeout: Duration,
-    /// Ask the apiserver to ask this node's kubelet for /healthz; it needs the verb get on nodes/proxy, which lets its holder run commands in every pod
-    #[arg(id = "apiserver.probe-kubelet", long = "apiserver.probe-kubelet")]
-    probe_kubelet: bool,
-    /// Further addresses whose connections count as the apiserver's, beside those of the kubelet's kubeconfig and the probe's
-    #[arg(id = "apiserver.endpoints", long = "apiserver.endpoints", value_name = "HOST:PORT", value_delimiter = ',', value_parser = apiserver_endpoint)]
-    endpoints: Vec<Address>,
-    /// A connection on which written data waits longer than this for its acknowledgement is stalled
-    #[arg(id = "apiserver.stall-threshold", long = "apiserver.stall-threshold", value_name = "DURATION", default_value = "10s", value_parser = some_time)]
-    stall_threshold: Duration,
-    /// The name of this node [default: the kubelet's --hostname-override, else the machine's name]
-    #[arg(long = "node-name", value_name = "NAME")]
-    node_name: Option<String>,
-}
-
-#[derive(clap::Args, Debug)]
-#[command(next_help_heading = "Collector node_status")]
-struct NodeStatus {
-    /// From one read of this node's lease to the next, give or take a tenth
-    #[arg(long = "collector.node_status.lease-interval", value_name = "DURATION", default_value = "15s", value_parser = some_time)]
-    lease_interval: Duration,
-    /// From one read of this node's object to the next
-    #[arg(long = "collector.node_status.node-interval", value_name = "DURATION", default_value = "60s", value_parser = some_time)]
-    node_interval: Duration,
-    /// Conditions that whoever owns them sets once and never again, so that they are not orphaned when they are old
-    #[arg(long = "collector.node_status.set-once", value_name = "NAME", default_values_t = modes::node_status::Settings::default().set_once, value_delimiter = ',')]
-    set_once: Vec<String>,
-}
-
-#[derive(clap::Args, Debug)]
-#[command(next_help_heading = "Container runtime")]
-struct Runtime {
-    /// Ask the container runtime which containers and images there are (on by default). Only calls that list are made
-    #[arg(id = "runtime", long = "runtime", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true",
-          default_missing_value = "true", hide_possible_values = true, hide_default_value = true,
-          value_parser = BoolishValueParser::new(), overrides_with = "no-runtime")]
-    enabled: bool,
-    /// Never talk to the container runtime: its socket is as good as root
-    #[arg(id = "no-runtime", long = "no-runtime", overrides_with = "runtime")]
-    disabled: bool,
-    /// The runtime's socket: CRI v1, or the Docker Engine API if it is called docker.sock [default: the first of the well-known ones that answers]
-    #[arg(long = "runtime.endpoint", value_name = "unix:///PATH", value_parser = endpoint)]
-    endpoint: Option<String>,
-}
-
-#[derive(clap::Args, Debug)]
-#[command(next_help_heading = "Collector cgroup_leak")]
-struct CgroupLeak {
-    /// How long the runtime must not have known a kubepods cgroup (without a runtime: it must have been empty) before it counts as orphaned; with a runtime at least 5s. A dead pod's is kept while its volumes are mounted
-    #[arg(long = "collector.cgroup_leak.orphan-grace", value_name = "DURATION", default_value = "5m", value_parser = duration)]
-    orphan_grace: Duration,
-    /// Cgroup directories that are walked in one scrape at the most
-    #[arg(long = "collector.cgroup_leak.max-directories", value_name = "N", default_value_t = 100_000, value_parser = at_least_one)]
-    max_directories: usize,
-    /// cgroup v1 hierarchies whose directories are counted, or "all"
-    #[arg(
-        long = "collector.cgroup_leak.v1-hierarchies",
-        value_name = "NAME",
-        default_value = "memory",
-        value_delimiter = ','
-    )]
-    v1_hierarchies: Vec<String>,
-}
-
-#[derive(clap::Args, Debug)]
-#[command(next_help_heading = "Collector open_files")]
-struct OpenFiles {
-    /// Processes shown in detail: this many nearest their limit and this many with the most file descriptors
-    #[arg(long = "collector.open_files.top", value_name = "N", default_value_t = 10)]
-    top: usize,
-    /// Commands shown by name; the rest is summed as "other"
-    #[arg(long = "collector.open_files.commands", value_name = "N", default_value_t = 20)]
-    commands: usize,
-    /// File descriptors whose kind is read in one scrape at the most, over all processes in detail
-    #[arg(long = "collector.open_files.max-readlinks", value_name = "N", default_value_t = 10_000)]
-    max_readlinks: usize,
-    /// Processes that are always shown in detail, by name
-    #[arg(long = "collector.open_files.daemons", value_name = "NAME", default_values_t = open_files_defaults().daemons, value_delimiter = ',')]
-    daemons: Vec<String>,
-    /// Path of a further socket of the container runtime whose clients are shown, beside the well-known ones; repeat it for several
-    #[arg(long = "collector.open_files.runtime-sockets", value_name = "PATH", value_delimiter = ',', value_parser = socket_path)]
-    runtime_sockets: Vec<String>,
-    /// File descriptors read in one scrape at the most to find who holds connections to the runtime's sockets
-    #[arg(long = "collector.open_files.socket-max-readlinks", value_name = "N", default_value_t = open_files_defaults().socket_max_readlinks)]
-    socket_max_readlinks: usize,
-    /// File descriptors read in one scrape at the most to find inotify instances
-    #[arg(long = "collector.open_files.inotify-max-readlinks", value_name = "N", default_value_t = 10_000)]
-    inotify_max_readlinks: usize,
-    /// Of these, file descriptors read again in turn although nothing says that they changed
-    #[arg(long = "collector.open_files.inotify-reexamine", value_name = "N", default_value_t = 500)]
-    inotify_reexamine: usize,
-}
-
-#[derive(clap::Args, Debug)]
-#[command(next_help_heading = "Collector memory_volume")]
-struct MemoryVolume {
-    /// Memory-backed volumes shown at the most: those nearest their limit
-    #[arg(long = "collector.memory_volume.max-volumes", value_name = "N", default_value_t = 100)]
-    max_volumes: usize,
-}
-
-#[derive(clap::Args, Debug)]
-#[command(next_help_heading = "Collector pod_interface")]
-struct PodInterface {
-    /// Pods whose interfaces are read in one scrape at the most
-    #[arg(long = "collector.pod_interface.max-pods", value_name = "N", default_value_t = 500, value_parser = at_least_one)]
-    max_pods: usize,
-    /// How long a pod in which only the pause container is known to run must have lacked an interface before it counts, and how long an interface of the machine must have been there for its loss to count
-    #[arg(long = "collector.pod_interface.grace", value_name = "DURATION", default_value = "10s", value_parser = duration)]
-    grace: Duration,
-}
-
-#[derive(clap::Args, Debug)]
-#[command(next_help_heading = "Log")]
-struct Log {
-    /// Lowest level that is logged
-    #[arg(long = "log.level", value_name = "LEVEL", default_value = "info",
-          value_parser = PossibleValuesParser::new(["error", "warn", "info", "debug"]).try_map(|level| level.parse::<tracing::Level>()))]
-    level: tracing::Level,
-    /// Form of a log line
-    #[arg(long = "log.format", value_name = "FORMAT", default_value = "logfmt",
-          value_parser = PossibleValuesParser::new(["logfmt", "json"]).map(|format| if format == "json" { LogFormat::Json } else { LogFormat::Logfmt }))]
-    format: LogFormat,
-}
-
-fn open_files_defaults() -> modes::open_files::Settings {
-    modes::open_files::Settings::default()
-}
-
-fn telemetry_path(text: &str) -> Result<String, String> {
-    let reserved = ["/healthz", "/readyz"];
-    if !text.starts_with('/') || text.contains(['{', '}', '?', '#', '*', ' ']) {
-        return Err("expected a path such as /metrics".to_owned());
-    }
-    if reserved.contains(&text) {
-        return Err(format!("{text} is taken"));
-    }
-    Ok(text.to_owned())
-}
-
-fn endpoint(text: &str) -> Result<String, String> {
-    match crate::runtime::endpoint_path(text) {
-        Some(path) => Ok(format!("unix://{path}")),
-        None => Err("expected unix:///PATH or /PATH of a socket".to_owned()),
-    }
-}
-
-fn socket_path(text: &str) -> Result<String, String> {
-    let path = crate::runtime::endpoint_path(text).ok_or("expected unix:///PATH or /PATH of a socket")?;
-    Ok(path.to_owned())
-}
-
-fn kubelet_url(text: &str) -> Result<configz::Ask, String> {
-    if text == "off" { Ok(configz::Ask::Never) } else { text.parse().map(configz::Ask::At) }
-}
-
-fn apiserver_url(text: &str) -> Result<apiserver::Ask, String> {
-    if text == "off" { Ok(apiserver::Ask::Never) } else { text.parse().map(apiserver::Ask::At) }
-}
-
-fn apiserver_endpoint(text: &str) -> Result<Address, String> {
-    let wrong = || format!("expected HOST:PORT, found {text:?}");
-    if text.contains('/') {
-        return Err(wrong());
-    }
-    format!("https://{text}").parse().map_err(|_| wrong())
-}
-
-fn probe_path(text: &str) -> Result<String, String> {
-    let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
-    if text.starts_with('/') && text.bytes().all(fits) {
-        Ok(text.to_owned())
-    } else {
-        Err("expected a path such as /livez".to_owned())
-    }
-}
-
 /// What Kubernetes tells every container of where its apiserver is.
 fn in_cluster() -> Option<Address> {
     #[expect(clippy::disallowed_methods, reason = "this is the one reader of the environment")]
@@ -370,80 +141,7 @@ fn in_cluster() -> Option<Address> {
     }
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".to_owned()),
-        Ok(number) => Ok(number),
-        Err(error) => Err(format!("{error}")),
-    }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    crate::kubelet::quantity::duration(text).map_err(|_| "expected a duration such as 500ms, 10s or 1m30s".to_owned())
-}
-
-fn some_time(text: &str) -> Result<Duration, String> {
-    duration(text).and_then(|time| if time.is_zero() { Err("must be longer than 0s".to_owned()) } else { Ok(time) })
-}
-
-/// The command with every flag, every environment variable and every help text.
-pub fn command() -> Command {
-    let command = Command::new("headroom-exporter")
-        .about("Prometheus exporter: how far this node is from the failures that take nodes down while every dashboard is green")
-        .version(about::VERSION)
-        .args_override_self(true)
-        .max_term_width(110);
-    let mut command = Flags::augment_args(command).arg(
-        Arg::new("collector.disable-defaults")
-            .long("collector.disable-defaults")
-            .help("Run only the collectors that are switched on by name")
-            .help_heading("Collectors")
-            .action(ArgAction::SetTrue),
-    );
-    for mode in MODES {
-        let (on, off) = (switch(mode), format!("no-{}", switch(mode)));
-        command = command
-            .arg(
-                Arg::new(&on)
-                    .long(&on)
-                    .help(format!("{} (on by default)", mode.title))
-                    .help_heading("Collectors")
-                    .num_args(0..=1)
-                    .require_equals(true)
-                    .default_missing_value("true")
-                    .value_name("BOOL")
-                    .hide_possible_values(true)
-                    .value_parser(BoolishValueParser::new())
-                    .overrides_with(&off),
-            )
-            .arg(
-                Arg::new(&off)
-                    .long(&off)
-                    .help_heading("Collectors")
-                    .help(format!("Switch {} off", mode.id))
-                    .action(ArgAction::SetTrue)
-                    .overrides_with(&on),
-            );
-    }
-    // `--web.max-requests` is HEADROOM_WEB_MAX_REQUESTS; a `--no-…` is the other's variable with the value false.
-    command.mut_args(|arg| match arg.get_long().map(str::to_owned) {
-        Some(long) if !long.starts_with("no-") && long != "help" && long != "version" => {
-            arg.env(environment_variable(&long)).hide_env(true)
-        }
-        _ => arg,
-    })
-}
-
-/// The variable of a flag: `web.max-requests` → `HEADROOM_WEB_MAX_REQUESTS`.
-pub fn environment_variable(long: &str) -> String {
-    format!("HEADROOM_{}", long.replace(['.', '-'], "_").to_ascii_uppercase())
-}
-
-fn switch(mode: &Mode) -> String {
-    format!("collector.{}", mode.id)
-}
-
-impl Config {
+impl Invocation {
     /// Reads the arguments and the environment of this process. On `--help` and `--version` prints and exits 0; on a wrong value
     /// prints one line and exits 2.
     pub fn from_process() -> Self {
@@ -464,7 +162,19 @@ impl Config {
     /// clap's, for help and version too.
     pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
         let matches = command().try_get_matches_from(arguments)?;
-        let flags = Flags::from_arg_matches(&matches)?;
+        Ok(match matches.subcommand() {
+            Some((check::NAME, matches)) => Invocation::CheckConfig(check::options(matches)?),
+            Some((pages::COMPLETIONS, matches)) => Invocation::Print(pages::completions(matches)),
+            Some((pages::MAN, matches)) => Invocation::Print(pages::man(matches)?),
+            _ => Invocation::Serve(Box::new(Config::of(&matches)?)),
+        })
+    }
+}
+
+impl Config {
+    /// From the flags of a command that has them all, as `command::with_flags` adds them.
+    fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let flags = Flags::from_arg_matches(matches)?;
         let kubelet = Overrides {
             config: flags.kubelet.config,
             config_dir: flags.kubelet.config_dir,
@@ -542,20 +252,12 @@ impl Config {
             },
             shutdown_grace: flags.web.shutdown_timeout,
             roots: Roots { proc: flags.paths.procfs, sys: flags.paths.sysfs, root: flags.paths.rootfs },
-            modes: MODES.iter().copied().filter(|mode| enabled(mode, &matches)).collect(),
+            modes: MODES.iter().copied().filter(|mode| enabled(mode, matches)).collect(),
             settings,
             log_level: flags.log.level,
             log_format: flags.log.format,
         })
     }
-}
-
-fn enabled(mode: &Mode, matches: &ArgMatches) -> bool {
-    let on = switch(mode);
-    if matches.get_flag(&format!("no-{on}")) {
-        return false;
-    }
-    matches.get_one::<bool>(&on).copied().unwrap_or_else(|| !matches.get_flag("collector.disable-defaults"))
 }
 
 /// clap explains in several lines; an operator reads the last line of a crash loop.
@@ -571,7 +273,10 @@ mod tests {
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Config, clap::Error> {
-        Config::parse(["headroom-exporter"].iter().chain(arguments))
+        match Invocation::parse(["headroom-exporter"].iter().chain(arguments))? {
+            Invocation::Serve(config) => Ok(*config),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn ids(arguments: &[&str]) -> Vec<&'static str> {
@@ -663,7 +368,7 @@ mod tests {
     #[test]
     fn every_flag_has_its_variable() {
         for arg in command().get_arguments() {
-            let long = arg.get_long().unwrap();
+            let Some(long) = arg.get_long() else { continue };
             let expected = !long.starts_with("no-") && !matches!(long, "help" | "version");
             assert_eq!(arg.get_env().is_some(), expected, "{long}");
         }

@@ -4,6 +4,7 @@ pub mod about;
 pub mod apiserver;
 pub mod background;
 pub mod catalog;
+pub mod check_config;
 pub mod config;
 pub mod credentials;
 #[cfg(feature = "drill")]

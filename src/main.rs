@@ -1,12 +1,13 @@
 //! Arguments → machine and modes → serve → bounded shutdown.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use headroom::background::Background;
-use headroom::config::{Config, LogFormat};
+use headroom::check_config;
+use headroom::config::{Config, Invocation, LogFormat};
 use headroom::host::Host;
 use headroom::http::{self, App};
 use headroom::scrape::Scraper;
@@ -14,7 +15,28 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 fn main() -> ExitCode {
-    let config = Config::from_process();
+    match Invocation::from_process() {
+        Invocation::Serve(config) => serve(*config),
+        Invocation::CheckConfig(options) => {
+            let (text, code) = check_config::run(&options);
+            print(&text, code)
+        }
+        Invocation::Print(text) => print(&text, 0),
+    }
+}
+
+/// A reader that has seen enough, such as `head`, is no error.
+fn print(text: &str, code: u8) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("headroom-exporter: cannot write: {error}");
+            ExitCode::from(2)
+        }
+        _ => ExitCode::from(code),
+    }
+}
+
+fn serve(config: Config) -> ExitCode {
     log_to_stderr(config.log_level, config.log_format);
     // By hand, because dropping a runtime waits for its blocked threads, and one may hang in the kernel for ever.
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {

@@ -18,7 +18,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("exposition", &["metric"]),
     ("about", &["metric"]),
     ("http", &["scrape", "exposition", "modes", "host", "about"]),
-    ("config", &["http", "modes", "apiserver", "runtime", "kubelet", "host", "about"]),
+    ("check_config", &["kubelet", "host", "error"]),
+    ("config", &["check_config", "http", "modes", "apiserver", "runtime", "kubelet", "host", "about"]),
     // Makes failures for the binary headroom-drill, so it writes; the exporter knows nothing of it.
     ("drill", &["host", "error"]),
     ("catalog", &["config", "modes", "scrape", "about", "metric"]),

@@ -1,0 +1,154 @@
+//! The command: every flag, every environment variable, every subcommand and every help text.
+
+use clap::builder::BoolishValueParser;
+use clap::{Arg, ArgAction, ArgMatches, Args as _, Command};
+
+use super::{Flags, check, pages};
+use crate::about;
+use crate::modes::{MODES, Mode};
+
+/// The flags that `-h` shows, with the words that fit there; `--help` shows them all, in full.
+const SUMMARY: [(&str, &str); 13] = [
+    ("web.listen-address", "Where to listen; repeat it for several"),
+    ("path.procfs", "The machine's procfs"),
+    ("path.sysfs", "Its sysfs, with the cgroups"),
+    ("path.rootfs", "Its root file system"),
+    ("kubelet.config", "Its configuration [default: as it was started]"),
+    ("kubelet.url", "Its API, for /configz, or off [default: in a pod]"),
+    ("kubeconfig", "Apiserver and credentials, outside a pod"),
+    ("apiserver.url", "The apiserver that our probe asks, or off"),
+    ("node-name", "This node [default: as the kubelet calls it]"),
+    ("no-runtime", "Never talk to the container runtime"),
+    ("runtime.endpoint", "Its socket [default: a well-known one]"),
+    ("log.level", "error, warn, info or debug"),
+    ("log.format", "logfmt or json"),
+];
+
+const EXAMPLES: &str = "\
+Examples:
+  headroom-exporter
+          Serve the metrics of this machine on port 10843
+  headroom-exporter --path.sysfs=/host/sys --path.rootfs=/host
+          The same in a pod with hostPID that has the machine's / mounted at /host
+  headroom-exporter --no-runtime --no-collector.node_status
+          Without talking to the container runtime, and without reading the node's lease and conditions
+  headroom-exporter check-config /var/lib/kubelet/config.yaml
+          What a kubelet makes of this file, and where it holds a trap
+
+Every flag is an environment variable too: --web.max-requests is HEADROOM_WEB_MAX_REQUESTS. The command line wins.";
+
+/// The command with every flag, every environment variable and every help text.
+pub fn command() -> Command {
+    let collectors = MODES.iter().map(|mode| mode.id).collect::<Vec<_>>().join(", ");
+    let command = Command::new("headroom-exporter")
+        .about("How far this node is from the failures that take nodes down while every dashboard is green")
+        .long_about("Prometheus exporter: how far this node is from the failures that take nodes down while every dashboard is green")
+        .version(about::VERSION)
+        .args_override_self(true)
+        .args_conflicts_with_subcommands(true)
+        .disable_help_subcommand(true)
+        .override_usage("headroom-exporter [FLAGS]\n       headroom-exporter COMMAND …")
+        .max_term_width(100)
+        .after_help(format!(
+            "--no-collector.NAME switches a collector off: {collectors}.\n--help has every flag, in full; each is an environment variable too."
+        ))
+        .after_long_help(EXAMPLES);
+    let command = with_flags(command).mut_args(|arg| {
+        let short = arg.get_long().and_then(|long| SUMMARY.iter().find(|(name, _)| *name == long));
+        match (short, arg.get_help().cloned()) {
+            (Some((_, short)), Some(help)) => {
+                let values = arg.get_action().takes_values();
+                arg.help(*short).long_help(help).hide_possible_values(values)
+            }
+            _ => arg.hide_short_help(true),
+        }
+    });
+    command.subcommands([check::command(), pages::completions_command(), pages::man_command()])
+}
+
+/// Adds every flag of the daemon with its environment variable.
+pub(super) fn with_flags(command: Command) -> Command {
+    let mut command = Flags::augment_args(command).arg(
+        Arg::new("collector.disable-defaults")
+            .long("collector.disable-defaults")
+            .help("Run only the collectors that are switched on by name")
+            .help_heading("Collectors")
+            .action(ArgAction::SetTrue),
+    );
+    for mode in MODES {
+        let (on, off) = (switch(mode), format!("no-{}", switch(mode)));
+        command = command
+            .arg(
+                Arg::new(&on)
+                    .long(&on)
+                    .help(format!("{} (on by default)", mode.title))
+                    .help_heading("Collectors")
+                    .num_args(0..=1)
+                    .require_equals(true)
+                    .default_missing_value("true")
+                    .value_name("BOOL")
+                    .hide_possible_values(true)
+                    .value_parser(BoolishValueParser::new())
+                    .overrides_with(&off),
+            )
+            .arg(
+                Arg::new(&off)
+                    .long(&off)
+                    .help_heading("Collectors")
+                    .help(format!("Switch {} off", mode.id))
+                    .action(ArgAction::SetTrue)
+                    .overrides_with(&on),
+            );
+    }
+    // `--web.max-requests` is HEADROOM_WEB_MAX_REQUESTS; a `--no-…` is the other's variable with the value false.
+    command.mut_args(|arg| match arg.get_long().map(str::to_owned) {
+        Some(long) if !long.starts_with("no-") && long != "help" && long != "version" => {
+            arg.env(environment_variable(&long)).hide_env(true)
+        }
+        _ => arg,
+    })
+}
+
+/// The variable of a flag: `web.max-requests` → `HEADROOM_WEB_MAX_REQUESTS`.
+pub fn environment_variable(long: &str) -> String {
+    format!("HEADROOM_{}", long.replace(['.', '-'], "_").to_ascii_uppercase())
+}
+
+fn switch(mode: &Mode) -> String {
+    format!("collector.{}", mode.id)
+}
+
+pub(super) fn enabled(mode: &Mode, matches: &ArgMatches) -> bool {
+    let on = switch(mode);
+    if matches.get_flag(&format!("no-{on}")) {
+        return false;
+    }
+    matches.get_one::<bool>(&on).copied().unwrap_or_else(|| !matches.get_flag("collector.disable-defaults"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_fits_a_screen() {
+        let text = command().term_width(100).render_help().to_string();
+        assert!(text.lines().count() <= 45, "{} lines:\n{text}", text.lines().count());
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        for (long, short) in SUMMARY {
+            assert!(text.contains(&format!("--{long}")) && text.contains(short), "{long} is not in the summary");
+        }
+    }
+
+    #[test]
+    fn the_full_text_has_every_flag_and_collector() {
+        let text = command().term_width(100).render_long_help().to_string();
+        for arg in command().get_arguments() {
+            let long = arg.get_long().unwrap();
+            assert!(text.contains(&format!("--{long}")), "{long}");
+        }
+        assert!(text.contains("Examples:") && text.contains("Commands:") && text.contains("HEADROOM_"), "{text}");
+        // What the summary says in short is there in full.
+        assert!(text.contains("\":PORT\" means every address"), "{text}");
+    }
+}

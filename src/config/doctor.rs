@@ -1,0 +1,138 @@
+//! The options of `doctor`: those of its own, and every flag of the daemon, so that the arguments of a pod can be pasted as they
+//! are. Flags of the web side are taken and mean nothing there; help does not show them.
+
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args as _, Command, FromArgMatches as _};
+
+use super::Config;
+use super::command::with_flags;
+use super::values::{COLORS, Color, some_time};
+use crate::modes::MODES;
+
+/// The name of the subcommand.
+pub const NAME: &str = "doctor";
+
+/// How long it looks, and how it shows what it saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Print JSON.
+    pub json: bool,
+    /// Colour the output.
+    pub color: bool,
+    /// Say on the terminal how far it is.
+    pub progress: bool,
+    /// From the first sample to the last.
+    pub time: Duration,
+}
+
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Options")]
+struct Flags {
+    /// Print the verdicts as JSON
+    #[arg(long)]
+    json: bool,
+    /// Colours in the output
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = COLORS)]
+    color: String,
+    /// Look at this failure mode only; repeat it for several [default: every one whose collector is on]
+    #[arg(long = "mode", value_name = "MODE", value_parser = PossibleValuesParser::new(MODES.iter().map(|mode| mode.id)))]
+    modes: Vec<String>,
+    /// How long to sample, for rates and the time that is left
+    #[arg(long = "for", value_name = "DURATION", default_value = "5s", value_parser = some_time)]
+    time: Duration,
+    /// No progress while it samples
+    #[arg(long)]
+    no_progress: bool,
+}
+
+/// The subcommand.
+pub fn command() -> Command {
+    let command = Command::new(NAME)
+        .about("Judge this machine now: which failure is happening, how far it is from each, what to do next")
+        .args_override_self(true)
+        .max_term_width(100);
+    let command = with_flags(command).mut_args(|arg| {
+        let web = arg.get_help_heading() == Some("Web");
+        if web { arg.hide(true) } else { arg.hide_short_help(true) }
+    });
+    Flags::augment_args(command)
+}
+
+/// What its arguments, and the environment for those that are not given, ask for. `--mode` narrows [`Config::modes`] down.
+///
+/// # Errors
+/// clap's.
+pub fn options(matches: &clap::ArgMatches) -> Result<(Options, Config), clap::Error> {
+    let mut config = Config::of(matches)?;
+    let Flags { json, color, modes, time, no_progress } = Flags::from_arg_matches(matches)?;
+    if !modes.is_empty() {
+        config.modes = MODES.iter().copied().filter(|mode| modes.iter().any(|id| id == mode.id)).collect();
+    }
+    let options = Options {
+        json,
+        color: Color::parse(&color).wanted(std::io::stdout().is_terminal()),
+        progress: !no_progress && std::io::stderr().is_terminal(),
+        time,
+    };
+    Ok((options, config))
+}
+
+/// Reads arguments of which the first is the subcommand's name.
+///
+/// # Errors
+/// clap's, for help too.
+pub fn parse(
+    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> Result<(Options, Config), clap::Error> {
+    options(&command().try_get_matches_from(arguments)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn doctor(arguments: &[&str]) -> (Options, Config) {
+        parse(["doctor"].iter().chain(arguments)).unwrap()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn the_arguments_of_a_pod_can_be_pasted() {
+        let (options, config) = doctor(&[
+            "--web.listen-address=:1",
+            "--path.rootfs=/host",
+            "--no-collector.kmem",
+            "--json",
+            "--for=2s",
+            "--color=always",
+        ]);
+        assert_eq!(config.roots.root, std::path::Path::new("/host"));
+        assert_eq!(config.modes.len(), MODES.len() - 1);
+        assert!(options.json && options.color);
+        assert_eq!(options.time, Duration::from_secs(2));
+        let every = |arg: &clap::Arg| arg.get_long().is_some_and(|long| long.starts_with("web.")) && !arg.is_hide_set();
+        assert!(!command().get_arguments().any(every));
+    }
+
+    #[test]
+    fn modes_by_name() {
+        let ids = |arguments: &[&str]| doctor(arguments).1.modes.iter().map(|mode| mode.id).collect::<Vec<_>>();
+        assert_eq!(ids(&["--mode=eviction", "--mode", "kmem"]), ["kmem", "eviction"]);
+        assert_eq!(ids(&[]).len(), MODES.len());
+        assert!(parse(["doctor", "--mode=cpu"]).is_err());
+    }
+
+    #[test]
+    fn its_variables_are_the_daemons() {
+        let arg = command().get_arguments().find(|arg| arg.get_long() == Some("path.rootfs")).cloned().unwrap();
+        assert_eq!(arg.get_env().unwrap(), "HEADROOM_PATH_ROOTFS");
+    }
+}
