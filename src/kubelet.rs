@@ -17,6 +17,7 @@ pub mod http2;
 pub mod kubepods;
 pub mod node;
 pub mod process;
+pub mod provenance;
 pub mod quantity;
 pub mod signals;
 pub mod sources;

@@ -41,7 +41,7 @@ struct Flags {
 pub(super) fn command() -> Command {
     let command = Command::new(NAME)
         .about("What a kubelet makes of configuration files and flags, and their traps")
-        .override_usage("headroom-exporter check-config [OPTIONS] [FILE]… [-- KUBELET FLAGS]")
+        .override_usage("headroom-exporter check-config [OPTIONS] [FILE]... [-- KUBELET FLAGS]")
         .arg_required_else_help(true)
         .max_term_width(100)
         .after_help(

@@ -47,7 +47,7 @@ pub fn command() -> Command {
         .args_override_self(true)
         .args_conflicts_with_subcommands(true)
         .disable_help_subcommand(true)
-        .override_usage("headroom-exporter [FLAGS]\n       headroom-exporter COMMAND …")
+        .override_usage("headroom-exporter [FLAGS]\n       headroom-exporter COMMAND ...")
         .max_term_width(100)
         .after_help(format!(
             "--no-collector.NAME switches a collector off: {collectors}.\n--help has every flag, in full; each is an environment variable too."

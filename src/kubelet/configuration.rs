@@ -132,24 +132,7 @@ impl Told {
     /// # Errors
     /// Malformed where a kubelet would refuse to start.
     pub fn effective(&self) -> Result<Configuration> {
-        let mut merged = Map::new();
-        match &self.file {
-            Some(Text { path, text }) => {
-                merged = base(text).map_err(|error| error.context(path.display()))?;
-                if self.dropins.is_some() {
-                    // The kubelet writes its configuration out and reads it back to patch it; an empty list is not written.
-                    merged.retain(|_, value| !value.as_array().is_some_and(Vec::is_empty));
-                }
-            }
-            None if self.flags.is_none() && self.dropins.is_none() => {
-                merged.insert("evictionHard".to_owned(), with_defaults(Map::new()));
-            }
-            None => {}
-        }
-        for Text { path, text } in self.dropins.iter().flatten() {
-            let patch = document::parse(text, Role::Dropin).map_err(|error| error.context(path.display()))?;
-            document::merge(&mut merged, patch);
-        }
+        let merged = self.merged(|_, _| {})?;
         let mut configuration = Configuration::of(&merged).map_err(|error| self.blame(error))?;
         if let Some(flags) = &self.flags {
             if let Some(refused) = &flags.refused {
@@ -159,6 +142,32 @@ impl Told {
         }
         configuration.validate().map_err(|error| self.blame(error))?;
         Ok(configuration)
+    }
+
+    /// Its files merged; `step` sees the result after each of them.
+    pub(super) fn merged(&self, mut step: impl FnMut(Source, &Map<String, Value>)) -> Result<Map<String, Value>> {
+        let mut merged = Map::new();
+        match &self.file {
+            Some(Text { path, text }) => {
+                merged = base(text).map_err(|error| error.context(path.display()))?;
+                if self.dropins.is_some() {
+                    // The kubelet writes its configuration out and reads it back to patch it; an empty list is not written.
+                    merged.retain(|_, value| !value.as_array().is_some_and(Vec::is_empty));
+                }
+                step(Source::File(path.clone()), &merged);
+            }
+            None if self.flags.is_none() && self.dropins.is_none() => {
+                merged.insert("evictionHard".to_owned(), with_defaults(Map::new()));
+                step(Source::Default, &merged);
+            }
+            None => {}
+        }
+        for Text { path, text } in self.dropins.iter().flatten() {
+            let patch = document::parse(text, Role::Dropin).map_err(|error| error.context(path.display()))?;
+            document::merge(&mut merged, patch);
+            step(Source::Dropin(path.clone()), &merged);
+        }
+        Ok(merged)
     }
 
     /// Says of an error in the merged configuration which sources it was merged from.
@@ -230,7 +239,7 @@ impl Configuration {
     }
 
     /// The typed fields of a merged document, defaults where it says nothing (`v1beta1/defaults.go`).
-    fn of(map: &Map<String, Value>) -> Result<Self> {
+    pub(super) fn of(map: &Map<String, Value>) -> Result<Self> {
         Ok(Configuration {
             eviction_hard: strings(map, "evictionHard")?,
             eviction_soft: strings(map, "evictionSoft")?,

@@ -137,6 +137,36 @@ impl<'a> Sources<'a> {
     }
 }
 
+/// What a kubelet would be told that is started with these: no running one is looked for, and relative paths are ours.
+///
+/// # Errors
+/// The operating system's, with the path; malformed if it is far too large.
+pub fn named(
+    host: &Host,
+    config: Option<&Path>,
+    config_dir: Option<&Path>,
+    flags: Flags,
+    deadline: Deadline,
+) -> Result<Told> {
+    let tree = host.tree();
+    let ours = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    // The names stay as they were given.
+    let file = config.map(|path| {
+        let text = tree.read(ours(path)).map_err(|error| error.context(path.display()))?;
+        Ok(Text { path: path.to_owned(), text })
+    });
+    let dropins = config_dir.map(|dir| {
+        // The slash: whoever names a directory here means what is in it, be it a link.
+        let from = ours(&dir.join(""));
+        let mut found = dropins(&tree, &from, deadline)?;
+        for dropin in &mut found {
+            dropin.path = dropin.path.strip_prefix(&from).map_or_else(|_| dropin.path.clone(), |rest| dir.join(rest));
+        }
+        Ok(found)
+    });
+    Ok(Told { flags: Some(flags), file: file.transpose()?, dropins: dropins.transpose()? })
+}
+
 /// A file that was named and is not there is not "this machine has no such thing".
 fn explain(error: Error, what: &File) -> Error {
     let reason = if error.is_gone() { Reason::Malformed } else { error.reason() };

@@ -141,26 +141,32 @@ fn statements(field: &str, map: &BTreeMap<String, String>) -> Result<Vec<(Signal
     let mut statements = Vec::new();
     for (name, text) in map {
         let signal = signal(field, name)?;
-        if text == "0%" || text == "100%" {
-            continue;
-        }
-        let about = |error: Error| error.context(format_args!("{field} {name}"));
-        let value = if text.ends_with('%') {
-            let fraction = quantity::percentage(text).map_err(about)?;
-            if !(0.0..=1.0).contains(&fraction) {
-                return Err(about(Error::malformed(format!("{text} is not between 0% and 100%"))));
-            }
-            Value::Fraction(fraction)
-        } else {
-            let quantity = quantity::quantity(text).map_err(about)?;
-            if quantity <= 0 {
-                return Err(about(Error::malformed(format!("{text} is not above 0"))));
-            }
-            Value::Quantity(quantity)
-        };
-        statements.push((signal, value));
+        let value = value(text).map_err(|error| error.context(format_args!("{field} {name}")))?;
+        statements.extend(value.map(|value| (signal, value)));
     }
     Ok(statements)
+}
+
+/// What one threshold says; `None`: it is switched off.
+///
+/// # Errors
+/// Malformed where a kubelet would refuse to start.
+pub fn value(text: &str) -> Result<Option<Value>> {
+    if text == "0%" || text == "100%" {
+        return Ok(None);
+    }
+    if text.ends_with('%') {
+        let fraction = quantity::percentage(text)?;
+        if !(0.0..=1.0).contains(&fraction) {
+            return Err(Error::malformed(format!("{text} is not between 0% and 100%")));
+        }
+        return Ok(Some(Value::Fraction(fraction)));
+    }
+    let quantity = quantity::quantity(text)?;
+    if quantity <= 0 {
+        return Err(Error::malformed(format!("{text} is not above 0")));
+    }
+    Ok(Some(Value::Quantity(quantity)))
 }
 
 fn grace_periods(map: &BTreeMap<String, String>) -> Result<BTreeMap<Signal, Duration>> {
