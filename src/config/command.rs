@@ -60,7 +60,9 @@ pub fn command() -> Command {
                 let values = arg.get_action().takes_values();
                 arg.help(*short).long_help(help).hide_possible_values(values)
             }
-            _ => arg.hide_short_help(true),
+            // A man page shows the long text only of a flag that the summary does not have.
+            (None, Some(help)) => arg.long_help(help).hide_short_help(true),
+            _ => arg,
         }
     });
     command.subcommands([check::command(), pages::completions_command(), pages::man_command()])

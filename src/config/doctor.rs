@@ -31,7 +31,7 @@ pub struct Options {
 
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Options")]
-struct Flags {
+struct Own {
     /// Print the verdicts as JSON
     #[arg(long)]
     json: bool,
@@ -59,7 +59,7 @@ pub fn command() -> Command {
         let web = arg.get_help_heading() == Some("Web");
         if web { arg.hide(true) } else { arg.hide_short_help(true) }
     });
-    Flags::augment_args(command)
+    Own::augment_args(command)
 }
 
 /// What its arguments, and the environment for those that are not given, ask for. `--mode` narrows [`Config::modes`] down.
@@ -68,7 +68,7 @@ pub fn command() -> Command {
 /// clap's.
 pub fn options(matches: &clap::ArgMatches) -> Result<(Options, Config), clap::Error> {
     let mut config = Config::of(matches)?;
-    let Flags { json, color, modes, time, no_progress } = Flags::from_arg_matches(matches)?;
+    let Own { json, color, modes, time, no_progress } = Own::from_arg_matches(matches)?;
     if !modes.is_empty() {
         config.modes = MODES.iter().copied().filter(|mode| modes.iter().any(|id| id == mode.id)).collect();
     }

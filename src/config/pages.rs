@@ -12,7 +12,13 @@ pub(super) const MAN: &str = "man";
 pub(super) fn completions_command() -> Command {
     Command::new(COMPLETIONS)
         .about("Print the completions for a shell")
-        .arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(clap::value_parser!(Shell)))
+        .arg(
+            Arg::new("shell")
+                .value_name("SHELL")
+                .help("Which shell")
+                .required(true)
+                .value_parser(clap::value_parser!(Shell)),
+        )
         .after_help("For bash: headroom-exporter completions bash > /etc/bash_completion.d/headroom-exporter")
 }
 
@@ -28,7 +34,8 @@ pub(super) fn completions(matches: &ArgMatches) -> String {
     if let Some(shell) = matches.get_one::<Shell>("shell") {
         clap_complete::generate(*shell, &mut command(), "headroom-exporter", &mut text);
     }
-    String::from_utf8_lossy(&text).into_owned()
+    // clap_complete 4.6 sets a name for a subcommand and looks for another where the program's own name has a hyphen in it.
+    String::from_utf8_lossy(&text).replace("headroom__subcmd__exporter__subcmd__", "headroom__exporter__subcmd__")
 }
 
 pub(super) fn man(matches: &ArgMatches) -> Result<String, clap::Error> {
