@@ -17,6 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("scrape", &["modes", "host", "metric", "error"]),
     ("exposition", &["metric"]),
     ("about", &["metric"]),
+    ("verdict", &["metric"]),
     ("http", &["scrape", "exposition", "modes", "host", "about"]),
     ("config", &["http", "modes", "apiserver", "runtime", "kubelet", "host", "about"]),
     // Makes failures for the binary headroom-drill, so it writes; the exporter knows nothing of it.
