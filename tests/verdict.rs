@@ -1,6 +1,8 @@
 //! The evaluator of the alert rules, held to the rules' own cases for promtool, to Prometheus itself, and to recorded nodes.
 #![allow(clippy::disallowed_methods, reason = "tests look at the source with their own eyes")]
 
+mod common;
+
 #[path = "verdict/cases.rs"]
 mod cases;
 #[path = "verdict/node.rs"]
