@@ -190,7 +190,7 @@ fn of_range(name: &str, points: &[Point], window: Window, ahead: f64, at: i64) -
         "avg_over_time" => Some(mean(values)),
         "sum_over_time" => Some(values.sum()),
         "count_over_time" => Some(points.len() as f64),
-        "last_over_time" => values.last(),
+        "last_over_time" => points.last().map(|point| point.value),
         _ => Some(1.0),
     }
 }

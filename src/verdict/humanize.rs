@@ -1,12 +1,12 @@
 //! Numbers as Prometheus's templates write them: Go's formats, and `humanize*` (template/template.go).
 
 /// Go's `%.4g`.
-pub fn short(value: f64) -> String {
+pub(super) fn short(value: f64) -> String {
     general(value, Some(4))
 }
 
 /// Go's `%v` of a float64: as short as it can be read back, with an exponent from 21 digits on.
-pub fn plain(value: f64) -> String {
+pub(super) fn plain(value: f64) -> String {
     general(value, None)
 }
 
@@ -35,7 +35,7 @@ fn general(value: f64, precision: Option<usize>) -> String {
 }
 
 /// `humanize`: with the prefixes of powers of 1000.
-pub fn humanize(value: f64) -> String {
+pub(super) fn humanize(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {
         return short(value);
     }
@@ -48,7 +48,7 @@ pub fn humanize(value: f64) -> String {
 }
 
 /// `humanize1024`: with the prefixes of powers of 1024.
-pub fn humanize1024(value: f64) -> String {
+pub(super) fn humanize1024(value: f64) -> String {
     if value.abs() <= 1.0 || !value.is_finite() {
         return short(value);
     }
@@ -57,7 +57,7 @@ pub fn humanize1024(value: f64) -> String {
 }
 
 /// `humanizeDuration`: of seconds.
-pub fn duration(value: f64) -> String {
+pub(super) fn duration(value: f64) -> String {
     if !value.is_finite() {
         return short(value);
     }
@@ -80,7 +80,7 @@ pub fn duration(value: f64) -> String {
 }
 
 /// `humanizePercentage`: of a ratio.
-pub fn percentage(value: f64) -> String {
+pub(super) fn percentage(value: f64) -> String {
     format!("{}%", short(value * 100.0))
 }
 

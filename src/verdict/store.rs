@@ -11,7 +11,7 @@ use super::labels::{Labels, NAME};
 pub const STALE: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
 
 /// Whether a value is the stale marker.
-pub fn is_stale(value: f64) -> bool {
+pub(super) fn is_stale(value: f64) -> bool {
     value.to_bits() == STALE.to_bits()
 }
 

@@ -15,7 +15,7 @@ pub(super) fn check(text: &str) -> Result<(), String> {
 }
 
 /// The text that Prometheus would write for an alert with these labels and this value; queries go to the evaluator.
-pub fn render(text: &str, labels: &Labels, value: f64, evaluator: &Evaluator<'_>) -> String {
+pub(super) fn render(text: &str, labels: &Labels, value: f64, evaluator: &Evaluator<'_>) -> String {
     let mut renderer = Renderer {
         evaluator,
         variables: vec![("labels".into(), Datum::Labels(labels.clone())), ("value".into(), Datum::Float(value))],

@@ -114,7 +114,7 @@ fn every_case_of_promtool() {
             fired += some_fired;
         }
     }
-    println!("{cases} cases, {checks} checks, {fired} alerts that fire");
+    eprintln!("{cases} cases, {checks} checks, {fired} alerts that fire");
     assert!(cases > 100 && fired > 50, "{cases} cases, {fired} alerts that fire");
 }
 

@@ -3,7 +3,7 @@
 use headroom::verdict::{Labels, NAME, STALE, Store, expression};
 use promql_parser::parser::Expr;
 
-pub fn labels(text: &str) -> Labels {
+pub(crate) fn labels(text: &str) -> Labels {
     if text.starts_with('{') && text.ends_with('}') && text.trim_matches(['{', '}']).trim().is_empty() {
         return Labels::default();
     }
@@ -15,7 +15,7 @@ pub fn labels(text: &str) -> Labels {
     labels
 }
 
-pub fn values(text: &str) -> Vec<Option<f64>> {
+pub(crate) fn values(text: &str) -> Vec<Option<f64>> {
     let mut values = Vec::new();
     for item in text.split_whitespace() {
         let (head, times) = match item.rsplit_once('x') {
@@ -45,7 +45,7 @@ fn sloped(text: &str) -> (f64, f64) {
     (text[..place].parse().unwrap(), text[place..].parse().unwrap())
 }
 
-pub fn fill(store: &mut Store, series: &str, text: &str, interval: i64) {
+pub(crate) fn fill(store: &mut Store, series: &str, text: &str, interval: i64) {
     let labels = labels(series);
     for (place, value) in values(text).into_iter().enumerate() {
         if let Some(value) = value {
