@@ -116,7 +116,9 @@ pub fn judge(
     // The pages that are kept stand for those that were thinned out.
     evaluator.lookback = LOOKBACK.max(history.widest_gap());
     let (mut findings, mut errors) = (Vec::new(), Vec::new());
-    for rule in rules::groups().iter().flat_map(|group| &group.rules) {
+    // Of no page everything is absent, and that is no finding.
+    let groups = if history.pages() == 0 { &[] } else { rules::groups() };
+    for rule in groups.iter().flat_map(|group| &group.rules) {
         let Some(alert) = rule.alert.as_deref() else { continue };
         match find(alert, rule, &evaluator, history) {
             Ok(found) => findings.extend(found),

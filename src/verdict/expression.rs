@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use promql_parser::parser::{Expr, VectorSelector};
+use promql_parser::parser::{Expr, Offset, VectorSelector};
 
 use super::{aggregate, functions};
 
@@ -90,10 +90,17 @@ pub(super) fn alternatives(expr: &Expr) -> Vec<&Expr> {
 /// How far an expression looks back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Windows {
-    /// The longest range with its offset, of any function.
+    /// The longest reach of a selector, its range and its offset together.
     pub(super) longest: Duration,
-    /// The longest range of a function that tells a slope.
+    /// The same, of functions that tell a slope.
     pub(super) trend: Duration,
+}
+
+fn offset(selector: &VectorSelector) -> Duration {
+    match selector.offset {
+        Some(Offset::Pos(back)) => back,
+        _ => Duration::ZERO,
+    }
 }
 
 pub(super) fn windows(expr: &Expr) -> Windows {
@@ -101,9 +108,12 @@ pub(super) fn windows(expr: &Expr) -> Windows {
         longest: all.longest.max(one.longest),
         trend: all.trend.max(one.trend),
     });
-    if let Expr::MatrixSelector(selector) = expr {
-        windows.longest = windows.longest.max(selector.range);
-    }
+    let back = match expr {
+        Expr::MatrixSelector(selector) => selector.range + offset(&selector.vs),
+        Expr::VectorSelector(selector) => offset(selector),
+        _ => Duration::ZERO,
+    };
+    windows.longest = windows.longest.max(back);
     if let Expr::Call(call) = expr
         && functions::SLOPES.contains(&call.func.name)
     {
