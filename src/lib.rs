@@ -20,3 +20,4 @@ pub mod metric;
 pub mod modes;
 pub mod runtime;
 pub mod scrape;
+pub mod verdict;

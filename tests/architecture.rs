@@ -17,6 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("scrape", &["modes", "host", "metric", "error"]),
     ("exposition", &["metric"]),
     ("about", &["metric"]),
+    ("verdict", &["metric"]),
     ("http", &["scrape", "exposition", "modes", "host", "about"]),
     ("check_config", &["kubelet", "host", "error"]),
     ("config", &["check_config", "http", "modes", "apiserver", "runtime", "kubelet", "host", "about"]),

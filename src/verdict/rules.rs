@@ -1,0 +1,211 @@
+//! The alert rules, as they are in `alerts/`: the same files that Prometheus reads are built into the program.
+//!
+//! They are parsed when somebody first asks, so that an exporter which only serves pages pays nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use promql_parser::parser::Expr;
+use serde::Deserialize;
+
+use super::eval::{Element, Evaluator};
+use super::labels::{Labels, NAME};
+use super::{expression, figure, template};
+
+/// Folder below `alerts/` and its rules. A test holds this table to the folders.
+pub static FILES: &[(&str, &str)] = &[
+    ("apiserver_connection", include_str!("../../alerts/apiserver_connection/rules.yaml")),
+    ("cgroup_leak", include_str!("../../alerts/cgroup_leak/rules.yaml")),
+    ("eviction", include_str!("../../alerts/eviction/rules.yaml")),
+    ("exporter", include_str!("../../alerts/exporter/rules.yaml")),
+    ("kmem", include_str!("../../alerts/kmem/rules.yaml")),
+    ("memory_volume", include_str!("../../alerts/memory_volume/rules.yaml")),
+    ("node_status", include_str!("../../alerts/node_status/rules.yaml")),
+    ("open_files", include_str!("../../alerts/open_files/rules.yaml")),
+    ("pod_interface", include_str!("../../alerts/pod_interface/rules.yaml")),
+];
+
+/// One group: its rules are evaluated in order.
+#[derive(Debug)]
+pub struct Group {
+    /// The folder that it is from.
+    pub folder: &'static str,
+    /// Its rules.
+    pub rules: Vec<Rule>,
+}
+
+impl Group {
+    /// The names of the series that it records.
+    pub fn records(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().filter_map(|rule| rule.record.as_deref())
+    }
+}
+
+/// One rule: it alerts or records.
+#[derive(Debug)]
+pub struct Rule {
+    /// The alert's name.
+    pub alert: Option<String>,
+    /// The name of the series that it records.
+    pub record: Option<String>,
+    /// Its expression.
+    pub expr: Expr,
+    /// How long it must hold before the alert fires.
+    pub holds_for: Duration,
+    /// Labels that it adds.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations, as templates.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// One element of an alert rule's result.
+#[derive(Clone, Debug)]
+pub struct Active {
+    /// Labels of the element without its name: what tells one alert of a rule from the next.
+    pub series: Labels,
+    /// Labels of the alert, without `alertname`.
+    pub labels: Labels,
+    /// The value.
+    pub value: f64,
+}
+
+impl Rule {
+    /// What a recording rule records at the evaluator's time.
+    ///
+    /// # Errors
+    /// What Prometheus would refuse to evaluate.
+    pub fn record_at(&self, evaluator: &Evaluator<'_>) -> Result<Vec<Element>, String> {
+        let mut vector = evaluator.vector(&self.expr)?;
+        for element in &mut vector {
+            element.labels.set(NAME, self.record.as_deref().unwrap_or_default());
+            self.labels.iter().for_each(|(name, value)| element.labels.set(name, value));
+        }
+        Ok(vector)
+    }
+
+    /// What an alert rule finds at the evaluator's time. `for` is the caller's.
+    ///
+    /// # Errors
+    /// What Prometheus would refuse to evaluate.
+    pub fn active_at(&self, evaluator: &Evaluator<'_>) -> Result<Vec<Active>, String> {
+        let vector = evaluator.vector(&self.expr)?;
+        Ok(vector.into_iter().map(|element| self.active(evaluator, &element)).collect())
+    }
+
+    fn active(&self, evaluator: &Evaluator<'_>, element: &Element) -> Active {
+        let series = element.labels.without_name();
+        let mut labels = series.clone();
+        for (name, text) in &self.labels {
+            labels.set(name, &template::render(text, &series, element.value, evaluator));
+        }
+        Active { series, labels, value: element.value }
+    }
+
+    /// The annotations of one alert, as Prometheus writes them.
+    pub fn annotate(&self, evaluator: &Evaluator<'_>, active: &Active) -> BTreeMap<String, String> {
+        let render = |text: &String| template::render(text, &active.series, active.value, evaluator);
+        self.annotations.iter().map(|(name, text)| (name.clone(), render(text))).collect()
+    }
+}
+
+#[derive(Deserialize)]
+struct File {
+    groups: Vec<FileGroup>,
+}
+
+#[derive(Deserialize)]
+struct FileGroup {
+    rules: Vec<FileRule>,
+}
+
+#[derive(Deserialize)]
+struct FileRule {
+    alert: Option<String>,
+    record: Option<String>,
+    expr: String,
+    #[serde(rename = "for")]
+    holds_for: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+/// Parses a rules file.
+///
+/// # Errors
+/// What is no rules file, and what the evaluator or the renderer of annotations does not know.
+pub fn parse(folder: &'static str, text: &str) -> Result<Vec<Group>, String> {
+    let file: File = serde_saphyr::from_str(text).map_err(|error| format!("{folder}: {error}"))?;
+    let rule = |rule: FileRule| {
+        let name = rule.alert.as_ref().or(rule.record.as_ref()).cloned().unwrap_or_default();
+        let context = |error| format!("{folder}: {name}: {error}");
+        for text in rule.labels.values().chain(rule.annotations.values()) {
+            template::check(text).map_err(context)?;
+        }
+        let holds_for = rule.holds_for.as_deref().map_or(Ok(Duration::ZERO), duration).map_err(context)?;
+        let expr = expression::parse(&rule.expr).map_err(context)?;
+        let FileRule { alert, record, labels, annotations, .. } = rule;
+        Ok(Rule { alert, record, expr, holds_for, labels, annotations })
+    };
+    let group = |group: FileGroup| {
+        Ok(Group { folder, rules: group.rules.into_iter().map(rule).collect::<Result<_, String>>()? })
+    };
+    file.groups.into_iter().map(group).collect()
+}
+
+/// Prometheus's durations: `90s`, `1h30m`.
+///
+/// # Errors
+/// Anything else.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let (mut rest, mut total) = (text, 0);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(|| format!("{text}: no duration"))?;
+        let letters = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |length| digits + length);
+        let number: u64 = rest[..digits].parse().map_err(|_| format!("{text}: no duration"))?;
+        total += number
+            * match &rest[digits..letters] {
+                "ms" => 1,
+                "s" => 1000,
+                "m" => 60_000,
+                "h" => 3_600_000,
+                "d" => 86_400_000,
+                "w" => 604_800_000,
+                unit => return Err(format!("{text}: unit {unit} unknown")),
+            };
+        rest = &rest[letters..];
+    }
+    Ok(Duration::from_millis(total))
+}
+
+static GROUPS: LazyLock<Vec<Group>> = LazyLock::new(|| {
+    let files = FILES.iter().map(|(folder, text)| parse(folder, text));
+    let groups: Result<Vec<_>, String> = files.collect();
+    // The files are part of the program, and a test parses them all.
+    groups.expect("the rules that are built in can be parsed").into_iter().flatten().collect()
+});
+
+/// Every group, in the order of [`FILES`].
+pub fn groups() -> &'static [Group] {
+    &GROUPS
+}
+
+/// The names of all metrics that a rule, an annotation or a figure asks for.
+pub fn wanted() -> &'static BTreeSet<String> {
+    static WANTED: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+        let mut wanted =
+            BTreeSet::from(["headroom_collector_outcome", "headroom_collector_errors_total"].map(String::from));
+        for rule in groups().iter().flat_map(|group| &group.rules) {
+            expression::names(&rule.expr, &mut wanted);
+            for text in rule.annotations.values() {
+                let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+                wanted.extend(words.filter(|word| word.starts_with("headroom_")).map(String::from));
+            }
+        }
+        figure::names(&mut wanted);
+        wanted
+    });
+    &WANTED
+}
