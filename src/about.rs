@@ -9,8 +9,11 @@ use procfs::process::{LimitValue, Process};
 
 use crate::metric::{Metric, Samples, Unit};
 
-static BUILD: Metric =
-    Metric::info("headroom_build_info", &["version", "arch"], "1, with the version of the exporter in its labels");
+static BUILD: Metric = Metric::info(
+    "headroom_build_info",
+    &["version", "revision", "arch"],
+    "1, with the version of the exporter and the commit it was built from in its labels",
+);
 static CPU: Metric = Metric::counter(
     "process_cpu_seconds_total",
     &[],
@@ -43,13 +46,20 @@ static THREADS: Metric = Metric::gauge("process_threads", Unit::None, &[], "Thre
 /// What [`samples`] may contain.
 pub static METRICS: &[&Metric] = &[&BUILD, &CPU, &OPEN_FDS, &MAX_FDS, &RESIDENT, &VIRTUAL, &START, &THREADS];
 
-/// The version, as `--version` and `headroom_build_info` tell it.
+/// The version, as `headroom_build_info` tells it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit that it was built from; `build.rs` says how that is known, and when it is "unknown".
+pub const REVISION: &str = env!("HEADROOM_REVISION");
+
+/// Both, as `--version` tells them.
+pub const VERSION_AND_REVISION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (revision ", env!("HEADROOM_SHORT_REVISION"), ")");
 
 /// The present figures of this process. What cannot be read is left out.
 pub fn samples() -> Samples {
     let mut samples = Samples::new();
-    samples.info(&BUILD, &[VERSION, std::env::consts::ARCH]);
+    samples.info(&BUILD, &[VERSION, REVISION, std::env::consts::ARCH]);
     let Ok(myself) = Process::myself() else { return samples };
     if let Ok(stat) = myself.stat() {
         let ticks = (stat.utime + stat.stime) as f64;

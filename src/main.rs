@@ -67,6 +67,7 @@ async fn run(config: Config) -> ExitCode {
     let collectors: Vec<&str> = config.modes.iter().map(|mode| mode.id).collect();
     tracing::info!(
         version = headroom::about::VERSION,
+        revision = headroom::about::REVISION,
         listening = bound.join(","),
         collectors = collectors.join(","),
         "headroom-exporter starts"

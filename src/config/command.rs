@@ -43,7 +43,7 @@ pub fn command() -> Command {
     let command = Command::new("headroom-exporter")
         .about("How far this node is from the failures that take nodes down while every dashboard is green")
         .long_about("Prometheus exporter: how far this node is from the failures that take nodes down while every dashboard is green")
-        .version(about::VERSION)
+        .version(about::VERSION_AND_REVISION)
         .args_override_self(true)
         .args_conflicts_with_subcommands(true)
         .disable_help_subcommand(true)
