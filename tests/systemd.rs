@@ -10,6 +10,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Page, eventually, get, has, is_root};
@@ -17,10 +18,11 @@ use containerd::Containerd;
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd/headroom-exporter.service");
 const SYSTEMD: &str = "/lib/systemd/systemd";
+const EXPORTER: &str = env!("CARGO_BIN_EXE_headroom-exporter");
 
 /// The exporter as root with all that root may do: what the unit's page is held against.
 const UNRESTRICTED: &str =
-    "[Service]\nEnvironment=HEADROOM_WEB_LISTEN_ADDRESS=127.0.0.1:@PORT@ HEADROOM_RUNTIME_ENDPOINT=@ENDPOINT@
+    "[Service]\nEnvironment=HEADROOM_WEB_LISTEN_ADDRESS=@ADDRESS@ HEADROOM_RUNTIME_ENDPOINT=@ENDPOINT@
 ExecStart=/usr/local/bin/headroom-exporter\n";
 
 /// Somebody else's process, near its limit of file descriptors.
@@ -31,11 +33,11 @@ ExecStart=/bin/sh -c 'exec 3</etc/passwd 4</etc/passwd 5</dev/null 6</etc/passwd
 const BOOT: &str = r#"
 mount --make-rslave /
 mount -t tmpfs tmpfs /usr/local/bin
-cp "$EXPORTER" /usr/local/bin/headroom-exporter
 mount -t tmpfs tmpfs /etc/default
-printf 'HEADROOM_WEB_LISTEN_ADDRESS=127.0.0.1:%s\nHEADROOM_RUNTIME_ENDPOINT=%s\n' "$PORT" "$ENDPOINT" >/etc/default/headroom-exporter
 mount --bind "$UNITS" /lib/systemd/system
 mount -t tmpfs tmpfs /etc/systemd
+mkdir /etc/systemd/system
+eval "$INSTALL"
 mount -t tmpfs tmpfs /run
 umount --lazy /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -43,17 +45,23 @@ export container=other
 exec "$SYSTEMD" --system --unit=test.target --log-target=console --log-level=info --show-status=no </dev/null
 "#;
 
+/// Where the unit file expects things, for the test that does not install them as the document says.
+const INSTALL: &str = r#"
+cp "$EXPORTER" /usr/local/bin/headroom-exporter
+printf 'HEADROOM_WEB_LISTEN_ADDRESS=%s\nHEADROOM_RUNTIME_ENDPOINT=%s\n' "$ADDRESS" "$ENDPOINT" >/etc/default/headroom-exporter
+"#;
+
 /// systemd, and the cgroup that it takes for the root of all. Dropped, both go.
 struct Machine {
     systemd: Child,
     cgroup: PathBuf,
     _units: tempfile::TempDir,
-    unit: SocketAddr,
-    unrestricted: SocketAddr,
 }
 
 impl Machine {
-    fn boot(endpoint: &str) -> Result<Self, String> {
+    /// With these units, of which the services are started. `install` is a piece of shell, with these variables.
+    fn boot(units: &[(&str, String)], install: &str, variables: &[(&str, &str)]) -> Result<Self, String> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         if !is_root() {
             return Err("systemd as process 1 of a namespace needs root".to_owned());
         }
@@ -68,47 +76,49 @@ impl Machine {
         });
         let Some(unified) = unified else { return Err("no cgroup2 is mounted here".to_owned()) };
 
-        let (unit, unrestricted) = (free_port(), free_port());
-        let units = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| fs::write(units.path().join(name), text).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
         for target in ["sysinit", "basic", "network", "multi-user", "shutdown"] {
             write(&format!("{target}.target"), "[Unit]\nDefaultDependencies=no\n");
         }
-        write("headroom-exporter.service", &fs::read_to_string(UNIT).unwrap());
-        write(
-            "unrestricted.service",
-            &UNRESTRICTED.replace("@PORT@", &unrestricted.port().to_string()).replace("@ENDPOINT@", endpoint),
-        );
-        write("stranger.service", STRANGER);
-        write(
-            "test.target",
-            "[Unit]\nDefaultDependencies=no\nWants=stranger.service unrestricted.service headroom-exporter.service\n",
-        );
+        let mut target = "[Unit]\nDefaultDependencies=no\n".to_owned();
+        for (name, text) in units {
+            write(name, text);
+            target.push_str(&format!("Wants={name}\n"));
+        }
+        write("test.target", &target);
 
-        let cgroup = unified.join(format!("headroom-systemd-{}", std::process::id()));
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let cgroup = unified.join(format!("headroom-systemd-{}-{count}", std::process::id()));
         fs::create_dir(&cgroup).unwrap();
         // systemd takes the cgroup that it finds itself in for its root. No cgroup namespace: in one the exporter rightly refuses to count.
         let script = r#"echo $$ >"$CGROUP/cgroup.procs"
             exec unshare --mount --pid --fork --kill-child --uts --ipc --mount-proc sh -ec "$BOOT""#;
         let systemd = Command::new("sh")
             .args(["-ec", script])
-            .env("BOOT", BOOT)
+            .envs([("BOOT", BOOT), ("INSTALL", install), ("SYSTEMD", SYSTEMD)])
+            .envs(variables.iter().copied())
             .env("CGROUP", &cgroup)
-            .env("EXPORTER", env!("CARGO_BIN_EXE_headroom-exporter"))
-            .env("UNITS", units.path())
-            .env("PORT", unit.port().to_string())
-            .env("ENDPOINT", endpoint)
-            .env("SYSTEMD", SYSTEMD)
+            .env("UNITS", folder.path())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let machine = Machine { systemd, cgroup, _units: units, unit, unrestricted };
-        for address in [machine.unit, machine.unrestricted] {
-            eventually(&format!("systemd has started an exporter at {address}"), || {
-                TcpStream::connect(address).is_ok()
-            });
-        }
-        Ok(machine)
+        Ok(Machine { systemd, cgroup, _units: folder })
+    }
+
+    /// Runs a piece of shell among its processes and mounts, once systemd listens.
+    fn run(&self, folder: &Path, script: &str) -> String {
+        let children = format!("/proc/{0}/task/{0}/children", self.systemd.id());
+        let init = || fs::read_to_string(&children).unwrap().trim().to_owned();
+        eventually("systemd is there", || Path::new(&format!("/proc/{}/root/run/systemd/private", init())).exists());
+        let output = Command::new("nsenter")
+            .args(["--target", &init(), "--mount", "--pid", "--uts", "--ipc", "bash", "-euo", "pipefail", "-c"])
+            .arg(format!("cd {}\n{script}", folder.display()))
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// The main process of a unit, as it is numbered out here.
@@ -162,10 +172,22 @@ fn under_the_unit_the_page_is_complete() {
         Ok(containerd) => containerd,
         Err(why) => skip!("{why}"),
     };
-    let machine = match Machine::boot(&containerd.endpoint()) {
+    let (unit_address, unrestricted_address, endpoint) = (free_port(), free_port(), containerd.endpoint());
+    let unrestricted =
+        UNRESTRICTED.replace("@ADDRESS@", &unrestricted_address.to_string()).replace("@ENDPOINT@", &endpoint);
+    let units = [
+        ("headroom-exporter.service", fs::read_to_string(UNIT).unwrap()),
+        ("unrestricted.service", unrestricted),
+        ("stranger.service", STRANGER.to_owned()),
+    ];
+    let variables = [("EXPORTER", EXPORTER), ("ADDRESS", &unit_address.to_string()), ("ENDPOINT", &endpoint)];
+    let machine = match Machine::boot(&units, INSTALL, &variables) {
         Ok(machine) => machine,
         Err(why) => skip!("{why}"),
     };
+    for address in [unit_address, unrestricted_address] {
+        eventually(&format!("systemd has started an exporter at {address}"), || TcpStream::connect(address).is_ok());
+    }
 
     // It does run restricted.
     let pid = machine.pid_of("headroom-exporter.service").unwrap();
@@ -186,7 +208,7 @@ fn under_the_unit_the_page_is_complete() {
     }
 
     // And it misses nothing that root with all its powers would see.
-    let (mut unit, mut unrestricted) = (page(machine.unit), page(machine.unrestricted));
+    let (mut unit, mut unrestricted) = (page(unit_address), page(unrestricted_address));
     let until = Instant::now() + Duration::from_secs(10);
     while series(&unit) != series(&unrestricted) {
         let (one, other) = (series(&unit), series(&unrestricted));
@@ -197,7 +219,7 @@ fn under_the_unit_the_page_is_complete() {
             errors(&unit),
             errors(&unrestricted)
         );
-        (unit, unrestricted) = (page(machine.unit), page(machine.unrestricted));
+        (unit, unrestricted) = (page(unit_address), page(unrestricted_address));
     }
     for collector in ["cgroup_leak", "kmem", "eviction", "open_files", "memory_volume", "pod_interface"] {
         assert_eq!(unit.outcome(collector), "ok", "{collector}: {:?}: {unit:#?}", errors(&unit));
@@ -226,7 +248,7 @@ fn under_the_unit_the_page_is_complete() {
     .unwrap();
     eventually("systemd starts it again", || {
         machine.pid_of("headroom-exporter.service").is_some_and(|again| again != pid)
-            && TcpStream::connect(machine.unit).is_ok()
+            && TcpStream::connect(unit_address).is_ok()
     });
 }
 
@@ -238,7 +260,7 @@ fn systemd_finds_no_fault_in_it_and_little_exposure() {
     let folder = tempfile::tempdir().unwrap();
     let unit = folder.path().join("headroom-exporter.service");
     let text = fs::read_to_string(UNIT).unwrap();
-    let here = text.replace("/usr/local/bin/headroom-exporter", env!("CARGO_BIN_EXE_headroom-exporter"));
+    let here = text.replace("/usr/local/bin/headroom-exporter", EXPORTER);
     fs::write(&unit, &here).unwrap();
     let analyze = |arguments: &[&str]| {
         let output = Command::new("systemd-analyze").args(arguments).arg(&unit).output().unwrap();
@@ -262,4 +284,43 @@ fn systemd_finds_no_fault_in_it_and_little_exposure() {
 fn errors(page: &Page) -> Vec<&str> {
     let counted = page.family("headroom_collector_errors_total").filter(|(_, count)| *count > 0.0);
     counted.map(|(series, _)| series).collect()
+}
+
+/// `docs/quickstart.md`, a single machine under systemd: its commands as they stand there, but for the port.
+#[test]
+fn the_commands_of_the_quick_start_install_it_and_change_its_settings() {
+    let text = fs::read_to_string("docs/quickstart.md").unwrap();
+    let section = text.split("\n## A single machine under systemd\n").nth(1).expect("the section");
+    let port = free_port().port().to_string();
+    let blocks: Vec<String> = section
+        .split("```sh\n")
+        .skip(1)
+        .map(|rest| rest.split("\n```").next().unwrap().replace("10843", &port))
+        .collect();
+    assert_eq!(blocks.len(), 2, "{blocks:#?}");
+    // For the first of the two there are no settings yet, and the port is the default one: this stands for it.
+    let default = format!("printf 'HEADROOM_WEB_LISTEN_ADDRESS=127.0.0.1:{port}\\n' >/etc/default/headroom-exporter");
+    let machine = match Machine::boot(&[], &default, &[]) {
+        Ok(machine) => machine,
+        Err(why) => skip!("{why}"),
+    };
+    // What an unpacked release has.
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(EXPORTER, folder.path().join("headroom-exporter")).unwrap();
+    fs::create_dir(folder.path().join("systemd")).unwrap();
+    fs::copy(UNIT, folder.path().join("systemd/headroom-exporter.service")).unwrap();
+
+    let said = machine.run(folder.path(), &blocks[0]);
+    assert!(said.contains("headroom_collector_outcome{collector=\"kmem\",outcome=\"ok\"} 1"), "{said}");
+    assert_eq!(machine.run(folder.path(), "systemctl is-enabled headroom-exporter.service").trim(), "enabled");
+
+    machine.run(folder.path(), &blocks[1]);
+    let address: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
+    eventually("it has started again, with one collector less", || {
+        let Ok(_) = TcpStream::connect(address) else { return false };
+        let page = page(address);
+        page.outcome("eviction") == "ok" && !page.0.keys().any(|series| series.contains("collector=\"kmem\""))
+    });
+    machine.run(folder.path(), "systemctl stop headroom-exporter.service");
+    assert!(TcpStream::connect(address).is_err(), "it has stopped");
 }
