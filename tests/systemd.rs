@@ -207,6 +207,9 @@ fn under_the_unit_the_page_is_complete() {
         assert!(mount.split(' ').nth(5).unwrap().split(',').any(|option| option == "ro"), "{mount}");
     }
 
+    let names = fs::read_to_string(format!("/proc/{pid}/root/etc/nsswitch.conf")).unwrap_or_default();
+    assert_eq!(names, "", "it must not learn of modules that a static binary had better not load");
+
     // And it misses nothing that root with all its powers would see.
     let (mut unit, mut unrestricted) = (page(unit_address), page(unrestricted_address));
     let until = Instant::now() + Duration::from_secs(10);
