@@ -30,6 +30,8 @@ fn head(git: &Path) -> Option<String> {
         Err(_) => folder.clone(),
     };
     let head = watched(&folder.join("HEAD"))?;
+    // Where the branch is kept changes when git packs it; this grows with each commit.
+    let _ = watched(&folder.join("logs/HEAD"));
     let Some(name) = head.trim().strip_prefix("ref:").map(str::trim) else { return hash(&head) };
     if let Some(loose) = watched(&shared.join(name)) {
         return hash(&loose);
@@ -55,4 +57,54 @@ fn hash(text: &str) -> Option<String> {
 fn short(commit: &str) -> String {
     let digits = commit.bytes().take_while(u8::is_ascii_hexdigit).count();
     if digits >= 40 { format!("{}{}", &commit[..12], &commit[digits..]) } else { commit.to_owned() }
+}
+
+/// Run by `tests/build_script.rs`.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMMIT: &str = "71c05d3f1f2a4f0e8ad4c9a6b1a2f3c4d5e6f708";
+
+    fn write(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn the_commit_as_git_keeps_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let git = folder.path().join("here/.git");
+        assert_eq!(head(&git), None, "no history");
+        write(&git.join("HEAD"), "ref: refs/heads/main\n");
+        assert_eq!(head(&git), None, "no commit yet");
+        write(
+            &git.join("packed-refs"),
+            &format!("# pack-refs with: peeled\n{} refs/heads/mai\n{COMMIT} refs/heads/main\n", "0".repeat(40)),
+        );
+        assert_eq!(head(&git).as_deref(), Some(COMMIT), "packed");
+        let newer = "f".repeat(40);
+        write(&git.join("refs/heads/main"), &format!("{newer}\n"));
+        assert_eq!(head(&git), Some(newer), "a loose one is newer than a packed one");
+
+        write(&git.join("worktrees/other/HEAD"), "ref: refs/heads/other\n");
+        write(&git.join("worktrees/other/commondir"), "../..\n");
+        write(&git.join("refs/heads/other"), COMMIT);
+        let other = folder.path().join("other/.git");
+        write(&other, &format!("gitdir: {}\n", git.join("worktrees/other").display()));
+        assert_eq!(head(&other).as_deref(), Some(COMMIT), "a work tree of its own");
+
+        write(&git.join("HEAD"), &format!("{COMMIT}\n"));
+        assert_eq!(head(&git).as_deref(), Some(COMMIT), "no branch");
+        write(&git.join("HEAD"), "nonsense\n");
+        assert_eq!(head(&git), None);
+    }
+
+    #[test]
+    fn what_is_short() {
+        assert_eq!(short(COMMIT), "71c05d3f1f2a");
+        assert_eq!(short(&format!("{COMMIT}-dirty")), "71c05d3f1f2a-dirty");
+        assert_eq!(short("unknown"), "unknown");
+        assert_eq!(short("deadbeef"), "deadbeef");
+    }
 }

@@ -9,7 +9,6 @@ mod netns;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use netns::Namespace;
 
@@ -72,7 +71,6 @@ fn plain_prometheus_from_zero_to_the_first_alert_and_back() {
     assert_eq!(script.matches("_interval: 1s").count(), 2, "{script}");
     let namespace = Namespace::new();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-    let began = Instant::now();
     let output = namespace
         .command("timeout")
         .args(["--kill-after=5", "60", "bash", "-c", &script])
@@ -81,7 +79,6 @@ fn plain_prometheus_from_zero_to_the_first_alert_and_back() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    println!("{:?}\n{said}", began.elapsed());
     let log = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
     assert!(
         output.status.success(),

@@ -203,7 +203,7 @@ fn under_the_unit_the_page_is_complete() {
     assert_eq!((field("NoNewPrivs"), field("Seccomp")), ("1", "2"), "{status}");
     let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
     for place in ["/", "/run", "/sys", "/sys/fs/cgroup"] {
-        let mount = mounts.lines().filter(|mount| mount.split(' ').nth(4) == Some(place)).next_back().unwrap();
+        let mount = mounts.lines().rfind(|mount| mount.split(' ').nth(4) == Some(place)).unwrap();
         assert!(mount.split(' ').nth(5).unwrap().split(',').any(|option| option == "ro"), "{mount}");
     }
 
