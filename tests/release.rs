@@ -222,6 +222,11 @@ fn the_archive_has_all_that_a_machine_needs_and_can_be_made_again() {
     }
     let said = shell(&format!("{}/headroom-exporter --version", folder.display()));
     assert!(said.contains(VERSION) && said.contains(&REVISION[..12]), "{said}");
+    // The man page and the completions, as far as this binary has them.
+    let speaks = Command::new(image.binary()).arg("man").output().unwrap().status.success();
+    for file in ["man/headroom-exporter.1", "completions/headroom-exporter.bash"] {
+        assert_eq!(folder.join(file).exists(), speaks, "{file}");
+    }
     let changes = fs::read_to_string("CHANGELOG.md").unwrap();
     assert!(changes.contains(&format!("## [{VERSION}]")), "CHANGELOG.md has nothing of {VERSION}");
 
