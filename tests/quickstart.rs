@@ -73,7 +73,7 @@ fn plain_prometheus_from_zero_to_the_first_alert_and_back() {
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let output = namespace
         .command("timeout")
-        .args(["--kill-after=5", "60", "bash", "-c", &script])
+        .args(["--kill-after=5", "120", "bash", "-c", &script])
         .env("PATH", path)
         .output()
         .unwrap();
