@@ -8,7 +8,7 @@
 
 mod check;
 mod command;
-pub mod doctor;
+mod doctor;
 mod flags;
 mod pages;
 mod values;
@@ -52,6 +52,8 @@ pub enum LogFormat {
 pub enum Invocation {
     /// Without a subcommand: serve the metrics.
     Serve(Box<Config>),
+    /// `doctor`: judge this machine now.
+    Doctor(crate::doctor::Options, Box<Config>),
     /// `check-config`: say what a kubelet would make of configuration files.
     CheckConfig(check_config::Options),
     /// `completions` and `man`: print this text.
@@ -163,6 +165,10 @@ impl Invocation {
     pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
         let matches = command().try_get_matches_from(arguments)?;
         Ok(match matches.subcommand() {
+            Some((doctor::NAME, matches)) => {
+                let (options, config) = doctor::options(matches)?;
+                Invocation::Doctor(options, Box::new(config))
+            }
             Some((check::NAME, matches)) => Invocation::CheckConfig(check::options(matches)?),
             Some((pages::COMPLETIONS, matches)) => Invocation::Print(pages::completions(matches)),
             Some((pages::MAN, matches)) => Invocation::Print(pages::man(matches)?),

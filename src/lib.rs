@@ -7,6 +7,7 @@ pub mod catalog;
 pub mod check_config;
 pub mod config;
 pub mod credentials;
+pub mod doctor;
 #[cfg(feature = "drill")]
 pub mod drill;
 pub mod error;

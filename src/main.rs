@@ -8,6 +8,7 @@ use std::time::Duration;
 use headroom::background::Background;
 use headroom::check_config;
 use headroom::config::{Config, Invocation, LogFormat};
+use headroom::doctor;
 use headroom::host::Host;
 use headroom::http::{self, App};
 use headroom::scrape::Scraper;
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 fn main() -> ExitCode {
     match Invocation::from_process() {
         Invocation::Serve(config) => serve(*config),
+        Invocation::Doctor(options, config) => examine(&options, *config),
         Invocation::CheckConfig(options) => {
             let (text, code) = check_config::run(&options);
             print(&text, code)
@@ -36,10 +38,35 @@ fn print(text: &str, code: u8) -> ExitCode {
     }
 }
 
+fn examine(options: &doctor::Options, config: Config) -> ExitCode {
+    log_to_stderr(config.log_level, config.log_format);
+    let runtime = match threads() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail("cannot start threads", &error),
+    };
+    let subject = doctor::Subject { roots: config.roots, modes: config.modes, settings: config.settings };
+    let progress = |lasted: Duration| {
+        if options.progress {
+            eprint!("\r\x1b[Ksampling, {:.0} of {} s", lasted.as_secs_f64(), options.time.as_secs());
+        }
+    };
+    let report = runtime.block_on(doctor::examine(subject, options, progress));
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    if options.progress {
+        eprint!("\r\x1b[K");
+    }
+    let text = if options.json { doctor::json::render(&report) } else { doctor::text::render(&report, options.color) };
+    print(&text, report.exit_code())
+}
+
+/// By hand, because dropping a runtime waits for its blocked threads, and one may hang in the kernel for ever.
+fn threads() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}
+
 fn serve(config: Config) -> ExitCode {
     log_to_stderr(config.log_level, config.log_format);
-    // By hand, because dropping a runtime waits for its blocked threads, and one may hang in the kernel for ever.
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match threads() {
         Ok(runtime) => runtime,
         Err(error) => return fail("cannot start threads", &error),
     };

@@ -15,18 +15,21 @@ use crate::metric::Metric;
 
 mod aggregate;
 pub mod eval;
+mod evidence;
 pub mod expression;
 mod figure;
 mod functions;
 mod history;
-mod humanize;
+pub mod humanize;
 mod labels;
 mod matching;
 pub mod rules;
+pub mod runbook;
 mod store;
 mod template;
 
 use eval::{Element, Evaluator, LOOKBACK};
+pub use evidence::evidence;
 pub use figure::{Figure, figure};
 pub use history::{History, Limits};
 pub use labels::{Labels, NAME};

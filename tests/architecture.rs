@@ -20,7 +20,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("verdict", &["metric"]),
     ("http", &["scrape", "exposition", "modes", "host", "about"]),
     ("check_config", &["kubelet", "host", "error"]),
-    ("config", &["check_config", "http", "modes", "apiserver", "runtime", "kubelet", "host", "about"]),
+    ("doctor", &["verdict", "scrape", "background", "modes", "host", "metric", "error", "about"]),
+    ("config", &["doctor", "check_config", "http", "modes", "apiserver", "runtime", "kubelet", "host", "about"]),
     // Makes failures for the binary headroom-drill, so it writes; the exporter knows nothing of it.
     ("drill", &["host", "error"]),
     ("catalog", &["config", "modes", "scrape", "about", "metric"]),

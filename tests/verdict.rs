@@ -11,3 +11,5 @@ mod node;
 mod promtool;
 #[path = "verdict/series.rs"]
 mod series;
+#[path = "verdict/situations.rs"]
+mod situations;

@@ -3,7 +3,7 @@
 use clap::builder::BoolishValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command};
 
-use super::{Flags, check, pages};
+use super::{Flags, check, doctor, pages};
 use crate::about;
 use crate::modes::{MODES, Mode};
 
@@ -32,6 +32,8 @@ Examples:
           The same in a pod with hostPID that has the machine's / mounted at /host
   headroom-exporter --no-runtime --no-collector.node_status
           Without talking to the container runtime, and without reading the node's lease and conditions
+  headroom-exporter doctor
+          Which of the failures is happening here, how far it is from each, what to do first
   headroom-exporter check-config /var/lib/kubelet/config.yaml
           What a kubelet makes of this file, and where it holds a trap
 
@@ -65,7 +67,7 @@ pub fn command() -> Command {
             _ => arg,
         }
     });
-    command.subcommands([check::command(), pages::completions_command(), pages::man_command()])
+    command.subcommands([doctor::command(), check::command(), pages::completions_command(), pages::man_command()])
 }
 
 /// Adds every flag of the daemon with its environment variable.

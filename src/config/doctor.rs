@@ -1,7 +1,6 @@
 //! The options of `doctor`: those of its own, and every flag of the daemon, so that the arguments of a pod can be pasted as they
 //! are. Flags of the web side are taken and mean nothing there; help does not show them.
 
-use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
@@ -11,23 +10,11 @@ use clap::{Args as _, Command, FromArgMatches as _};
 use super::Config;
 use super::command::with_flags;
 use super::values::{COLORS, Color, some_time};
+use crate::doctor::Options;
 use crate::modes::MODES;
 
 /// The name of the subcommand.
-pub const NAME: &str = "doctor";
-
-/// How long it looks, and how it shows what it saw.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Print JSON.
-    pub json: bool,
-    /// Colour the output.
-    pub color: bool,
-    /// Say on the terminal how far it is.
-    pub progress: bool,
-    /// From the first sample to the last.
-    pub time: Duration,
-}
+pub(super) const NAME: &str = "doctor";
 
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Options")]
@@ -50,7 +37,7 @@ struct Own {
 }
 
 /// The subcommand.
-pub fn command() -> Command {
+pub(super) fn command() -> Command {
     let command = Command::new(NAME)
         .about("Judge this machine now: which failure is happening, how far it is from each, what to do next")
         .args_override_self(true)
@@ -59,44 +46,40 @@ pub fn command() -> Command {
         let web = arg.get_help_heading() == Some("Web");
         if web { arg.hide(true) } else { arg.hide_short_help(true) }
     });
+    // There are seconds, and what was not read is in the report.
+    let command = command
+        .mut_arg("apiserver.probe-timeout", |arg| arg.default_value("3s"))
+        .mut_arg("level", |arg| arg.default_value("error"));
     Own::augment_args(command)
 }
 
-/// What its arguments, and the environment for those that are not given, ask for. `--mode` narrows [`Config::modes`] down.
+/// What its arguments, and the environment for those that are not given, ask for.
 ///
 /// # Errors
 /// clap's.
-pub fn options(matches: &clap::ArgMatches) -> Result<(Options, Config), clap::Error> {
-    let mut config = Config::of(matches)?;
+pub(super) fn options(matches: &clap::ArgMatches) -> Result<(Options, Config), clap::Error> {
+    let config = Config::of(matches)?;
     let Own { json, color, modes, time, no_progress } = Own::from_arg_matches(matches)?;
-    if !modes.is_empty() {
-        config.modes = MODES.iter().copied().filter(|mode| modes.iter().any(|id| id == mode.id)).collect();
-    }
     let options = Options {
+        modes,
+        time,
         json,
         color: Color::parse(&color).wanted(std::io::stdout().is_terminal()),
         progress: !no_progress && std::io::stderr().is_terminal(),
-        time,
     };
     Ok((options, config))
-}
-
-/// Reads arguments of which the first is the subcommand's name.
-///
-/// # Errors
-/// clap's, for help too.
-pub fn parse(
-    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
-) -> Result<(Options, Config), clap::Error> {
-    options(&command().try_get_matches_from(arguments)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn parse(arguments: &[&str]) -> Result<(Options, Config), clap::Error> {
+        options(&command().try_get_matches_from(["doctor"].iter().chain(arguments))?)
+    }
+
     fn doctor(arguments: &[&str]) -> (Options, Config) {
-        parse(["doctor"].iter().chain(arguments)).unwrap()
+        parse(arguments).unwrap()
     }
 
     #[test]
@@ -124,10 +107,10 @@ mod tests {
 
     #[test]
     fn modes_by_name() {
-        let ids = |arguments: &[&str]| doctor(arguments).1.modes.iter().map(|mode| mode.id).collect::<Vec<_>>();
-        assert_eq!(ids(&["--mode=eviction", "--mode", "kmem"]), ["kmem", "eviction"]);
-        assert_eq!(ids(&[]).len(), MODES.len());
-        assert!(parse(["doctor", "--mode=cpu"]).is_err());
+        let modes = |arguments: &[&str]| doctor(arguments).0.modes;
+        assert_eq!(modes(&["--mode=eviction", "--mode", "kmem"]), ["eviction", "kmem"]);
+        assert!(modes(&[]).is_empty());
+        assert!(parse(&["--mode=cpu"]).is_err());
     }
 
     #[test]

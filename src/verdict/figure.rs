@@ -8,53 +8,105 @@ use promql_parser::parser::Expr;
 
 use super::eval::Evaluator;
 use super::history::History;
+use super::labels::Labels;
 use super::{expression, humanize};
 
-/// How one mode's figure is found. Of several series the one with the highest ratio is the figure.
+/// How one mode's figure is found. Of several series the one with the highest ratio of used and limit is the figure.
 struct Row {
     mode: &'static str,
     used: &'static str,
     limit: &'static str,
-    /// In words, behind the numbers.
-    what: &'static str,
-    bytes: bool,
+    /// What moves towards the cliff, as a selector; nothing if its slope says nothing.
+    slope: Option<&'static str>,
+    /// In words, from what is used, the limit and the labels of the series.
+    text: fn(f64, f64, &Labels) -> String,
 }
 
-/// Modes without a room that fills up have none.
+/// kmem has none: a kernel leaks or does not.
 const ROWS: &[Row] = &[
     Row {
         mode: "cgroup_leak",
         used: "headroom_memcg_ids_used",
         limit: "headroom_memcg_ids_limit",
-        what: "memory cgroup ids",
-        bytes: false,
+        slope: Some("headroom_memcg_ids_used"),
+        text: |used, limit, _| format!("{} memory cgroup ids", share(used, limit, grouped)),
+    },
+    Row {
+        mode: "eviction",
+        // So that the ratio is the higher the nearer the threshold is.
+        used: "1 - headroom_eviction_headroom_ratio{signal!~\"containerfs.+\"}",
+        limit: "headroom_eviction_headroom_ratio{signal!~\"containerfs.+\"} * 0 + 1",
+        slope: Some("headroom_eviction_headroom_ratio{signal!~\"containerfs.+\"}"),
+        text: |used, limit, labels| {
+            let (room, side) = if used <= limit { (limit - used, "above") } else { (used - limit, "below") };
+            let (signal, kind) = (labels.get("signal"), labels.get("type"));
+            format!("{signal} is {} of its capacity {side} the {kind} threshold", humanize::percentage(room))
+        },
     },
     Row {
         mode: "open_files",
         used: "headroom_process_open_fds",
+        // A low limit is a choice of the program's: systemd's helpers run with 64.
         limit: "headroom_process_fd_limit >= 256",
-        what: "file descriptors of the fullest process",
-        bytes: false,
+        slope: Some("headroom_process_open_fds"),
+        text: |used, limit, labels| {
+            let (comm, pid) = (labels.get("comm"), labels.get("pid"));
+            format!("{} file descriptors of {comm} (pid {pid})", share(used, limit, grouped))
+        },
     },
     Row {
         mode: "memory_volume",
         used: "headroom_memory_volume_used_bytes",
         limit: "headroom_memory_volume_limit_bytes",
-        what: "the memory limit in the fullest memory volume",
-        bytes: true,
+        slope: Some("headroom_memory_volume_used_bytes"),
+        text: |used, limit, labels| {
+            let pod = match labels.get("pod") {
+                "" => labels.get("pod_uid").to_owned(),
+                pod => format!("{}/{pod}", labels.get("namespace")),
+            };
+            let limit = share(used, limit, |bytes| format!("{}B", humanize::humanize1024(bytes)));
+            format!("{limit} of memory in volume {} of pod {pod}", labels.get("volume"))
+        },
+    },
+    Row {
+        mode: "pod_interface",
+        used: "headroom_pods_without_network_interface",
+        limit: "headroom_pods_with_network_namespace > 0",
+        slope: None,
+        text: |used, limit, _| format!("{} of {} pods have no network interface", grouped(used), grouped(limit)),
+    },
+    Row {
+        mode: "apiserver_connection",
+        used: "sum by (instance) (headroom_apiserver_connection_stalled{owner=\"kubelet\"})",
+        limit: "sum by (instance) (headroom_apiserver_connections{owner=\"kubelet\"}) > 0",
+        slope: None,
+        text: |used, limit, _| {
+            format!("{} of {} connections of the kubelet to the apiserver stalled", grouped(used), grouped(limit))
+        },
+    },
+    Row {
+        mode: "node_status",
+        used: "headroom_node_lease_age_seconds",
+        limit: "headroom_node_lease_duration_seconds",
+        slope: None,
+        text: |used, limit, _| {
+            let (age, duration) = (humanize::duration(used.round()), humanize::duration(limit));
+            format!("the lease was {age} old when it was read, and expires after {duration}")
+        },
     },
 ];
 
-/// How full the fullest thing of a mode is.
+/// The number that a mode's verdict turns on: how full the fullest thing is, or how near the nearest threshold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
-    /// "12034 of 65535 memory cgroup ids (18.36%)"
+    /// "12,034 of 65,535 (18.36%) memory cgroup ids"
     pub text: String,
     /// Used of the limit.
     pub ratio: f64,
-    /// Change of what is used, per second, over all that the history has; nothing of fewer than two pages.
+    /// Change per second over all that the history has: of what is used, for eviction of the headroom ratio. Nothing of fewer than
+    /// two pages, and where a slope says nothing.
     pub rate: Option<f64>,
-    /// When the limit is met at that rate, if what is used grows.
+    /// When the limit is met at that rate, if it is at all.
     pub time_to_cliff: Option<Duration>,
     /// Which of several series it is: all its labels but `instance` and `job`.
     pub labels: BTreeMap<String, String>,
@@ -64,7 +116,7 @@ struct Parsed {
     row: &'static Row,
     used: Expr,
     ratio: Expr,
-    rate: Expr,
+    rate: Option<Expr>,
     limit: Expr,
 }
 
@@ -73,8 +125,8 @@ static PARSED: LazyLock<Vec<Parsed>> = LazyLock::new(|| {
     let each = |row: &'static Row| Parsed {
         row,
         used: parse(row.used),
-        ratio: parse(&format!("topk(1, {} / ({}))", row.used, row.limit)),
-        rate: parse(&format!("deriv({}[6h])", row.used)),
+        ratio: parse(&format!("topk(1, ({}) / ({}))", row.used, row.limit)),
+        rate: row.slope.map(|slope| parse(&format!("deriv({slope}[6h])"))),
         limit: parse(row.limit),
     };
     ROWS.iter().map(each).collect()
@@ -97,24 +149,23 @@ pub fn figure(mode: &str, history: &History) -> Option<Figure> {
         vector.into_iter().find(|element| element.labels.without_name() == worst.labels).map(|element| element.value)
     };
     let (used, limit) = (of(&parsed.used)?, of(&parsed.limit)?);
-    let rate = of(&parsed.rate);
-    let number =
-        |value: f64| if parsed.row.bytes { format!("{}B", humanize::humanize1024(value)) } else { grouped(value) };
-    let left = rate.filter(|rate| *rate > 0.0).map(|rate| (limit - used).max(0.0) / rate);
+    let rate = parsed.rate.as_ref().and_then(of);
+    // What is left of a headroom falls; what is used grows.
+    let towards = rate.map(|rate| if parsed.row.mode == "eviction" { -rate } else { rate });
+    let left = towards.filter(|rate| *rate > 0.0).map(|rate| (limit - used).max(0.0) / rate);
     let labels = worst.labels.iter().filter(|(name, _)| !matches!(*name, "instance" | "job"));
     Some(Figure {
-        text: format!(
-            "{} of {} {} ({})",
-            number(used),
-            number(limit),
-            parsed.row.what,
-            humanize::percentage(worst.value)
-        ),
+        text: (parsed.row.text)(used, limit, &worst.labels),
         ratio: worst.value,
         rate,
         time_to_cliff: left.and_then(|left| Duration::try_from_secs_f64(left).ok()),
         labels: labels.map(|(name, value)| (name.into(), value.into())).collect(),
     })
+}
+
+/// 12,034 of 65,535 (18.36%)
+fn share(used: f64, limit: f64, number: fn(f64) -> String) -> String {
+    format!("{} of {} ({})", number(used), number(limit), humanize::percentage(used / limit))
 }
 
 /// 12,034

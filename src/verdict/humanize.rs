@@ -6,7 +6,7 @@ pub(super) fn short(value: f64) -> String {
 }
 
 /// Go's `%v` of a float64: as short as it can be read back, with an exponent from 21 digits on.
-pub(super) fn plain(value: f64) -> String {
+pub fn plain(value: f64) -> String {
     general(value, None)
 }
 
@@ -57,7 +57,7 @@ pub(super) fn humanize1024(value: f64) -> String {
 }
 
 /// `humanizeDuration`: of seconds.
-pub(super) fn duration(value: f64) -> String {
+pub fn duration(value: f64) -> String {
     if !value.is_finite() {
         return short(value);
     }

@@ -1,0 +1,199 @@
+//! Judges this machine now, for a person in an incident: which failure is happening, how far it is from each, what to do.
+//!
+//! It runs the same collectors and probes as the daemon, for a few seconds, and hands their pages to [`crate::verdict`], which
+//! evaluates the very rules that page people. [`text`] prints the report for a person, [`json`] for a program.
+//!
+//! **When it misleads.** It has no past. What takes minutes to prove (a slope, a cgroup that stays orphaned, an interface that was
+//! lost before it came) it sees in part or not at all, and says on how much of a window a finding stands. The running
+//! exporter's page at `/` has its hours.
+
+pub mod json;
+pub mod text;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::about;
+use crate::background::Background;
+use crate::host::{Deadline, Host, Roots};
+use crate::metric::Samples;
+use crate::modes::{self, Mode};
+use crate::scrape::{Scrape, Scraper};
+use crate::verdict::{self, EXPORTER, Figure, History, Level, Limits, Verdict};
+
+/// From one sample to the next. Three in five seconds tell a slope from a step.
+const STEP: Duration = Duration::from_secs(1);
+
+/// The longest that one sample may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How much longer than asked it goes on while the apiserver has not answered: a probe that times out is an answer too.
+const FOR_PROBES: Duration = Duration::from_secs(12);
+
+/// A probe asks this often, since there are seconds and not hours.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a cgroup must have been an orphan: the least that the proof by the runtime takes.
+const ORPHAN_GRACE: Duration = Duration::from_secs(5);
+
+/// How long it looks, and how it shows what it saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Ids of the modes that are shown; empty: all.
+    pub modes: Vec<String>,
+    /// From the first sample to the last.
+    pub time: Duration,
+    /// Print JSON.
+    pub json: bool,
+    /// Colour the output.
+    pub color: bool,
+    /// Say on the terminal how far it is.
+    pub progress: bool,
+}
+
+/// Whom it examines: as the daemon would be started.
+#[derive(Debug)]
+pub struct Subject {
+    /// The observed machine.
+    pub roots: Roots,
+    /// The modes that are on.
+    pub modes: Vec<&'static Mode>,
+    /// Their settings.
+    pub settings: modes::Settings,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Report {
+    /// The name of the node.
+    pub node: String,
+    /// The kernel's release, if it could be read.
+    pub kernel: Option<String>,
+    /// When the last sample was taken.
+    pub at: SystemTime,
+    /// From the first sample to the last.
+    pub sampled: Duration,
+    /// One for each mode, the worst first.
+    pub rows: Vec<Row>,
+}
+
+/// What was found of one mode.
+#[derive(Debug)]
+pub struct Row {
+    /// What fails, in a few words.
+    pub title: &'static str,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What the verdict turns on, if it is one number.
+    pub figure: Option<Figure>,
+    /// What could not be read, each with its place.
+    pub unread: Vec<String>,
+    /// For each finding what it stands on.
+    pub evidence: Vec<Vec<(String, f64)>>,
+}
+
+impl Report {
+    /// The worst verdict.
+    pub fn level(&self) -> Level {
+        self.rows.iter().map(|row| row.verdict.level).max().unwrap_or(Level::Ok)
+    }
+
+    /// 0: ok. 1: watch, or something could not be told. 2: act now.
+    pub fn exit_code(&self) -> u8 {
+        match self.level() {
+            Level::Ok => 0,
+            Level::CannotTell | Level::Watch => 1,
+            Level::ActNow => 2,
+        }
+    }
+}
+
+/// Samples this machine and judges it. `progress` is told how long it has sampled.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub async fn examine(subject: Subject, options: &Options, progress: impl Fn(Duration)) -> Report {
+    let Subject { roots, modes, settings } = subject;
+    let settings = hasten(settings);
+    let host = Arc::new(Host::new(roots));
+    let modes: Vec<_> = modes.into_iter().map(|mode| (mode, (mode.build)(&settings))).collect();
+    let mut background = Background::default();
+    for (_, collector) in &modes {
+        background.start(&host, &**collector);
+    }
+    let asked = modes.iter().any(|(mode, _)| mode.id == "apiserver_connection" || mode.id == "node_status")
+        && settings.apiserver.client(&host).is_some();
+    let scraper = Scraper::new(Arc::clone(&host), modes);
+    let node = node_name(&settings, &host).await;
+    let mut history = History::new(&node, Limits::default());
+    let began = Instant::now();
+    let mut first = None;
+    loop {
+        progress(began.elapsed());
+        let scrape = scraper.scrape(Deadline::after(PATIENCE), |_| true).await;
+        let (at, about) = (SystemTime::now(), about::samples());
+        history.add(at, scrape.runs.iter().map(|(_, run)| &*run.samples).chain([&scrape.about, &about]));
+        let first = *first.get_or_insert(at);
+        let lasted = began.elapsed();
+        let waiting = asked && !probes_answered(&scrape) && lasted < options.time + FOR_PROBES;
+        if lasted >= options.time && !waiting {
+            let rows = judge(&scrape, &history, at);
+            let rows = rows
+                .into_iter()
+                .filter(|row| options.modes.is_empty() || options.modes.iter().any(|mode| *mode == row.verdict.mode));
+            let mut rows: Vec<Row> = rows.collect();
+            // Stable: of the same level they stay in the order of the modes.
+            rows.sort_by_key(|row| std::cmp::Reverse(row.verdict.level));
+            let kernel = host.kernel().ok().map(|kernel| kernel.release);
+            return Report { node, kernel, at, sampled: at.duration_since(first).unwrap_or_default(), rows };
+        }
+        tokio::time::sleep(STEP.min(options.time.saturating_sub(lasted).max(STEP / 4))).await;
+    }
+}
+
+/// Settings of a daemon, for one that has seconds.
+fn hasten(mut settings: modes::Settings) -> modes::Settings {
+    let shorten = |time: &mut Duration, most: Duration| *time = (*time).min(most);
+    shorten(&mut settings.apiserver_connection.interval, PROBE_INTERVAL);
+    shorten(&mut settings.node_status.lease_interval, PROBE_INTERVAL);
+    shorten(&mut settings.node_status.node_interval, PROBE_INTERVAL);
+    shorten(&mut settings.cgroup_leak.orphan_grace, ORPHAN_GRACE);
+    settings
+}
+
+/// As the kubelet calls it, else as the machine calls itself: a name helps to tell nodes apart, nothing depends on it.
+async fn node_name(settings: &modes::Settings, host: &Arc<Host>) -> String {
+    match settings.node.name(host).await {
+        Ok(name) => name,
+        Err(_) => sysinfo::System::host_name().unwrap_or_else(|| "this machine".to_owned()),
+    }
+}
+
+/// Each kind of probe has an end on record.
+fn probes_answered(scrape: &Scrape) -> bool {
+    let has = |name: &str| {
+        scrape
+            .runs
+            .iter()
+            .any(|(_, run)| run.samples.rows().iter().any(|row| row.metric.name == name && row.value > 0.0))
+    };
+    has("headroom_apiserver_probe_total") || has("headroom_node_object_requests_total")
+}
+
+fn judge(scrape: &Scrape, history: &History, at: SystemTime) -> Vec<Row> {
+    let modes = modes::MODES.iter().map(|mode| (mode.id, mode.metrics));
+    let row = |verdict: Verdict| {
+        let mode = modes::MODES.iter().find(|mode| mode.id == verdict.mode);
+        let errors = |samples: &Samples| samples.errors().iter().map(ToString::to_string).collect();
+        let run = scrape.runs.iter().find(|(mode, _)| mode.id == verdict.mode);
+        Row {
+            title: mode.map_or("", |mode| mode.title),
+            figure: verdict::figure(verdict.mode, history),
+            unread: run.map(|(_, run)| errors(&run.samples)).unwrap_or_default(),
+            evidence: verdict.findings.iter().map(|finding| verdict::evidence(finding, history)).collect(),
+            verdict,
+        }
+    };
+    // Not the exporter's own alerts: what its collectors could not read is said with each of them.
+    verdict::judge(history, at, modes).into_iter().filter(|verdict| verdict.mode != EXPORTER).map(row).collect()
+}
