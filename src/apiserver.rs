@@ -7,6 +7,8 @@
 //!
 //! **What is sent.** `GET /livez` (`--apiserver.probe-path`) and HTTP/2 PINGs; what a mode asks for beyond that is a GET of an object
 //! ([`Client::get`]). Nothing is ever changed, nothing watched, no list fetched. `User-Agent` is `headroom-exporter/VERSION`.
+//! With `--web.kubernetes-auth` the web side POSTs `TokenReview`s and `SubjectAccessReview`s ([`Client::post`]): questions, of which nothing
+//! is kept either.
 //!
 //! **Permission.** `/livez`, `/readyz` and `/healthz` need none: `system:public-info-viewer` gives them to everybody, unless that
 //! ClusterRoleBinding was removed or `--anonymous-auth=false` meets a request without credentials. Node objects need a ClusterRole
@@ -209,9 +211,12 @@ impl Client {
     /// # Errors
     /// As [`Client::fresh`].
     pub async fn get(&self, path: &str, most_bytes: usize) -> Result<Exchange> {
+        self.ask(Want::object(path, most_bytes)).await
+    }
+
+    async fn ask(&self, want: Want<'_>) -> Result<Exchange> {
         let entry = self.access.entry(Deadline::after(FILES)).await?;
         let deadline = Deadline::after(self.settings().timeout);
-        let want = Want::object(path, most_bytes);
         // Half of the time, so that a new connection still has the other half.
         match self.reused.get(&entry, &want, deadline.part(Duration::MAX)).await {
             Some(exchange) => Ok(exchange),
@@ -219,11 +224,20 @@ impl Client {
         }
     }
 
+    /// POST of a JSON text that asks something and leaves nothing behind (a `TokenReview`), with an answer of at most this many bytes: as
+    /// [`Client::get`], and like that it may be sent a second time.
+    ///
+    /// # Errors
+    /// As [`Client::fresh`].
+    pub async fn post(&self, path: &str, json: &[u8], most_bytes: usize) -> Result<Exchange> {
+        self.ask(Want::question(path, json, most_bytes)).await
+    }
+
     async fn over_http1(&self, entry: &Entry, want: Want<'_>, deadline: Deadline) -> Exchange {
         let watch = Stopwatch::start();
         let work = async {
             let stream = self.connector.connect(entry, Protocol::Http1, &watch, deadline).await?;
-            watch.phase(Phase::Request, http1::get(stream, entry, &want)).await
+            watch.phase(Phase::Request, http1::ask(stream, entry, &want)).await
         };
         let result = watch.within(deadline, work).await;
         want.exchange(result, &watch, entry)

@@ -6,11 +6,11 @@ use std::fmt::Write as _;
 
 use crate::metric::{Kind, Metric};
 use crate::modes::MODES;
-use crate::{about, config, scrape};
+use crate::{about, config, http, scrape};
 
 /// Every declared metric with the collector that exposes it; `None` for the exporter's own.
 pub fn metrics() -> impl Iterator<Item = (Option<&'static str>, &'static Metric)> {
-    let own = about::METRICS.iter().chain(scrape::METRICS).map(|metric| (None, *metric));
+    let own = about::METRICS.iter().chain(http::METRICS).chain(scrape::METRICS).map(|metric| (None, *metric));
     own.chain(MODES.iter().flat_map(|mode| mode.metrics.iter().map(|metric| (Some(mode.id), *metric))))
 }
 
@@ -39,6 +39,7 @@ pub fn metrics_document() -> String {
         section(mode.id, &format!("{}. `--no-collector.{}` switches it off.", mode.title, mode.id), mode.metrics);
     }
     section("the collectors", "How each collector fared in this scrape.", scrape::METRICS);
+    section("the web side", "Who asks the exporter, and who was not let in: docs/web.md.", http::METRICS);
     section("the exporter", "The exporter's own process.", about::METRICS);
     text
 }

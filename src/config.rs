@@ -14,6 +14,7 @@ mod pages;
 mod values;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgMatches, FromArgMatches as _};
@@ -125,6 +126,12 @@ struct Web {
     /// How long requests under way may take once SIGTERM or SIGINT has come
     #[arg(long = "web.shutdown-timeout", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     shutdown_timeout: Duration,
+    /// TLS, passwords, headers and a rate limit, in the format of Prometheus's exporter-toolkit; read again when it changes (docs/web.md)
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    config_file: Option<PathBuf>,
+    /// Let in who sends a bearer token that the apiserver knows and that may get the metrics path; needs the ClusterRole system:auth-delegator
+    #[arg(long = "web.kubernetes-auth")]
+    kubernetes_auth: bool,
 }
 
 /// What Kubernetes tells every container of where its apiserver is.
@@ -255,6 +262,9 @@ impl Config {
                 telemetry_path: flags.web.telemetry_path,
                 max_requests: flags.web.max_requests,
                 scrape_timeout: flags.web.scrape_timeout,
+                config_file: flags.web.config_file,
+                kubernetes_auth: flags.web.kubernetes_auth,
+                limits: http::Limits::default(),
             },
             shutdown_grace: flags.web.shutdown_timeout,
             roots: Roots { proc: flags.paths.procfs, sys: flags.paths.sysfs, root: flags.paths.rootfs },

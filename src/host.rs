@@ -16,6 +16,7 @@ pub mod pids;
 pub mod process;
 mod read;
 pub mod sockets;
+mod stamp;
 pub mod text;
 pub mod tree;
 
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use filesystem::{DeviceNumber, Filesystem, Filesystems, Patience, Usage};
 use sockets::Sockets;
+pub use stamp::Stamp;
 use tree::Tree;
 
 /// When an answer must be there.
@@ -176,6 +178,14 @@ impl Host {
         let path = path.as_ref();
         let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
         read::open_in_root(&self.roots.root, path, flags).map_err(|error| Error::os(path.display(), &error))
+    }
+
+    /// What tells one state of a file from another, by our path; the file is not opened.
+    ///
+    /// # Errors
+    /// The operating system's, with the path.
+    pub fn stamp(&self, ours: impl AsRef<Path>) -> Result<Stamp> {
+        Stamp::of(ours.as_ref())
     }
 
     /// A whole file that holds one number.

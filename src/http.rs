@@ -1,8 +1,20 @@
-//! The web side: `/metrics`, `/healthz`, `/readyz` and a landing page, on axum; connections on hyper, with its limits.
+//! The web side: `/metrics`, `/healthz`, `/readyz` and a landing page, on axum; connections on hyper, with limits, TLS and
+//! authentication before them.
 
+mod basic_auth;
+mod der;
+mod judged;
+mod kubernetes_auth;
 mod landing;
+mod limits;
 mod listen;
+mod remembered;
+mod security;
+mod tls;
+mod watched;
+mod web_config;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,7 +34,9 @@ use crate::host::Deadline;
 use crate::modes::MODES;
 use crate::scrape::{self, Scraper};
 
+pub use limits::Limits;
 pub use listen::{ListenAddress, serve};
+pub use security::{METRICS, Security};
 
 /// The header in which Prometheus says how long it will wait, in seconds.
 const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
@@ -39,21 +53,28 @@ pub struct Settings {
     pub max_requests: usize,
     /// The longest that a scrape may take, whatever Prometheus allows.
     pub scrape_timeout: Duration,
+    /// TLS, passwords, headers, in the format of exporter-toolkit.
+    pub config_file: Option<PathBuf>,
+    /// Whether the apiserver judges who may scrape.
+    pub kubernetes_auth: bool,
+    /// What one client may take.
+    pub limits: Limits,
 }
 
 /// Everything that a request handler shares.
 pub struct App {
     scraper: Scraper,
     settings: Settings,
-    permits: Semaphore,
+    security: Arc<Security>,
+    permits: Arc<Semaphore>,
     ready: AtomicBool,
 }
 
 impl App {
-    /// An application that serves this scraper.
-    pub fn new(scraper: Scraper, settings: Settings) -> Arc<Self> {
-        let permits = Semaphore::new(settings.max_requests);
-        Arc::new(App { scraper, settings, permits, ready: AtomicBool::new(false) })
+    /// An application that serves this scraper, and shows what became of whom `security` did not let in.
+    pub fn new(scraper: Scraper, settings: Settings, security: Arc<Security>) -> Arc<Self> {
+        let permits = Arc::new(Semaphore::new(settings.max_requests));
+        Arc::new(App { scraper, settings, security, permits, ready: AtomicBool::new(false) })
     }
 
     /// Says whether `/readyz` answers 200: after the first collection, until shutdown begins.
@@ -99,7 +120,7 @@ async fn metrics(
 ) -> Result<Response, Refused> {
     let enabled: Vec<&str> = app.scraper.modes().map(|mode| mode.id).collect();
     let selection = Selection::parse(&query, &enabled)?;
-    let _permit = app.permits.try_acquire().map_err(|_| {
+    let permit = Arc::clone(&app.permits).try_acquire_owned().map_err(|_| {
         let most = app.settings.max_requests;
         Refused(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -111,6 +132,7 @@ async fn metrics(
 
     let mut page = Page::default();
     page.add(about::METRICS, Arc::new(about::samples()));
+    page.add(security::METRICS, Arc::new(app.security.samples()));
     page.add(scrape::METRICS, Arc::new(scrape.about));
     for (mode, run) in scrape.runs {
         page.add(mode.metrics, Arc::clone(&run.samples));
@@ -120,7 +142,9 @@ async fn metrics(
     let text = page
         .render(format)
         .map_err(|_| Refused(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be rendered".to_owned()))?;
-    Ok(([(header::CONTENT_TYPE, format.content_type())], text).into_response())
+    let mut response = ([(header::CONTENT_TYPE, format.content_type())], text).into_response();
+    response.extensions_mut().insert(limits::Permit(Arc::new(permit)));
+    Ok(response)
 }
 
 /// min(our own limit, what Prometheus allows less some slack).

@@ -10,7 +10,7 @@ use headroom::check_config;
 use headroom::config::{Config, Invocation, LogFormat};
 use headroom::doctor;
 use headroom::host::Host;
-use headroom::http::{self, App};
+use headroom::http::{self, App, Security};
 use headroom::scrape::Scraper;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -81,6 +81,11 @@ async fn run(config: Config) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail("cannot handle signals", &error),
     };
+    let host = Arc::new(Host::new(config.roots));
+    let security = match Security::start(&config.http, &host, &config.settings.apiserver).await {
+        Ok(security) => security,
+        Err(error) => return fail("the web side cannot be as secure as it is asked to be", &error),
+    };
     let mut listeners = Vec::new();
     for address in &config.listen {
         match address.bind().await {
@@ -100,14 +105,14 @@ async fn run(config: Config) -> ExitCode {
         "headroom-exporter starts"
     );
 
-    let host = Arc::new(Host::new(config.roots));
     let mut background = Background::default();
     for (_, collector) in &modes {
         background.start(&host, &**collector);
     }
-    let app = App::new(Scraper::new(host, modes), config.http);
+    let app = App::new(Scraper::new(host, modes), config.http, Arc::clone(&security));
     let (stop, stopped) = watch::channel(false);
-    let serving = tokio::spawn(http::serve(listeners, Arc::clone(&app).router(), stopped, config.shutdown_grace));
+    let serving =
+        tokio::spawn(http::serve(listeners, Arc::clone(&app).router(), security, stopped, config.shutdown_grace));
     let warming = tokio::spawn({
         let app = Arc::clone(&app);
         async move { app.warm_up().await }
@@ -169,7 +174,7 @@ fn log_to_stderr(level: tracing::Level, format: LogFormat) {
     }
 }
 
-fn fail(what: &str, error: &io::Error) -> ExitCode {
+fn fail(what: &str, error: &dyn std::error::Error) -> ExitCode {
     tracing::error!(%error, "{what}");
     eprintln!("headroom-exporter: {what}: {error}");
     ExitCode::FAILURE

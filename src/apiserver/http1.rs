@@ -1,7 +1,7 @@
-//! One GET over a connection of its own.
+//! One request over a connection of its own.
 
-use http_body_util::{BodyExt as _, Empty};
-use hyper::body::{Body as _, Bytes};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Body as _;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, HeaderValue};
 use hyper_util::rt::TokioIo;
@@ -16,10 +16,10 @@ use super::request::{Answer, Want};
 const LARGEST_HEAD: usize = 64 << 10;
 
 /// The stream is closed when this ends, however it ends.
-pub(super) async fn get(stream: TlsStream<TcpStream>, entry: &Entry, want: &Want<'_>) -> Result<Answer, Failure> {
+pub(super) async fn ask(stream: TlsStream<TcpStream>, entry: &Entry, want: &Want<'_>) -> Result<Answer, Failure> {
     let handshake = http1::Builder::new().max_buf_size(LARGEST_HEAD).handshake(TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(|error| Failure::http1(entry, &error))?;
-    let mut request = want.request(entry, Empty::<Bytes>::new())?;
+    let mut request = want.request(entry, Full::new(want.body()))?;
     // Over HTTP/1.1 the authority is a header of its own.
     let host = HeaderValue::try_from(entry.address.authority());
     let host = host.map_err(|_| Failure::unexpected("the apiserver's name cannot be sent in HTTP"))?;

@@ -105,12 +105,17 @@ impl Drop for Connection {
     }
 }
 
-/// One GET as a stream. Dropped before its end, it is reset: nothing of it stays.
-pub(super) async fn get(sender: SendRequest<Bytes>, entry: &Entry, want: &Want<'_>) -> Result<Answer, Failure> {
+/// One request as a stream. Dropped before its end, it is reset: nothing of it stays.
+pub(super) async fn ask(sender: SendRequest<Bytes>, entry: &Entry, want: &Want<'_>) -> Result<Answer, Failure> {
     let failed = |error: h2::Error| Failure::http2(&error);
     let request = want.request(entry, ())?;
     let mut sender = sender.ready().await.map_err(failed)?;
-    let (response, _) = sender.send_request(request, true).map_err(failed)?;
+    let body = want.body();
+    let (response, mut sending) = sender.send_request(request, body.is_empty()).map_err(failed)?;
+    if !body.is_empty() {
+        // A few kilobytes: they wait in h2 for the server's window.
+        sending.send_data(body, true).map_err(failed)?;
+    }
     let response = response.await.map_err(failed)?;
     want.check(response.status(), response.headers(), entry)?;
     let body = async move {

@@ -1,10 +1,11 @@
 //! What is asked, and what is made of the answer, the same over either protocol.
 
+use std::fmt;
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};
-use hyper::{Request, StatusCode, Uri};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, StatusCode, Uri};
 
 use super::access::Entry;
 use super::outcome::{Exchange, Failure, Outcome};
@@ -13,12 +14,20 @@ use super::stopwatch::Stopwatch;
 /// A health path answers in two bytes, or with one line per check.
 const LARGEST_PROBE: usize = 64 << 10;
 
-/// A GET.
-#[derive(Clone, Copy, Debug)]
+/// A GET, or a POST of a question.
+#[derive(Clone, Copy)]
 pub(super) struct Want<'a> {
     path: &'a str,
     accept: &'static str,
+    /// In JSON. It may hold somebody's token.
+    question: Option<&'a [u8]>,
     pub(super) most_bytes: usize,
+}
+
+impl fmt::Debug for Want<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Want").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// The answer to it: status 200 and this.
@@ -30,20 +39,34 @@ pub(super) struct Answer {
 impl<'a> Want<'a> {
     /// Something that is only asked for to see whether it comes.
     pub(super) fn probe(path: &'a str) -> Self {
-        Want { path, accept: "*/*", most_bytes: LARGEST_PROBE }
+        Want { path, accept: "*/*", question: None, most_bytes: LARGEST_PROBE }
     }
 
     /// An object.
     pub(super) fn object(path: &'a str, most_bytes: usize) -> Self {
-        Want { path, accept: "application/json", most_bytes }
+        Want { path, accept: "application/json", question: None, most_bytes }
+    }
+
+    /// What the apiserver makes of this JSON text.
+    pub(super) fn question(path: &'a str, json: &'a [u8], most_bytes: usize) -> Self {
+        Want { path, accept: "application/json", question: Some(json), most_bytes }
+    }
+
+    /// What is sent after the head; empty with a GET.
+    pub(super) fn body(&self) -> Bytes {
+        self.question.map(Bytes::copy_from_slice).unwrap_or_default()
     }
 
     /// With an absolute URI. The token is sent as a header that no table of HTTP/2 keeps.
     pub(super) fn request<B>(&self, entry: &Entry, body: B) -> Result<Request<B>, Failure> {
         let uri = format!("https://{}{}", entry.address.authority(), entry.address.path(self.path));
-        let request = Request::get(uri).body(body);
+        let method = if self.question.is_some() { Method::POST } else { Method::GET };
+        let request = Request::builder().method(method).uri(uri).body(body);
         let mut request = request.map_err(|_| self.no_path())?;
         let headers = request.headers_mut();
+        if self.question.is_some() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         headers.insert(ACCEPT, HeaderValue::from_static(self.accept));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("headroom-exporter/", env!("CARGO_PKG_VERSION"))));
         if let Some(token) = &entry.token {
@@ -62,7 +85,9 @@ impl<'a> Want<'a> {
     }
 
     pub(super) fn check(&self, status: StatusCode, headers: &HeaderMap, entry: &Entry) -> Result<(), Failure> {
-        if status == StatusCode::OK { Ok(()) } else { Err(Failure::status(status, headers, entry)) }
+        // A question is "created", although nothing stays of it.
+        let answered = status == StatusCode::OK || (status == StatusCode::CREATED && self.question.is_some());
+        if answered { Ok(()) } else { Err(Failure::status(status, headers, entry)) }
     }
 
     pub(super) fn append(&self, body: &mut Vec<u8>, data: &[u8]) -> Result<(), Failure> {

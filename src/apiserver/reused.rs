@@ -246,5 +246,5 @@ async fn request(
     watch: &Stopwatch,
     deadline: Deadline,
 ) -> std::result::Result<Answer, Failure> {
-    watch.within(deadline, watch.phase(Phase::Request, http2::get(sender, entry, want))).await
+    watch.within(deadline, watch.phase(Phase::Request, http2::ask(sender, entry, want))).await
 }

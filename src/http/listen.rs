@@ -1,27 +1,43 @@
-//! Listening sockets and connections: hyper's HTTP/1 server with limits, and a shutdown that ends.
+//! Listening sockets and connections: hyper's servers with limits, TLS before them if that is configured, and a shutdown that ends.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service as _, service_fn};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
-/// Connections at the same time over all listeners; a further client waits in the kernel's backlog.
-const MOST_CONNECTIONS: usize = 256;
-/// How long a client may take to send its request header, and a kept-alive connection may idle.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
+use super::limits::{Admitted, Answer, Closed, Permit, Timed};
+use super::security::Security;
+
+/// Sockets beyond the limit of connections: those that make room, until they are closed. Further clients wait in the kernel's backlog.
+const LEAVING: usize = 32;
 /// The largest request that is read into memory; `collect[]` of every mode is far smaller.
 const MOST_HEADER_BYTES: usize = 16 << 10;
 const MOST_HEADERS: usize = 64;
+/// Of HTTP/2: we read no bodies, so the windows may be small.
+const WINDOW: u32 = 64 << 10;
+const FRAME: u32 = 16 << 10;
+/// Streams that a client opened and gave up, before it is told to go (the "rapid reset" flood).
+const MOST_RESETS: usize = 16;
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// `:9100`, `127.0.0.1:9100`, `[::1]:9100` or `name:9100`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,58 +89,58 @@ impl ListenAddress {
     }
 }
 
-/// Serves `router` on every listener until `stop` turns true, then lets requests under way finish for at most `grace`.
-pub async fn serve(listeners: Vec<TcpListener>, router: Router, stop: watch::Receiver<bool>, grace: Duration) {
-    let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+/// Serves `router` on every listener to whom `security` lets in, until `stop` turns true, then lets requests under way finish for at
+/// most `grace`.
+pub async fn serve(
+    listeners: Vec<TcpListener>,
+    router: Router,
+    security: Arc<Security>,
+    stop: watch::Receiver<bool>,
+    grace: Duration,
+) {
+    let sockets = Arc::new(Semaphore::new(security.registry.limits.connections + LEAVING));
     let mut serving = tokio::task::JoinSet::new();
     for listener in listeners {
-        serving.spawn(serve_one(listener, router.clone(), Arc::clone(&permits), stop.clone(), grace));
+        let site = Site { router: router.clone(), security: Arc::clone(&security), stop: stop.clone() };
+        serving.spawn(serve_one(listener, site, Arc::clone(&sockets), grace));
     }
     while serving.join_next().await.is_some() {}
 }
 
-async fn serve_one(
-    listener: TcpListener,
+/// What each connection needs.
+#[derive(Clone)]
+struct Site {
     router: Router,
-    permits: Arc<Semaphore>,
-    mut stop: watch::Receiver<bool>,
-    grace: Duration,
-) {
+    security: Arc<Security>,
+    stop: watch::Receiver<bool>,
+}
+
+async fn serve_one(listener: TcpListener, mut site: Site, sockets: Arc<Semaphore>, grace: Duration) {
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &permits) => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
+            accepted = accept(&listener, &sockets) => accepted,
+            _ = site.stop.wait_for(|stop| *stop) => break,
         };
-        let Some((stream, permit)) = accepted else { continue };
-        let service = TowerToHyperService::new(router.clone());
-        let connection = graceful.watch(
-            http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .max_headers(MOST_HEADERS)
-                .max_buf_size(MOST_HEADER_BYTES)
-                .serve_connection(TokioIo::new(stream), service),
-        );
+        let Some((stream, peer, socket)) = accepted else { continue };
+        let Some(admitted) = site.security.registry.admit(peer) else { continue };
+        let (site, watcher) = (site.clone(), graceful.watcher());
         tokio::spawn(async move {
-            // A client that goes away or talks nonsense is its own affair.
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection");
-            }
-            drop(permit);
+            site.connection(stream, Arc::new(admitted), watcher).await;
+            drop(socket);
         });
     }
     drop(listener);
-    if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
+    if timeout(grace, graceful.shutdown()).await.is_err() {
         tracing::warn!(seconds = grace.as_secs_f64(), "requests were still under way at the end of the grace period");
     }
 }
 
 /// The next connection, once there is room for it.
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+async fn accept(listener: &TcpListener, sockets: &Arc<Semaphore>) -> Option<(TcpStream, IpAddr, OwnedSemaphorePermit)> {
+    let socket = Arc::clone(sockets).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, permit)),
+        Ok((stream, peer)) => Some((stream, peer.ip(), socket)),
         Err(error) => {
             // Out of file descriptors, mostly: pause, or this loop would spin.
             tracing::warn!(%error, "accept");
@@ -132,6 +148,115 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> Option<(Tcp
             None
         }
     }
+}
+
+impl Site {
+    async fn connection(mut self, stream: TcpStream, admitted: Arc<Admitted>, watcher: Watcher) {
+        let (registry, connection) = (Arc::clone(&admitted.registry), Arc::clone(&admitted.connection));
+        let Some(tls) = self.security.current().await.tls.clone() else {
+            return self.http(Timed::new(stream, connection), admitted, watcher, false).await;
+        };
+        let handshake = timeout(registry.limits.handshake, TlsAcceptor::from(tls.config).accept(stream));
+        let shaken = tokio::select! {
+            shaken = handshake => shaken,
+            () = connection.leave.notified() => return,
+            _ = self.stop.wait_for(|stop| *stop) => return,
+        };
+        let stream = match shaken {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "TLS handshake");
+                return registry.count(Closed::Handshake);
+            }
+            Err(_) => return registry.count(Closed::Handshake),
+        };
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        self.http(Timed::new(stream, connection), admitted, watcher, http2).await;
+    }
+
+    async fn http<S>(self, stream: Timed<S>, admitted: Arc<Admitted>, watcher: Watcher, http2: bool)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (registry, connection) = (Arc::clone(&admitted.registry), Arc::clone(&admitted.connection));
+        let limits = registry.limits;
+        let router = TowerToHyperService::new(self.router);
+        let security = self.security;
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (router, security, admitted) = (router.clone(), Arc::clone(&security), Arc::clone(&admitted));
+            async move { Ok::<_, Infallible>(answer(request, router, &security, &admitted).await) }
+        });
+        let stream = TokioIo::new(stream);
+        let serving = async {
+            let served = if http2 {
+                let connection = http2::Builder::new(TokioExecutor::new())
+                    .timer(TokioTimer::new())
+                    .max_concurrent_streams(limits.streams)
+                    .max_header_list_size(MOST_HEADER_BYTES as u32)
+                    .initial_stream_window_size(WINDOW)
+                    .initial_connection_window_size(WINDOW)
+                    .max_frame_size(FRAME)
+                    .max_send_buf_size(WINDOW as usize)
+                    .max_pending_accept_reset_streams(MOST_RESETS)
+                    .max_local_error_reset_streams(MOST_RESETS)
+                    .keep_alive_interval(PING_INTERVAL)
+                    .keep_alive_timeout(PING_TIMEOUT)
+                    .serve_connection(stream, service);
+                watcher.watch(connection).await
+            } else {
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    // A net below the net: between two requests and within a head see `Connection::dawdles`.
+                    .header_read_timeout(limits.idle.max(limits.head) * 2)
+                    .max_headers(MOST_HEADERS)
+                    .max_buf_size(MOST_HEADER_BYTES)
+                    .serve_connection(stream, service);
+                watcher.watch(connection).await
+            };
+            // A client that goes away or talks nonsense is its own affair.
+            if let Err(error) = served {
+                tracing::debug!(%error, "connection");
+            }
+        };
+        let dawdling = async {
+            loop {
+                tokio::time::sleep(limits.look()).await;
+                if let Some(why) = connection.dawdles(&limits, http2) {
+                    return why;
+                }
+            }
+        };
+        // Whatever ends first: dropping the server closes the socket.
+        tokio::select! {
+            () = serving => {}
+            () = connection.leave.notified() => {}
+            why = dawdling => registry.count(why),
+        }
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    router: TowerToHyperService<Router>,
+    security: &Security,
+    admitted: &Admitted,
+) -> Response<Answer> {
+    let Some(under_way) = admitted.begin() else {
+        return security.crowded().map(|body| Answer::new(body, None, None));
+    };
+    let loaded = security.current().await;
+    let mut response = match security.admit(&loaded, request.uri().path(), request.headers()).await {
+        Ok(()) => match router.call(request.map(Body::new)).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        },
+        Err(refused) => refused,
+    };
+    for (name, value) in &loaded.config.headers {
+        response.headers_mut().insert(name.clone(), value.clone());
+    }
+    let permit = response.extensions_mut().remove::<Permit>();
+    response.map(|body| Answer::new(body, Some(under_way), permit))
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+pub type Answerer = Arc<dyn Fn(&Seen) -> (u16, String) + Send + Sync>;
+
 /// What it does with the next requests.
 #[derive(Clone)]
 pub enum Act {
@@ -27,6 +29,8 @@ pub enum Act {
         body: Vec<u8>,
         delay: Duration,
     },
+    /// Whatever this makes of the request: status and body.
+    By(Answerer),
     /// The head, and never the body.
     Head,
     /// Nothing. PINGs are acknowledged.
@@ -83,6 +87,7 @@ pub struct Seen {
     pub authorization: Option<String>,
     pub accept: Option<String>,
     pub agent: Option<String>,
+    pub body: String,
 }
 
 impl Server {
@@ -162,6 +167,21 @@ impl Server {
     }
 }
 
+impl State {
+    /// Remembers the request, and says what is done with it.
+    fn act_on(&self, seen: Seen) -> Act {
+        let act = match self.act.lock().unwrap().clone() {
+            Act::By(answer) => {
+                let (status, body) = answer(&seen);
+                Act::status(status, &body)
+            }
+            act => act,
+        };
+        self.requests.lock().unwrap().push(seen);
+        act
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.send_replace(true);
@@ -213,15 +233,23 @@ async fn http2(stream: TlsStream<TcpStream>, state: &Arc<State>, mut fate: watch
             accepted = connection.accept() => {
                 let Some(Ok((request, respond))) = accepted else { return };
                 let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-                state.requests.lock().unwrap().push(Seen {
+                let mut seen = Seen {
                     http2: true,
                     path: request.uri().path().to_owned(),
                     authorization: header("authorization"),
                     accept: header("accept"),
                     agent: header("user-agent"),
+                    body: String::new(),
+                };
+                let state = Arc::clone(state);
+                tokio::spawn(async move {
+                    let mut body = request.into_body();
+                    while let Some(Ok(data)) = body.data().await {
+                        seen.body.push_str(std::str::from_utf8(&data).unwrap());
+                    }
+                    let act = state.act_on(seen);
+                    answer(respond, act, state).await;
                 });
-                let act = state.act.lock().unwrap().clone();
-                tokio::spawn(answer(respond, act, Arc::clone(state)));
             }
         }
     }
@@ -244,6 +272,7 @@ async fn answer(mut respond: SendResponse<Bytes>, act: Act, state: Arc<State>) {
     };
     match act {
         Act::Silence | Act::SilenceOnHttp2 => gone(&mut respond).await,
+        Act::By(_) => unreachable!("it was asked"),
         Act::Head => {
             let stream = respond.send_response(Response::new(()), false);
             if let Ok(mut stream) = stream
@@ -280,18 +309,23 @@ async fn http1(mut stream: TlsStream<TcpStream>, state: &Arc<State>) {
             key.eq_ignore_ascii_case(name).then(|| value.to_owned())
         })
     };
-    state.requests.lock().unwrap().push(Seen {
+    let mut body = vec![0; header("content-length").map_or(0, |length| length.parse().unwrap())];
+    if stream.read_exact(&mut body).await.is_err() {
+        return;
+    }
+    let act = state.act_on(Seen {
         http2: false,
         path: head.split(' ').nth(1).unwrap().to_owned(),
         authorization: header("authorization"),
         accept: header("accept"),
         agent: header("user-agent"),
+        body: String::from_utf8(body).unwrap(),
     });
     assert_eq!(header("connection").as_deref(), Some("close"));
-    let act = state.act.lock().unwrap().clone();
     let (status, headers, body, delay) = match act {
         Act::Answer { status, headers, body, delay } => (status, headers, body, delay),
         Act::SilenceOnHttp2 => (200, Vec::new(), b"ok".to_vec(), Duration::ZERO),
+        Act::By(_) => unreachable!("it was asked"),
         Act::Head | Act::Silence => {
             if let Act::Head = act {
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n").await;
