@@ -1,8 +1,9 @@
-//! Every incident replayed: the fault made for real, the exporter, a real Prometheus with the project's rules and a real Alertmanager;
+//! Every incident replayed: the fault made for real, by `headroom-drill` wherever it can, the exporter, a real Prometheus with the project's rules and a real Alertmanager;
 //! the right page arrives, nothing else does, and when the fault is gone it is resolved. `docs/detection.md` says what is replayed how.
 //!
 //! Time goes 30 times as fast (`incidents/pace.rs` says for what); `HEADROOM_REPLAY_FACTOR=1` replays at real intervals.
 
+#![cfg(feature = "drill")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 #![allow(clippy::print_stdout, reason = "times to notification, for whoever reads them")]
 #![allow(unreachable_pub, missing_docs, reason = "modules of one test binary")]
@@ -12,6 +13,8 @@ mod common;
 mod connection;
 #[path = "incidents/disk.rs"]
 mod disk;
+#[path = "incidents/drill.rs"]
+mod drill;
 #[path = "incidents/files.rs"]
 mod files;
 #[path = "incidents/kernel.rs"]
