@@ -45,7 +45,7 @@ fn pages(drill: &Drill) -> Vec<Page> {
             ),
         ],
         Drill::StalledConnection(options) if options.pid.is_some() => {
-            vec![page("HeadroomApiserverConnectionStalled", 52, "of a kubelet")]
+            vec![page("HeadroomApiserverConnectionStalled", 42, "of a kubelet")]
         }
         Drill::StalledConnection(_) => Vec::new(),
         Drill::PodInterface(_) => vec![
