@@ -67,6 +67,48 @@ fn tell(incident: &str, pace: Pace, fault: Instant, notice: &Notice) {
     );
 }
 
+/// Replays that do not disturb each other at the same time: they mostly wait.
+fn together(replays: &[fn()]) {
+    std::thread::scope(|scope| {
+        let running: Vec<_> = replays.iter().map(|replay| scope.spawn(replay)).collect();
+        let failed = running.into_iter().filter_map(|one| one.join().err()).last();
+        if let Some(panic) = failed {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// I5 and I8.
+#[test]
+fn the_connection_to_the_apiserver_and_what_it_holds() {
+    together(&[
+        connection::i5_the_connection_that_was_dead_but_in_use,
+        connection::i5_a_kubelet_that_never_lets_go,
+        status::i8_a_condition_that_nobody_owns,
+        status::i8_the_apiserver_is_out_of_seats,
+        status::i8_a_lease_that_is_not_renewed,
+    ]);
+}
+
+/// I2 to I4.
+#[test]
+fn the_machine_itself() {
+    together(&[
+        kernel::i2_a_kernel_that_leaks,
+        disk::i3_disk_pressure_evicts_the_control_plane,
+        disk::i3_a_disk_without_inodes,
+        files::i4_a_client_that_leaks_connections_to_the_runtime,
+    ]);
+}
+
+/// I1, I6 and I7, one after the other: the machine has one tree of a kubelet's cgroups.
+#[test]
+fn the_pods() {
+    kubepods::i1_cgroups_leak();
+    kubepods::i6_a_memory_volume_over_its_limit();
+    kubepods::i7_a_pods_interface_vanishes();
+}
+
 /// What Prometheus says of the rules as they are rewritten.
 #[test]
 fn rules_at_another_pace_are_rules() {

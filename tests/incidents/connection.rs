@@ -38,8 +38,7 @@ fn stall(bed: &Bed, pid: u32) -> Drill {
 }
 
 /// Every connection there is dies without a word, and new ones work. The kubelet heals itself; it was paged before.
-#[test]
-fn i5_the_connection_that_was_dead_but_in_use() {
+pub fn i5_the_connection_that_was_dead_but_in_use() {
     let pace = Pace::of_this_run();
     let quick = [("HTTP2_READ_IDLE_TIMEOUT_SECONDS", "5"), ("HTTP2_PING_TIMEOUT_SECONDS", "3")];
     let Some(bed) = bed(pace, if pace.is_real() { &[] } else { &quick }) else { return };
@@ -64,8 +63,7 @@ fn i5_the_connection_that_was_dead_but_in_use() {
 }
 
 /// A kubelet whose health check is switched off: known before, and paged as what does not heal once 25 s have passed.
-#[test]
-fn i5_a_kubelet_that_never_lets_go() {
+pub fn i5_a_kubelet_that_never_lets_go() {
     let pace = Pace::of_this_run();
     let Some(bed) = bed(pace, &[("HTTP2_READ_IDLE_TIMEOUT_SECONDS", "0")]) else { return };
     let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);

@@ -60,14 +60,15 @@ impl Drill {
         None
     }
 
-    /// Ends it by SIGTERM. By its own word it leaves nothing, and it promised this page.
-    pub fn end(mut self, promised: &[&str]) {
+    /// Ends it by SIGTERM. By its own word it leaves nothing, and it promised these pages. What it said.
+    pub fn end(mut self, promised: &[&str]) -> String {
         let code = self.stop();
         let said = self.said();
         assert!(code == Some(0) && said.contains("all cleaned up"), "{code:?}: {said}");
         for alert in promised {
             assert!(said.contains(&format!("expect {alert} within ")), "{alert}: {said}");
         }
+        said
     }
 }
 

@@ -20,8 +20,7 @@ print('ready', flush=True)
 kept = []
 while True: kept.append(server.accept())
 ";
-#[test]
-fn i4_a_client_that_leaks_connections_to_the_runtime() {
+pub fn i4_a_client_that_leaks_connections_to_the_runtime() {
     if !possible() {
         return;
     }

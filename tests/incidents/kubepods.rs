@@ -78,8 +78,7 @@ fn inside(machine: &Machine, cgroup: &Path, command: &mut Command) -> Process {
 }
 
 /// Cgroups of containers that nobody knows any more, on a node with one pod that is well.
-#[test]
-fn i1_cgroups_leak() {
+pub fn i1_cgroups_leak() {
     let Some(kubepods) = Kubepods::open() else { return };
     let pace = Pace::of_this_run();
     let grace = format!("--collector.cgroup_leak.orphan-grace={}ms", pace.short(Duration::from_secs(300)).as_millis());
@@ -98,8 +97,7 @@ fn i1_cgroups_leak() {
     stack.only(&["HeadroomOrphanedCgroups"]);
 }
 
-#[test]
-fn i6_a_memory_volume_over_its_limit() {
+pub fn i6_a_memory_volume_over_its_limit() {
     let Some(_kubepods) = Kubepods::open() else { return };
     let pace = Pace::of_this_run();
     let machine = Machine::new().with("", &[]);
@@ -110,6 +108,7 @@ fn i6_a_memory_volume_over_its_limit() {
     let root = machine.root_dir();
     let words =
         format!("memory-volume --kubelet-root-dir {} --near-for {near_for}s --restart-after 600ms", root.display());
+    let before = killed();
     let mut drill = Drill::start(&machine.namespace, &words);
     let fault = drill.says(" 1 starts, 0 OOM kills");
     let labels = [("mode", "memory_volume"), ("volume", "headroom-drill-cache")];
@@ -123,15 +122,24 @@ fn i6_a_memory_volume_over_its_limit() {
     assert_eq!((notice.label("severity"), notice.label("pod_uid")), ("critical", near.label("pod_uid")));
     notice.says("description", &["were OOM-killed in the last 5 minutes", "Delete the pod"]);
     // The pod is deleted, as the page says.
-    drill.end(&["HeadroomMemoryVolumeNearLimit", "HeadroomMemoryVolumeOomLoop"]);
+    let said = drill.end(&["HeadroomMemoryVolumeNearLimit", "HeadroomMemoryVolumeOomLoop"]);
     stack.all_resolve();
-    // The node's own counter knows no namespace: whoever else is killed on this machine meanwhile is in it.
-    stack.only_or(&["HeadroomMemoryVolumeNearLimit", "HeadroomMemoryVolumeOomLoop"], &["HeadroomNodeOomKills"]);
+    // The node's own counter knows no namespace: whoever else is killed on this machine meanwhile is in it. One kill may not be said any more.
+    let ours =
+        said.lines().rev().find_map(|line| line.strip_suffix(" OOM kills")?.rsplit(' ').next()?.parse::<u64>().ok());
+    let others = killed() - before > ours.unwrap() + 1;
+    let perhaps: &[&str] = if others { &["HeadroomNodeOomKills"] } else { &[] };
+    stack.only_or(&["HeadroomMemoryVolumeNearLimit", "HeadroomMemoryVolumeOomLoop"], perhaps);
+}
+
+/// Of the whole machine, since it was started.
+fn killed() -> u64 {
+    let text = fs::read_to_string("/proc/vmstat").unwrap();
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap()
 }
 
 /// A macvlan in a pod goes with the device that it sits on.
-#[test]
-fn i7_a_pods_interface_vanishes() {
+pub fn i7_a_pods_interface_vanishes() {
     let Some(_kubepods) = Kubepods::open() else { return };
     let pace = Pace::of_this_run();
     let machine = Machine::new().with("", &["--collector.pod_interface.grace=500ms", "--no-collector.memory_volume"]);
