@@ -14,6 +14,7 @@ mod children;
 mod cli;
 mod connection;
 mod disk;
+mod expect;
 mod files;
 mod interface;
 mod journal;
@@ -141,6 +142,7 @@ fn drive(common: &Common, drill: &Drill) -> Result<u8> {
             for line in plan(drill)? {
                 say(format_args!("would {line}"));
             }
+            expect::tell(drill, common.duration);
         }
         return Ok(WELL);
     }
@@ -159,6 +161,7 @@ fn drive(common: &Common, drill: &Drill) -> Result<u8> {
     for line in plan(drill)? {
         say(format_args!("will {line}"));
     }
+    expect::tell(drill, common.duration);
     // The handlers first: a signal at any later moment ends us orderly.
     let stop = Stop::install()?;
     let journal = Journal::start(&common.state_dir)?;

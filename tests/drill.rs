@@ -321,3 +321,130 @@ fn a_pod_loses_its_interface() {
     assert!(!Path::new("/run/netns").join(&namespace).exists());
     assert!(!shell("ip -o link").contains("hrdrill-"));
 }
+
+/// Alert names in a text.
+fn alert_names(text: &str) -> std::collections::BTreeSet<String> {
+    let word = |c: char| !c.is_ascii_alphanumeric();
+    text.split(word).filter(|word| word.len() > 8 && word.starts_with("Headroom")).map(str::to_owned).collect()
+}
+
+/// What a drill says must page exists, and `docs/drill.md` says the same.
+#[test]
+fn the_pages_that_drills_promise_are_alerts_and_documented() {
+    let Some(lab) = Lab::open("pages") else { return };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut rules = String::new();
+    for folder in fs::read_dir(root.join("alerts")).unwrap() {
+        rules += &fs::read_to_string(folder.unwrap().path().join("rules.yaml")).unwrap_or_default();
+    }
+    let known: std::collections::BTreeSet<String> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).map(str::to_owned).collect();
+    let (kubepods, dir) = (lab.kubepods(), lab.dir.path().display());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let _held = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let mut promised = std::collections::BTreeSet::new();
+    for drill in [
+        format!("cgroup-leak {kubepods}"),
+        format!("cgroup-leak --dying --over 5h {kubepods}"),
+        "open-files".to_owned(),
+        "open-files --runtime-socket /run/none.sock".to_owned(),
+        format!("inotify --scratch {dir}"),
+        format!("memory-volume --near-for 2m --kubelet-root-dir {dir} {kubepods}"),
+        format!("disk --mount {dir}/disk --image-dir {dir}"),
+        format!("inodes --mount {dir}/disk --image-dir {dir}"),
+        format!("stalled-connection --pid {} --port {port}", std::process::id()),
+        format!("pod-interface {kubepods}"),
+    ] {
+        let output = lab.output(&format!("--dry-run --for 6h {drill}"));
+        let said = String::from_utf8(output.stdout).unwrap();
+        let expected: Vec<&str> = said.lines().filter(|line| line.starts_with("expect Headroom")).collect();
+        assert!(!expected.is_empty(), "{drill}: {said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(expected.iter().all(|line| line.contains(" within ") && !line.contains("too short")), "{said}");
+        promised.extend(expected.iter().flat_map(|line| alert_names(line)));
+    }
+    assert!(promised.is_subset(&known), "no such alert: {:?}", promised.difference(&known));
+    let documented = fs::read_to_string(root.join("docs/drill.md")).unwrap();
+    assert_eq!(alert_names(&documented), promised, "docs/drill.md, and what the drills say");
+    let short = lab.output(&format!("--dry-run cgroup-leak {kubepods}"));
+    assert!(String::from_utf8_lossy(&short.stdout).contains("--for is too short"));
+}
+
+/// The systemd driver's names.
+#[test]
+fn orphans_in_slices() {
+    let Some(lab) = Lab::open("slice") else { return };
+    let top = format!("{}/kubepods.slice", lab.cgroup);
+    let drill = lab.start(&format!("cgroup-leak --count 5 --kubepods {top} --make-kubepods"));
+    let qos = Path::new(MEMORY).join(&top).join("kubepods-besteffort.slice");
+    let scopes = || {
+        let names = fs::read_dir(&qos).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let names = names.filter_map(|name| name.into_string().ok());
+        names.filter(|name| name.starts_with("cri-containerd-") && name.ends_with(".scope")).collect::<Vec<_>>()
+    };
+    eventually("five scopes", || scopes().len() == 5);
+    let id = |name: &String| name["cri-containerd-".len()..name.len() - ".scope".len()].to_owned();
+    assert!(scopes().iter().map(id).all(|id| id.len() == 64 && id.starts_with(HEX)), "{:?}", scopes());
+    assert_eq!(drill.end(Signal::TERM), Some(0));
+    lab.nothing_left();
+    let pod = lab.start(&format!("pod-interface --after 1m --kubepods {top} --make-kubepods"));
+    let named = || {
+        fs::read_dir(&qos).into_iter().flatten().flatten().any(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            name.starts_with("kubepods-besteffort-pod68656164_726f_") && name.ends_with(".slice")
+        })
+    };
+    eventually("the slice of a pod", named);
+    pod.end(Signal::KILL);
+    lab.nothing_left();
+}
+
+/// A disk that fills over a time: in many steps, none of which is all.
+#[test]
+fn a_disk_that_fills_slowly() {
+    let Some(lab) = Lab::open("slowly") else { return };
+    let at = lab.path("full");
+    let arguments =
+        format!("disk --mount {} --size 64Mi --over 8s --image-dir {}", at.display(), lab.dir.path().display());
+    let running = lab.start(&arguments);
+    let mounted = || fs::read_to_string("/proc/self/mountinfo").unwrap().contains(at.to_str().unwrap());
+    eventually("it is mounted", mounted);
+    let (mut seen, begin) = (std::collections::BTreeSet::new(), std::time::Instant::now());
+    while begin.elapsed() < std::time::Duration::from_secs(30) {
+        let stat = rustix::fs::statvfs(&at).unwrap();
+        seen.insert(stat.f_bavail * 10 / stat.f_blocks);
+        if stat.f_bavail * 40 < stat.f_blocks {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(seen.contains(&0) && seen.len() >= 5, "tenths that were seen to be free: {seen:?}");
+    running.end(Signal::TERM);
+    lab.nothing_left();
+}
+
+/// Each connection that the process makes afterwards, over IPv6.
+#[test]
+fn a_connection_stalls_again_over_ipv6() {
+    let Some(lab) = Lab::open("again") else { return };
+    if !common::has("ip6tables") {
+        skip!("no ip6tables");
+    }
+    let Ok(listener) = std::net::TcpListener::bind("[::1]:0") else { skip!("no IPv6 on the loopback") };
+    let address = listener.local_addr().unwrap();
+    let rules = || {
+        let text = shell("ip6tables -w -S INPUT");
+        text.lines().filter(|line| line.contains(&format!("--sport {} ", address.port()))).count()
+    };
+    // The drill looks at a process's descriptors: this test's own.
+    let first = std::net::TcpStream::connect(address).unwrap();
+    let drill =
+        lab.start(&format!("stalled-connection --pid {} --port {} --again", std::process::id(), address.port()));
+    eventually("one rule", || rules() == 1);
+    let second = std::net::TcpStream::connect(address).unwrap();
+    eventually("a rule for the second", || rules() == 2);
+    drop((first, second));
+    drill.end(Signal::KILL);
+    eventually("the rules are gone", || rules() == 0);
+    lab.nothing_left();
+}

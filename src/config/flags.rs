@@ -111,7 +111,7 @@ pub(super) struct Apiserver {
 #[command(next_help_heading = "Collector node_status")]
 pub(super) struct NodeStatus {
     /// From one read of this node's lease to the next, give or take a tenth
-    #[arg(long = "collector.node_status.lease-interval", value_name = "DURATION", default_value = "15s", value_parser = some_time)]
+    #[arg(long = "collector.node_status.lease-interval", value_name = "DURATION", default_value = "10s", value_parser = some_time)]
     pub(super) lease_interval: Duration,
     /// From one read of this node's object to the next
     #[arg(long = "collector.node_status.node-interval", value_name = "DURATION", default_value = "60s", value_parser = some_time)]

@@ -51,16 +51,12 @@ pub(super) fn helper(helper: Helper) -> u8 {
 fn work(helper: Helper) -> std::io::Result<Box<dyn std::any::Any>> {
     match helper {
         Helper::OpenFiles { count, limit } => {
-            let hard = getrlimit(Resource::Nofile).maximum;
-            let limit = hard.map_or(limit, |hard| limit.min(hard));
-            setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: hard })?;
-            // A few stay free for its own needs, whatever was asked for.
-            let count = count.min(limit.saturating_sub(8));
+            let count = count.min(limit_files(limit)?);
             Ok(Box::new((0..count).map(|_| File::open("/dev/null")).collect::<std::io::Result<Vec<_>>>()?))
         }
-        Helper::Connections { count, socket, every_ms } => {
+        Helper::Connections { count, limit, socket, every_ms } => {
             let mut held = Vec::new();
-            for _ in 0..count {
+            for _ in 0..count.min(limit_files(limit)?) {
                 held.push(UnixStream::connect(&socket)?);
                 std::thread::sleep(Duration::from_millis(every_ms));
             }
@@ -76,6 +72,14 @@ fn work(helper: Helper) -> std::io::Result<Box<dyn std::any::Any>> {
         }
         Helper::Sleep => Ok(Box::new(())),
     }
+}
+
+/// Sets its own limit of open files, and tells how many it may open: a few stay free for its own needs.
+fn limit_files(limit: u64) -> std::io::Result<u64> {
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let limit = hard.map_or(limit, |hard| limit.min(hard));
+    setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: hard })?;
+    Ok(limit.saturating_sub(8))
 }
 
 fn watch(instances: u64, watches: u64, uid: u32, directory: &Path) -> std::io::Result<Box<dyn std::any::Any>> {

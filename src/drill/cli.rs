@@ -63,7 +63,7 @@ pub(super) enum Drill {
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Helper {
     OpenFiles { count: u64, limit: u64 },
-    Connections { count: u64, socket: PathBuf, every_ms: u64 },
+    Connections { count: u64, limit: u64, socket: PathBuf, every_ms: u64 },
     Inotify { instances: u64, watches: u64, uid: u32, directory: PathBuf },
     Write { file: PathBuf, bytes: u64 },
     Sleep,
@@ -99,7 +99,7 @@ pub(super) struct OpenFiles {
     /// How many open files or connections; default: 95 % of the limit, or 100 connections
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(super) count: Option<u64>,
-    /// The child's own limit
+    /// The limit of the process that opens them
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(64..=1_048_576))]
     pub(super) limit: u64,
     /// Leak connections to this unix socket instead
@@ -137,6 +137,9 @@ pub(super) struct MemoryVolume {
     /// Size of the tmpfs, larger than the limit
     #[arg(long, value_name = "BYTES", default_value = "64Mi", value_parser = bytes)]
     pub(super) size: u64,
+    /// For so long at first: what is written stays at seven eighths of the limit, and nothing is killed
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub(super) near_for: Duration,
     /// Time between a kill and the next start
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = duration)]
     pub(super) restart_after: Duration,
@@ -189,6 +192,9 @@ pub(super) struct PodInterface {
     /// Time for which the pod has its interface
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
     pub(super) after: Duration,
+    /// Time after which what the interface sat on is made anew, so that its alert resolves; default: the last 75 s
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) back_after: Option<Duration>,
     #[command(flatten)]
     pub(super) kubepods: Kubepods,
 }

@@ -131,7 +131,7 @@ pub(super) fn make(options: &Disk, what: What, run: &mut Run) -> Result<()> {
         if full || part >= 1.0 {
             break;
         }
-        run.stop.wait(Duration::from_secs(1));
+        run.stop.wait(Duration::from_millis(500));
     }
     run.every_second(|_, _| {
         let now = left(what, &tried(on.display(), statvfs(on))?);
@@ -155,11 +155,16 @@ impl Filler<'_> {
         while self.count < count && !run.stop.asked() {
             let free = left(self.what, &tried(self.on.display(), statvfs(self.on))?);
             let spare = free.saturating_sub(self.leave);
-            // A little at a time: others may write too, and what must be left is looked at again.
-            let step = (count - self.count).min(spare).min(if self.what == What::Bytes { 1 << 20 } else { 100 });
-            if step == 0 || (self.what == What::Bytes && step < 4096) {
+            // Less than a block is nothing, of what is left and of what is to be taken.
+            let least = if self.what == What::Bytes { 4096 } else { 1 };
+            if spare < least {
                 return Ok(true);
             }
+            if count - self.count < least {
+                break;
+            }
+            // A little at a time: others may write too, and what must be left is looked at again.
+            let step = (count - self.count).min(spare).min(if self.what == What::Bytes { 1 << 20 } else { 100 });
             match self.what {
                 What::Bytes => self.write(step)?,
                 What::Inodes => self.touch(step)?,

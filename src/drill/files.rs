@@ -57,6 +57,7 @@ pub(super) fn make_open(options: &OpenFiles, run: &mut Run) -> Result<()> {
         Some(socket) => children::spawn(&[
             "connections",
             &count,
+            &options.limit.to_string(),
             &socket.to_string_lossy(),
             &options.every.as_millis().to_string(),
         ])?,

@@ -9,6 +9,15 @@ use super::cli::PodInterface;
 use super::journal::{Item, Journal, MARK, SHORT};
 use super::{Result, Run, run as command, tried};
 
+/// At least one scrape must see that it is back, or the exporter tells of its loss until it is restarted.
+const LAST: Duration = Duration::from_secs(75);
+
+fn make_parent(parent: &str, other: &str) -> Result<()> {
+    command("ip", &["link", "add", parent, "type", "veth", "peer", "name", other])?;
+    command("ip", &["link", "set", parent, "up"])?;
+    command("ip", &["link", "set", other, "up"]).map(drop)
+}
+
 fn names() -> (String, String, String) {
     let number = Journal::number();
     (format!("{MARK}{number}"), format!("{SHORT}{number:x}a"), format!("{SHORT}{number:x}b"))
@@ -22,9 +31,13 @@ pub(super) fn plan(options: &PodInterface) -> Result<Vec<String>> {
             "make the network namespace {namespace}, a veth pair {parent} and {other}, a macvlan eth0 on it inside, and a pod's cgroup with a process there"
         ),
         format!(
-            "delete {parent} after {}s; see headroom_pods_without_network_interface and headroom_network_interfaces_lost_total rise, \
-             alert on a pod without an interface and on the vanished parent",
-            options.after.as_secs()
+            "delete {parent} after {}s, and make it anew {}, without what sat on it; see headroom_pods_without_network_interface and \
+             headroom_network_interfaces_lost_total rise",
+            options.after.as_secs(),
+            options.back_after.map_or_else(
+                || format!("{}s before the end", LAST.as_secs()),
+                |after| format!("after {}s", after.as_secs())
+            )
         ),
     ])
 }
@@ -35,9 +48,7 @@ pub(super) fn make(options: &PodInterface, run: &mut Run) -> Result<()> {
     run.journal.note(Item::Netns(namespace.clone()))?;
     command("ip", &["netns", "add", &namespace])?;
     run.journal.note(Item::Link(parent.clone()))?;
-    command("ip", &["link", "add", &parent, "type", "veth", "peer", "name", &other])?;
-    command("ip", &["link", "set", &parent, "up"])?;
-    command("ip", &["link", "set", &other, "up"])?;
+    make_parent(&parent, &other)?;
     let passing = format!("{SHORT}{:x}m", Journal::number());
     run.journal.note(Item::Link(passing.clone()))?;
     command("ip", &["link", "add", &passing, "link", &parent, "type", "macvlan", "mode", "bridge"])?;
@@ -52,11 +63,19 @@ pub(super) fn make(options: &PodInterface, run: &mut Run) -> Result<()> {
     super::children::go(&mut child)?;
     pod.put(run.journal.adopt(child)?)?;
 
-    let mut there = true;
+    let whole = run.until.saturating_duration_since(std::time::Instant::now());
+    let back = options.back_after.unwrap_or_else(|| whole.saturating_sub(LAST)).max(options.after);
+    let (mut deleted, mut is_back) = (false, false);
     run.every_second(|_, elapsed| {
-        if there && elapsed + Duration::from_millis(50) >= options.after {
+        let elapsed = elapsed + Duration::from_millis(50);
+        if !deleted && elapsed >= options.after {
             command("ip", &["link", "del", &parent])?;
-            there = false;
+            super::say(format_args!("deleted {parent}"));
+            deleted = true;
+        } else if deleted && !is_back && elapsed >= back {
+            make_parent(&parent, &other)?;
+            super::say(format_args!("made {parent} anew"));
+            is_back = true;
         }
         let links = command("ip", &["-n", &namespace, "-o", "link"])?;
         let has = links.lines().filter(|line| !line.contains(": lo:")).count();

@@ -34,10 +34,18 @@ pub(super) fn plan(options: &MemoryVolume) -> Result<Vec<String>> {
     Ok(vec![
         format!("make a pod's cgroup with a memory limit of {} bytes and a tmpfs of {} at {}", options.limit, options.size,
             volume(options).display()),
+        if options.near_for.is_zero() {
+            String::new()
+        } else {
+            format!("write seven eighths of the limit, and leave it so for {}s", options.near_for.as_secs())
+        },
         "write from inside until the kernel kills the writer, and start it again; see headroom_memory_volume_used_bytes \
          close to headroom_memory_volume_limit_bytes and headroom_oom_kills_total rising, alert on the loop"
             .to_owned(),
-    ])
+    ]
+    .into_iter()
+    .filter(|line| !line.is_empty())
+    .collect())
 }
 
 /// Makes a directory with its parents, each written down.
@@ -74,8 +82,12 @@ pub(super) fn make(options: &MemoryVolume, run: &mut Run) -> Result<()> {
     let file = volume.join("fill");
     let mut writer: Option<Writer> = None;
     let mut start_at = Instant::now();
-    let mut starts = 0;
-    run.every_second(|_, _| {
+    let (mut starts, mut near) = (0, !options.near_for.is_zero());
+    run.every_second(|_, elapsed| {
+        if near && elapsed >= options.near_for {
+            // The container's first life ends by itself. What it wrote stays.
+            (near, writer) = (false, None);
+        }
         if let Some(running) = &mut writer
             && tried("the writer", running.0.try_wait())?.is_some()
         {
@@ -83,7 +95,8 @@ pub(super) fn make(options: &MemoryVolume, run: &mut Run) -> Result<()> {
             start_at = Instant::now() + options.restart_after.max(Duration::from_millis(200));
         }
         if writer.is_none() && Instant::now() >= start_at {
-            let mut child = Writer(children::spawn(&["write", &file.to_string_lossy(), &options.size.to_string()])?);
+            let bytes = if near { options.limit / 8 * 7 } else { options.size };
+            let mut child = Writer(children::spawn(&["write", &file.to_string_lossy(), &bytes.to_string()])?);
             pod.put(child.0.id())?;
             children::go(&mut child.0)?;
             writer = Some(child);

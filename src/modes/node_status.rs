@@ -59,7 +59,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            lease_interval: Duration::from_secs(15),
+            lease_interval: Duration::from_secs(10),
             node_interval: Duration::from_secs(60),
             set_once: vec!["NetworkUnavailable".to_owned()],
         }

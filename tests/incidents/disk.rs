@@ -1,9 +1,9 @@
 //! I3: disk pressure evicts the control plane.
 
 use std::fs;
-use std::time::Instant;
 
-use crate::machine::{Machine, NO_CGROUPS, Process};
+use crate::drill::Drill;
+use crate::machine::{Machine, NO_CGROUPS};
 use crate::pace::Pace;
 use crate::stack::Stack;
 use crate::{common, possible, tell};
@@ -35,12 +35,19 @@ fn leave(machine: &Machine, file: &str, part: f64) {
     machine.namespace.run(&format!("fallocate -l {bytes:.0} {}/{file}", at.display()));
 }
 
-/// A file there that grows by this much each second.
-fn writer(machine: &Machine, megabytes: u64) -> Process {
-    let script = "size=0; while :; do size=$((size + $1)); fallocate -l ${size}M \"$0\" || exit; sleep 0.5; done";
-    let mut command = machine.namespace.command("sh");
-    command.args(["-c", script]).arg(machine.root_dir().join("log")).arg((megabytes / 2).to_string());
-    machine.spawn(&mut command)
+/// Blocks in bytes, inodes: all of them.
+fn capacity(machine: &Machine) -> (u64, u64) {
+    let text = machine.namespace.run(&format!("stat -f -c '%S %b %c' {}", machine.root_dir().display()));
+    let numbers: Vec<u64> = text.split_whitespace().map(|number| number.parse().unwrap()).collect();
+    (numbers[0] * numbers[1], numbers[2])
+}
+
+/// Fills it, with nothing but this part of it left.
+fn fill(machine: &Machine, drill: &str, part: f64, over: &str) -> Drill {
+    let (bytes, inodes) = capacity(machine);
+    let leave = if drill == "disk" { bytes } else { inodes } as f64 * part;
+    let words = format!("{drill} --path {} --leave {leave:.0} --over {over}", machine.root_dir().display());
+    Drill::start(&machine.namespace, &words)
 }
 
 /// The least of the disk's signals that are counted in bytes.
@@ -50,8 +57,7 @@ fn headroom(machine: &Machine) -> f64 {
     f64::min(of("nodefs.available"), of("imagefs.available"))
 }
 
-#[test]
-fn i3_disk_pressure_evicts_the_control_plane() {
+pub fn i3_disk_pressure_evicts_the_control_plane() {
     if !possible() {
         return;
     }
@@ -66,25 +72,50 @@ fn i3_disk_pressure_evicts_the_control_plane() {
     assert_eq!(machine.scrape().get("headroom_control_plane"), Some(1.0));
     let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
     stack.is_calm();
-    let fault = Instant::now();
-    let writer = writer(&machine, 4);
+    let mut writer = fill(&machine, "disk", 0.16, "43s");
+    let fault = writer.says("t=0s");
     let soon = stack.arrives("HeadroomEvictionPredicted", &[("mode", "eviction"), ("severity", "critical")]);
     let left = headroom(&machine);
     tell(&format!("I3, {:.1} % of the disk before eviction", left * 100.0), pace, fault, &soon);
     assert!(left > 0.05, "before the kubelet's threshold, which is {left} away");
     soon.says("summary", &["eviction in", "by trend"]);
     soon.says("description", &["meets the hard eviction threshold", "Find what grows"]);
-    drop(writer);
+    writer.end(&["HeadroomEvictionPredicted"]);
     // All at once: no trend says so in time, the distance does.
-    let fault = Instant::now();
-    leave(&machine, "fill", 0.17);
+    let mut writer = fill(&machine, "disk", 0.17, "0s");
+    let fault = writer.says("t=0s");
     let near = stack.arrives("HeadroomEvictionNear", &[("mode", "eviction"), ("severity", "critical")]);
     let left = headroom(&machine);
     tell(&format!("I3, {:.1} % of the disk before eviction", left * 100.0), pace, fault, &near);
     assert!(left > 0.0, "before the kubelet's threshold, which is {left} away");
     near.says("description", &["What is available of", "Free some now"]);
-    machine.namespace.run(&format!("cd {} && rm fill log", machine.root_dir().display()));
+    writer.end(&["HeadroomEvictionNear"]);
     stack.all_resolve();
     stack.only(&["HeadroomEvictionPredicted", "HeadroomEvictionNear"]);
     drop(etcd);
+}
+
+/// Files without a byte: nobody who looks at the bytes sees it.
+pub fn i3_a_disk_without_inodes() {
+    if !possible() {
+        return;
+    }
+    let pace = Pace::of_this_run();
+    let machine = Machine::new();
+    if let Err(error) = with_a_disk(&machine, 128) {
+        return common::say_skip(format_args!("no loop-mounted ext4: {error}"));
+    }
+    let machine = machine.with(CONFIG, &NO_CGROUPS);
+    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
+    stack.is_calm();
+    // 5 % is the threshold.
+    let mut files = fill(&machine, "inodes", 0.055, "0s");
+    let fault = files.says("t=0s");
+    let labels = [("mode", "eviction"), ("severity", "warning"), ("signal", "nodefs.inodesFree")];
+    let near = stack.arrives("HeadroomEvictionNear", &labels);
+    tell("I3, inodes", pace, fault, &near);
+    assert!(headroom(&machine) > 0.2, "bytes are left");
+    files.end(&["HeadroomEvictionNear"]);
+    stack.all_resolve();
+    stack.only(&["HeadroomEvictionNear"]);
 }

@@ -1,9 +1,8 @@
 //! I4: a client of the runtime's socket never closes a connection.
 
-use std::time::Instant;
-
 use crate::common;
-use crate::machine::{Machine, NO_CGROUPS, Process};
+use crate::drill::Drill;
+use crate::machine::{Machine, NO_CGROUPS};
 use crate::pace::Pace;
 use crate::stack::Stack;
 use crate::{possible, tell};
@@ -21,30 +20,7 @@ print('ready', flush=True)
 kept = []
 while True: kept.append(server.accept())
 ";
-/// Limit, connections a second.
-const AGENT: &str = r"
-import resource, socket, sys, time
-hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), hard))
-open('/proc/self/comm', 'w').write('agent')
-kept = []
-while True:
-    try:
-        client = socket.socket(socket.AF_UNIX)
-        client.connect('/run/docker.sock')
-        kept.append(client)
-    except OSError: pass
-    time.sleep(1 / float(sys.argv[2]))
-";
-
-fn python(machine: &Machine, script: &str, arguments: &[&str]) -> Process {
-    machine.spawn(
-        machine.namespace.command("python3").args(["-c", script]).args(arguments).stdout(std::process::Stdio::null()),
-    )
-}
-
-#[test]
-fn i4_a_client_that_leaks_connections_to_the_runtime() {
+pub fn i4_a_client_that_leaks_connections_to_the_runtime() {
     if !possible() {
         return;
     }
@@ -52,21 +28,31 @@ fn i4_a_client_that_leaks_connections_to_the_runtime() {
     let machine = Machine::new();
     machine.namespace.run("mount -t tmpfs tmpfs /run");
     let machine = machine.with("", &NO_CGROUPS);
-    let daemon = python(&machine, DAEMON, &[]);
+    let mut python = machine.namespace.command("python3");
+    let daemon = machine.spawn(python.args(["-c", DAEMON]).stdout(std::process::Stdio::null()));
     common::eventually("the runtime listens", || machine.namespace.run("ls /run").contains("docker.sock"));
     let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
     stack.is_calm();
-    let fault = Instant::now();
-    let agent = python(&machine, AGENT, &["400", "25"]);
-    let leak = stack.arrives("HeadroomRuntimeSocketClientLeak", &[("mode", "open_files"), ("comm", "agent")]);
+    // Who else has such a user on this machine has its inotify as well.
+    let uid = 300_000 + std::process::id() % 100_000;
+    let inotify = Drill::start(&machine.namespace, &format!("inotify --uid {uid}"));
+    let leak = "open-files --runtime-socket /run/docker.sock --every 40ms --count 390 --limit 400";
+    let mut agent = Drill::start(&machine.namespace, leak);
+    let fault = agent.says("t=0s");
+    let of = [("mode", "open_files"), ("comm", "headroom-drill")];
+    let leak = stack.arrives("HeadroomRuntimeSocketClientLeak", &of);
     tell("I4, connections", pace, fault, &leak);
     assert_eq!((leak.label("severity"), leak.label("peer")), ("warning", "process"));
-    leak.says("summary", &["agent holds", "/run/docker.sock"]);
-    let near = stack.arrives("HeadroomProcessNearFdLimit", &[("mode", "open_files"), ("comm", "agent")]);
+    leak.says("summary", &["headroom-drill holds", "/run/docker.sock"]);
+    let near = stack.arrives("HeadroomProcessNearFdLimit", &of);
     tell("I4, limit", pace, fault, &near);
     near.says("description", &["of its soft limit of open files", "too many open files"]);
-    drop(agent);
+    let uid = uid.to_string();
+    let user = stack.arrives("HeadroomInotifyInstancesNearLimit", &[("severity", "warning"), ("uid", &uid)]);
+    tell("I1, inotify", pace, fault, &user);
+    agent.end(&["HeadroomRuntimeSocketClientLeak"]);
+    inotify.end(&["HeadroomInotifyInstancesNearLimit"]);
     stack.all_resolve();
-    stack.only(&["HeadroomRuntimeSocketClientLeak", "HeadroomProcessNearFdLimit"]);
+    stack.only(&["HeadroomRuntimeSocketClientLeak", "HeadroomProcessNearFdLimit", "HeadroomInotifyInstancesNearLimit"]);
     drop(daemon);
 }

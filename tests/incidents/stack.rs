@@ -19,6 +19,8 @@ use crate::webhook::{Notice, Webhook};
 pub const SCRAPE: Duration = Duration::from_secs(15);
 pub const EVALUATION: Duration = Duration::from_secs(15);
 pub const GROUP_WAIT: Duration = Duration::from_secs(10);
+/// Of the modes in which seconds count, by the route of `alerts/README.md`.
+pub const SHORT_WAIT: Duration = Duration::from_secs(2);
 const GROUP_INTERVAL: Duration = Duration::from_secs(60);
 /// Prometheus's own defaults.
 const LOOKBACK: Duration = Duration::from_secs(5 * 60);
@@ -104,6 +106,10 @@ impl<'a> Stack<'a> {
                 "group_wait": pace.text(GROUP_WAIT),
                 "group_interval": pace.text(GROUP_INTERVAL),
                 "repeat_interval": "4h",
+                "routes": [{
+                    "matchers": ["mode =~ \"apiserver_connection|node_status\""],
+                    "group_wait": pace.text(SHORT_WAIT),
+                }],
             },
             "receivers": [{
                 "name": "test",

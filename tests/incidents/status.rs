@@ -10,8 +10,7 @@ use crate::testbed::control::Refusal;
 use crate::testbed::objects::{self, HEALTHY, OUT_OF_DISK};
 use crate::testbed::{KUBELET_TOKEN, TOKEN};
 
-#[test]
-fn i8_a_condition_that_nobody_owns() {
+pub fn i8_a_condition_that_nobody_owns() {
     let pace = Pace::of_this_run();
     let Some(bed) = bed(pace, &[]) else { return };
     let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);
@@ -28,8 +27,7 @@ fn i8_a_condition_that_nobody_owns() {
     stack.only(&["HeadroomNodeConditionOrphaned"]);
 }
 
-#[test]
-fn i8_the_apiserver_is_out_of_seats() {
+pub fn i8_the_apiserver_is_out_of_seats() {
     let pace = Pace::of_this_run();
     let Some(bed) = bed(pace, &[]) else { return };
     let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);
@@ -50,8 +48,7 @@ fn i8_the_apiserver_is_out_of_seats() {
 }
 
 /// The kubelet's credentials expired, and nothing else is wrong.
-#[test]
-fn i8_a_lease_that_is_not_renewed() {
+pub fn i8_a_lease_that_is_not_renewed() {
     let pace = Pace::of_this_run();
     let Some(bed) = bed(pace, &[]) else { return };
     let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);

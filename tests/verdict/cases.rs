@@ -5,7 +5,7 @@ use std::path::Path;
 
 use headroom::verdict::eval::Evaluator;
 use headroom::verdict::rules::{self, Group, Rule, duration};
-use headroom::verdict::{Labels, Store, expression};
+use headroom::verdict::{Labels, STALE, Store, expression};
 use serde::Deserialize;
 
 use super::series;
@@ -69,12 +69,19 @@ fn milliseconds(text: &str) -> i64 {
     duration(text).unwrap().as_millis() as i64
 }
 
-fn record(groups: &[&'static Group], store: &mut Store, at: i64) {
+/// What was recorded the last time and is not now ends, as in Prometheus.
+fn record(groups: &[&'static Group], store: &mut Store, before: &mut BTreeSet<Labels>, at: i64) {
+    let mut now = BTreeSet::new();
     for rule in groups.iter().flat_map(|group| &group.rules).filter(|rule| rule.record.is_some()) {
         for element in rule.record_at(&Evaluator::new(store, at)).unwrap() {
+            now.insert(element.labels.clone());
             store.append(element.labels, at, element.value);
         }
     }
+    for ended in before.difference(&now) {
+        store.append(ended.clone(), at, STALE);
+    }
+    *before = now;
 }
 
 /// Alerts of a rule that fire at `at`: active at each evaluation for as long as the rule demands.
@@ -128,7 +135,8 @@ fn run(case: &Case, groups: &[&'static Group], step: i64, folder: &str) -> (usiz
     let tested = case.alert_rule_test.iter().map(|test| milliseconds(&test.eval_time));
     if rules.iter().any(|rule| rule.alert.is_some() && uses_recorded(rule, groups)) {
         let last = tested.max().unwrap_or(0);
-        (0..=last / step).for_each(|place| record(groups, &mut store, place * step));
+        let mut before = BTreeSet::new();
+        (0..=last / step).for_each(|place| record(groups, &mut store, &mut before, place * step));
     }
     let (mut checks, mut fired) = (0, 0);
     for test in &case.alert_rule_test {
@@ -161,7 +169,7 @@ fn run(case: &Case, groups: &[&'static Group], step: i64, folder: &str) -> (usiz
             continue;
         }
         let mut store = store.clone();
-        record(groups, &mut store, step);
+        record(groups, &mut store, &mut BTreeSet::new(), step);
         let vector = Evaluator::new(&store, at).vector(&expression::parse(&test.expr).unwrap()).unwrap();
         let mut ours: Vec<(Labels, f64)> = vector.into_iter().map(|element| (element.labels, element.value)).collect();
         let mut theirs: Vec<_> = test.exp_samples.iter().map(|one| (series::labels(&one.labels), one.value)).collect();
