@@ -1,14 +1,11 @@
 //! Judges this machine now, for a person in an incident: which failure is happening, how far it is from each, what to do.
 //!
 //! It runs the same collectors and probes as the daemon, for a few seconds, and hands their pages to [`crate::verdict`], which
-//! evaluates the very rules that page people. [`text`] prints the report for a person, [`json`] for a program.
+//! evaluates the very rules that page people. What comes of it is a [`Report`].
 //!
 //! **When it misleads.** It has no past. What takes minutes to prove (a slope, a cgroup that stays orphaned, an interface that was
 //! lost before it came) it sees in part or not at all, and says on how much of a window a finding stands. The running
 //! exporter's page at `/` has its hours.
-
-pub mod json;
-pub mod text;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,10 +13,10 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::about;
 use crate::background::Background;
 use crate::host::{Deadline, Host, Roots};
-use crate::metric::Samples;
 use crate::modes::{self, Mode};
+use crate::report::{self, Report};
 use crate::scrape::{Scrape, Scraper};
-use crate::verdict::{self, EXPORTER, Figure, History, Level, Limits, Verdict};
+use crate::verdict::{History, Limits};
 
 /// From one sample to the next. Three in five seconds tell a slope from a step.
 const STEP: Duration = Duration::from_secs(1);
@@ -62,52 +59,6 @@ pub struct Subject {
     pub settings: modes::Settings,
 }
 
-/// What was found.
-#[derive(Debug)]
-pub struct Report {
-    /// The name of the node.
-    pub node: String,
-    /// The kernel's release, if it could be read.
-    pub kernel: Option<String>,
-    /// When the last sample was taken.
-    pub at: SystemTime,
-    /// From the first sample to the last.
-    pub sampled: Duration,
-    /// One for each mode, the worst first.
-    pub rows: Vec<Row>,
-}
-
-/// What was found of one mode.
-#[derive(Debug)]
-pub struct Row {
-    /// What fails, in a few words.
-    pub title: &'static str,
-    /// The verdict.
-    pub verdict: Verdict,
-    /// What the verdict turns on, if it is one number.
-    pub figure: Option<Figure>,
-    /// What could not be read, each with its place.
-    pub unread: Vec<String>,
-    /// For each finding what it stands on.
-    pub evidence: Vec<Vec<(String, f64)>>,
-}
-
-impl Report {
-    /// The worst verdict.
-    pub fn level(&self) -> Level {
-        self.rows.iter().map(|row| row.verdict.level).max().unwrap_or(Level::Ok)
-    }
-
-    /// 0: ok. 1: watch, or something could not be told. 2: act now.
-    pub fn exit_code(&self) -> u8 {
-        match self.level() {
-            Level::Ok => 0,
-            Level::CannotTell | Level::Watch => 1,
-            Level::ActNow => 2,
-        }
-    }
-}
-
 /// Samples this machine and judges it. `progress` is told how long it has sampled.
 ///
 /// # Panics
@@ -137,13 +88,8 @@ pub async fn examine(subject: Subject, options: &Options, progress: impl Fn(Dura
         let lasted = began.elapsed();
         let waiting = asked && !probes_answered(&scrape) && lasted < options.time + FOR_PROBES;
         if lasted >= options.time && !waiting {
-            let rows = judge(&scrape, &history, at);
-            let rows = rows
-                .into_iter()
-                .filter(|row| options.modes.is_empty() || options.modes.iter().any(|mode| *mode == row.verdict.mode));
-            let mut rows: Vec<Row> = rows.collect();
-            // Stable: of the same level they stay in the order of the modes.
-            rows.sort_by_key(|row| std::cmp::Reverse(row.verdict.level));
+            let mut rows = report::rows(&scrape.runs, &history, at);
+            rows.retain(|row| options.modes.is_empty() || options.modes.iter().any(|mode| *mode == row.verdict.mode));
             let kernel = host.kernel().ok().map(|kernel| kernel.release);
             return Report { node, kernel, at, sampled: at.duration_since(first).unwrap_or_default(), rows };
         }
@@ -161,11 +107,11 @@ fn hasten(mut settings: modes::Settings) -> modes::Settings {
     settings
 }
 
-/// As the kubelet calls it, else as the machine calls itself: a name helps to tell nodes apart, nothing depends on it.
+/// As the kubelet calls it, else as the machine calls itself.
 async fn node_name(settings: &modes::Settings, host: &Arc<Host>) -> String {
     match settings.node.name(host).await {
         Ok(name) => name,
-        Err(_) => sysinfo::System::host_name().unwrap_or_else(|| "this machine".to_owned()),
+        Err(_) => report::machine_name(),
     }
 }
 
@@ -178,22 +124,4 @@ fn probes_answered(scrape: &Scrape) -> bool {
             .any(|(_, run)| run.samples.rows().iter().any(|row| row.metric.name == name && row.value > 0.0))
     };
     has("headroom_apiserver_probe_total") || has("headroom_node_object_requests_total")
-}
-
-fn judge(scrape: &Scrape, history: &History, at: SystemTime) -> Vec<Row> {
-    let modes = modes::MODES.iter().map(|mode| (mode.id, mode.metrics));
-    let row = |verdict: Verdict| {
-        let mode = modes::MODES.iter().find(|mode| mode.id == verdict.mode);
-        let errors = |samples: &Samples| samples.errors().iter().map(ToString::to_string).collect();
-        let run = scrape.runs.iter().find(|(mode, _)| mode.id == verdict.mode);
-        Row {
-            title: mode.map_or("", |mode| mode.title),
-            figure: verdict::figure(verdict.mode, history),
-            unread: run.map(|(_, run)| errors(&run.samples)).unwrap_or_default(),
-            evidence: verdict.findings.iter().map(|finding| verdict::evidence(finding, history)).collect(),
-            verdict,
-        }
-    };
-    // Not the exporter's own alerts: what its collectors could not read is said with each of them.
-    verdict::judge(history, at, modes).into_iter().filter(|verdict| verdict.mode != EXPORTER).map(row).collect()
 }

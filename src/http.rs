@@ -1,4 +1,4 @@
-//! The web side: `/metrics`, `/healthz`, `/readyz` and a landing page, on axum; connections on hyper, with limits, TLS and
+//! The web side: `/metrics`, `/healthz`, `/readyz` and at `/` the verdicts, on axum; connections on hyper, with limits, TLS and
 //! authentication before them.
 
 mod basic_auth;
@@ -8,6 +8,7 @@ mod kubernetes_auth;
 mod landing;
 mod limits;
 mod listen;
+mod recent;
 mod remembered;
 mod security;
 mod tls;
@@ -17,12 +18,12 @@ mod web_config;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::Semaphore;
 use tower_http::CompressionLevel;
@@ -31,11 +32,14 @@ use tower_http::compression::CompressionLayer;
 use crate::about;
 use crate::exposition::{Format, Page};
 use crate::host::Deadline;
+use crate::kubelet::node::Node;
 use crate::modes::MODES;
 use crate::scrape::{self, Scraper};
 
 pub use limits::Limits;
 pub use listen::{ListenAddress, serve};
+use landing::Name;
+use recent::{Recent, Taken};
 pub use security::{METRICS, Security};
 
 /// The header in which Prometheus says how long it will wait, in seconds.
@@ -68,13 +72,25 @@ pub struct App {
     security: Arc<Security>,
     permits: Arc<Semaphore>,
     ready: AtomicBool,
+    /// For `/`: what it looks back on, who this node is, and whose turn it is.
+    recent: Recent,
+    name: Arc<Name>,
+    judging: Semaphore,
 }
 
 impl App {
-    /// An application that serves this scraper, and shows what became of whom `security` did not let in.
-    pub fn new(scraper: Scraper, settings: Settings, security: Arc<Security>) -> Arc<Self> {
-        let permits = Arc::new(Semaphore::new(settings.max_requests));
-        Arc::new(App { scraper, settings, security, permits, ready: AtomicBool::new(false) })
+    /// An application that serves this scraper of this node, and shows what became of whom `security` did not let in.
+    pub fn new(scraper: Scraper, settings: Settings, security: Arc<Security>, node: Node) -> Arc<Self> {
+        Arc::new(App {
+            scraper,
+            permits: Arc::new(Semaphore::new(settings.max_requests)),
+            settings,
+            security,
+            ready: AtomicBool::new(false),
+            recent: Recent::default(),
+            name: Name::new(node),
+            judging: Semaphore::new(1),
+        })
     }
 
     /// Says whether `/readyz` answers 200: after the first collection, until shutdown begins.
@@ -84,8 +100,24 @@ impl App {
 
     /// Runs every collector once, so that the first scrape finds warm caches; then the exporter is ready.
     pub async fn warm_up(&self) {
-        self.scraper.scrape(Deadline::after(self.settings.scrape_timeout), |_| true).await;
+        self.scrape_all(Deadline::after(self.settings.scrape_timeout)).await;
         self.set_ready(true);
+    }
+
+    /// A scrape of every mode, which is kept for `/`.
+    async fn scrape_all(&self, deadline: Deadline) -> Arc<Taken> {
+        let scrape = self.scraper.scrape(deadline, |_| true).await;
+        let taken = Arc::new(Taken::new(SystemTime::now(), scrape, about::samples()));
+        self.recent.keep(&taken);
+        taken
+    }
+
+    async fn scrape(&self, deadline: Deadline, selection: &Selection) -> Arc<Taken> {
+        if *selection == Selection::All {
+            return self.scrape_all(deadline).await;
+        }
+        let scrape = self.scraper.scrape(deadline, |mode| selection.picks(mode.id)).await;
+        Arc::new(Taken::new(SystemTime::now(), scrape, about::samples()))
     }
 
     /// The routes.
@@ -97,7 +129,7 @@ impl App {
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready));
         if self.settings.telemetry_path != "/" {
-            router = router.route("/", get(index));
+            router = router.route("/", get(landing::index));
         }
         router.layer(gzip).with_state(self)
     }
@@ -128,13 +160,13 @@ async fn metrics(
         )
     })?;
     let deadline = Deadline::after(time_limit(app.settings.scrape_timeout, &headers));
-    let scrape = app.scraper.scrape(deadline, |mode| selection.picks(mode.id)).await;
+    let taken = app.scrape(deadline, &selection).await;
 
     let mut page = Page::default();
-    page.add(about::METRICS, Arc::new(about::samples()));
+    page.add(about::METRICS, Arc::clone(&taken.own));
     page.add(security::METRICS, Arc::new(app.security.samples()));
-    page.add(scrape::METRICS, Arc::new(scrape.about));
-    for (mode, run) in scrape.runs {
+    page.add(scrape::METRICS, Arc::clone(&taken.collectors));
+    for (mode, run) in &taken.runs {
         page.add(mode.metrics, Arc::clone(&run.samples));
     }
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
@@ -204,11 +236,6 @@ async fn ready(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or shutting down\n")
     }
-}
-
-async fn index(State(app): State<Arc<App>>) -> Html<String> {
-    let enabled: Vec<_> = app.scraper.modes().collect();
-    Html(landing::page(&app.settings.telemetry_path, &enabled, app.scraper.host()))
 }
 
 #[cfg(test)]

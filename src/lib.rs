@@ -19,6 +19,7 @@ pub mod http;
 pub mod kubelet;
 pub mod metric;
 pub mod modes;
+pub mod report;
 pub mod runtime;
 pub mod scrape;
 pub mod verdict;

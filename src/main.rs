@@ -11,6 +11,7 @@ use headroom::config::{Config, Invocation, LogFormat};
 use headroom::doctor;
 use headroom::host::Host;
 use headroom::http::{self, App, Security};
+use headroom::report;
 use headroom::scrape::Scraper;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -55,7 +56,7 @@ fn examine(options: &doctor::Options, config: Config) -> ExitCode {
     if options.progress {
         eprint!("\r\x1b[K");
     }
-    let text = if options.json { doctor::json::render(&report) } else { doctor::text::render(&report, options.color) };
+    let text = if options.json { report::json::render(&report) } else { report::text::render(&report, options.color) };
     print(&text, report.exit_code())
 }
 
@@ -109,7 +110,8 @@ async fn run(config: Config) -> ExitCode {
     for (_, collector) in &modes {
         background.start(&host, &**collector);
     }
-    let app = App::new(Scraper::new(host, modes), config.http, Arc::clone(&security));
+    let scraper = Scraper::new(host, modes);
+    let app = App::new(scraper, config.http, Arc::clone(&security), config.settings.node);
     let (stop, stopped) = watch::channel(false);
     let serving =
         tokio::spawn(http::serve(listeners, Arc::clone(&app).router(), security, stopped, config.shutdown_grace));

@@ -255,7 +255,7 @@ impl Scraper {
     }
 
     /// The machine that it reads.
-    pub fn host(&self) -> &Host {
+    pub fn host(&self) -> &Arc<Host> {
         &self.host
     }
 

@@ -100,6 +100,8 @@ pub struct Verdict {
     pub mode: &'static str,
     /// The worst of the findings, or [`Level::CannotTell`].
     pub level: Level,
+    /// Its collector is not switched on, so nothing can be told.
+    pub off: bool,
     /// What could not be looked at and why, or why there is nothing to look at; often empty.
     pub why: String,
     /// What was found, the worst first.
@@ -141,12 +143,14 @@ pub fn judge(
                 errors.iter().filter(|(of, _)| *of == mode).map(|(_, text)| text.as_str()).collect();
             let sight = if errors.is_empty() { sight } else { Sight::Blind(errors.join("; ")) };
             let worst = own.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
+            let off = matches!(sight, Sight::Off);
             let (level, why) = match sight {
                 Sight::Clear => (worst, String::new()),
                 Sight::Nothing(why) => (worst, why),
+                Sight::Off => (worst.max(Level::CannotTell), "its collector is not switched on".into()),
                 Sight::Blind(why) => (worst.max(Level::CannotTell), why),
             };
-            Verdict { mode, level, why, findings: own }
+            Verdict { mode, level, off, why, findings: own }
         })
         .collect()
 }
@@ -217,6 +221,8 @@ enum Sight {
     Clear,
     /// This machine has nothing of the kind.
     Nothing(String),
+    /// Its collector does not run.
+    Off,
     /// Something could not be read.
     Blind(String),
 }
@@ -228,7 +234,7 @@ fn sight(mode: &str, metrics: &[&Metric], history: &History, at: &Evaluator<'_>)
     let ask = |text: String| expression::parse(&text).and_then(|expr| at.vector(&expr)).unwrap_or_default();
     let outcomes = ask(format!("headroom_collector_outcome{{collector=\"{mode}\"}}"));
     if outcomes.is_empty() {
-        return Sight::Blind("its collector is not switched on".into());
+        return Sight::Off;
     }
     let outcome = |name| outcomes.iter().any(|one| one.labels.get("outcome") == name && one.value == 1.0);
     if outcome("not_applicable") {

@@ -18,12 +18,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("exposition", &["metric"]),
     ("about", &["metric"]),
     ("verdict", &["metric"]),
+    ("report", &["verdict", "scrape", "modes", "about", "metric"]),
     (
         "http",
-        &["scrape", "exposition", "modes", "apiserver", "credentials", "kubelet", "host", "about", "metric", "error"],
+        &[
+            "report", "verdict", "scrape", "exposition", "modes", "apiserver", "credentials", "kubelet", "host", "about",
+            "metric", "error",
+        ],
     ),
     ("check_config", &["kubelet", "host", "error"]),
-    ("doctor", &["verdict", "scrape", "background", "modes", "host", "metric", "error", "about"]),
+    ("doctor", &["report", "verdict", "scrape", "background", "modes", "host", "about"]),
     ("config", &["doctor", "check_config", "http", "modes", "apiserver", "runtime", "kubelet", "host", "about"]),
     // Makes failures for the binary headroom-drill, so it writes; the exporter knows nothing of it.
     ("drill", &["host", "error"]),

@@ -2,12 +2,15 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 mod common;
+#[path = "common/hungry.rs"]
+mod hungry;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use headroom::modes::MODES;
+use hungry::Hungry;
 use serde_json::Value;
 
 /// Nobody's runtime, nobody's apiserver: what the machine has of either must not decide a test.
@@ -65,33 +68,6 @@ fn each_mode_has_its_line_and_the_exit_code_is_the_worst_verdict() {
         told.out
     );
     assert!(doctor(&["--for=1s", "--color=always"]).out.contains("\x1b["));
-}
-
-/// A process of ours with a limit of 300 and as many files as it takes to be at 98 % of it.
-struct Hungry(Child);
-
-impl Hungry {
-    fn new() -> Self {
-        let script = "import os,sys,time\nwhile True:\n try: os.open('/dev/null', os.O_RDONLY)\n except OSError: break\n\
-                      for fd in range(3, 9): os.close(fd)\nprint('full', flush=True)\ntime.sleep(600)";
-        let mut child = Command::new("sh")
-            .args(["-c", "ulimit -n 300; exec python3 -c \"$1\"", "sh", script])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
-        assert_eq!(line, "full\n");
-        Hungry(child)
-    }
-}
-
-impl Drop for Hungry {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

@@ -9,6 +9,8 @@ mod cases;
 mod node;
 #[path = "verdict/promtool.rs"]
 mod promtool;
+#[path = "verdict/recorded.rs"]
+mod recorded;
 #[path = "verdict/series.rs"]
 mod series;
 #[path = "verdict/situations.rs"]

@@ -1,66 +1,125 @@
-//! The page at `/`: which machine this is, which modes are watched, and where to go from here.
+//! `/`: one fresh scrape and the last few ones, judged, as a page.
+//!
+//! It costs what a scrape costs, under the same permits, and after that some milliseconds of one thread. When no permit is free it shows
+//! the newest scrape that is kept, and says how old it is: in an incident a page that is a minute old is worth more than an error.
 
-use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use crate::about::VERSION;
-use crate::host::Host;
-use crate::modes::{MODES, Mode};
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use axum::http::StatusCode;
+use axum::response::{Html, IntoResponse as _, Response};
+use tokio::sync::Semaphore;
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:44em;margin:2em auto;padding:0 1em}\
-    table{border-collapse:collapse;width:100%}td,th{padding:.3em .8em .3em 0;text-align:left;border-bottom:1px solid #8884}\
-    code{font-size:.95em}:root{color-scheme:light dark}";
+use super::recent::Taken;
+use super::{App, Refused, limits};
+use crate::host::{Deadline, Host};
+use crate::kubelet::node::Node;
+use crate::report::{self, Report, html};
+use crate::verdict::{History, Limits};
 
-/// The HTML. No script, no image, one request.
-pub(super) fn page(telemetry_path: &str, enabled: &[&'static Mode], host: &Host) -> String {
-    let mut rows = String::new();
-    for mode in MODES {
-        let on = enabled.iter().any(|enabled| enabled.id == mode.id);
-        let name = escape(mode.id);
-        let link = if on {
-            format!("<a href=\"{}?collect[]={name}\"><code>{name}</code></a>", escape(telemetry_path))
-        } else {
-            format!("<code>{name}</code>")
-        };
-        let state = if on { "on" } else { "off" };
-        let _ = writeln!(rows, "<tr><td>{link}</td><td>{}</td><td>{state}</td></tr>", escape(mode.title));
+/// How long a page waits for the node's name, which may have to be read from a file system that hangs.
+const FOR_NAME: Duration = Duration::from_secs(1);
+
+/// How long a page waits until others are judged.
+const FOR_TURN: Duration = Duration::from_secs(10);
+
+/// Who this node is, as far as is known.
+#[derive(Debug)]
+pub(super) struct Name {
+    node: Node,
+    known: Mutex<Option<String>>,
+    /// One look at a time: one that hangs holds one thread, however many pages are asked for.
+    looking: Arc<Semaphore>,
+}
+
+impl Name {
+    pub(super) fn new(node: Node) -> Arc<Self> {
+        Arc::new(Name { node, known: Mutex::default(), looking: Arc::new(Semaphore::new(1)) })
     }
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <title>headroom-exporter</title><style>{STYLE}</style></head><body>\n\
-         <h1>headroom-exporter</h1>\n\
-         <p>How far this node is from the failures that take nodes down while every dashboard is green.</p>\n\
-         <p><a href=\"{path}\">Metrics</a> · <a href=\"/healthz\">health</a> · <a href=\"/readyz\">readiness</a></p>\n\
-         <table><tr><th>collector</th><th>what fails</th><th></th></tr>\n{rows}</table>\n\
-         <p><small>{machine}<br>headroom-exporter {VERSION}</small></p>\n</body></html>\n",
-        path = escape(telemetry_path),
-        machine = escape(&machine(host)),
-    )
-}
 
-/// Facts about the machine that help to tell nodes apart. sysinfo knows them; it has no notion of another root, so the
-/// kernel comes from the observed procfs and only the rest from our own surroundings.
-fn machine(host: &Host) -> String {
-    let name = sysinfo::System::host_name().unwrap_or_else(|| "unknown host".to_owned());
-    let kernel = host.kernel().map_or_else(|_| "unknown kernel".to_owned(), |kernel| kernel.release);
-    let up = sysinfo::System::uptime();
-    format!("{name}, Linux {kernel}, up {} d {} h", up / 86_400, up / 3_600 % 24)
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::Roots;
-
-    #[test]
-    fn every_mode_is_listed_and_odd_paths_are_escaped() {
-        let page = page("/\"><script>", &[MODES[0]], &Host::new(Roots::default()));
-        assert!(MODES.iter().all(|mode| page.contains(mode.id)));
-        assert!(!page.contains("<script>"));
-        assert!(page.contains("<td>on</td>") && page.contains("<td>off</td>"));
+    async fn get(self: &Arc<Self>, host: &Arc<Host>) -> String {
+        if let Ok(turn) = Arc::clone(&self.looking).try_acquire_owned() {
+            let (name, host) = (Arc::clone(self), Arc::clone(host));
+            let look = tokio::spawn(async move {
+                if let Ok(found) = name.node.name(&host).await {
+                    *name.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+                }
+                drop(turn);
+            });
+            let _ = tokio::time::timeout(FOR_NAME, look).await;
+        }
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        known.unwrap_or_else(report::machine_name)
     }
+}
+
+/// The answer to a request for `/`.
+pub(super) async fn index(State(app): State<Arc<App>>) -> Result<Response, Refused> {
+    let permit = Arc::clone(&app.permits).try_acquire_owned().ok();
+    let deadline = Deadline::after(app.settings.scrape_timeout);
+    let scraped = async {
+        match permit {
+            Some(_) => Some(app.scrape_all(deadline).await),
+            None => None,
+        }
+    };
+    let (fresh, name) = tokio::join!(scraped, app.name.get(app.scraper.host()));
+    // One at a time, so that however many pages are asked for, the other processor is the node's.
+    let turn = tokio::time::timeout(FOR_TURN, app.judging.acquire()).await;
+    let Ok(Ok(_turn)) = turn else {
+        return Err(Refused(StatusCode::SERVICE_UNAVAILABLE, "too many ask for this page".to_owned()));
+    };
+    let page = tokio::task::spawn_blocking({
+        let app = Arc::clone(&app);
+        move || judged(&app, name, fresh.as_ref())
+    });
+    let failed = |_| Refused(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be made".to_owned());
+    let headers = [
+        (CONTENT_SECURITY_POLICY, html::POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    let mut response = (headers, Html(page.await.map_err(failed)?)).into_response();
+    if let Some(permit) = permit {
+        response.extensions_mut().insert(limits::Permit(Arc::new(permit)));
+    }
+    Ok(response)
+}
+
+/// The page, from the scrapes that are kept and the fresh one, if there is one.
+fn judged(app: &App, node: String, fresh: Option<&Arc<Taken>>) -> String {
+    let mut pages = app.recent.pages();
+    pages.extend(fresh.map(Arc::clone));
+    let newest = fresh.or(pages.last()).map(Arc::clone);
+    let mut history = History::new(&node, Limits::default());
+    for page in &pages {
+        // The fresh one may be among those that are kept; the second time it is ignored.
+        history.add(page.at, page.samples());
+    }
+    let at = newest.as_ref().map_or_else(SystemTime::now, |page| page.at);
+    let runs = newest.as_ref().map_or(&[][..], |page| &page.runs);
+    let host = app.scraper.host();
+    let report = Report {
+        node,
+        kernel: host.kernel().ok().map(|kernel| kernel.release),
+        at,
+        sampled: pages.first().and_then(|first| at.duration_since(first.at).ok()).unwrap_or_default(),
+        rows: report::rows(runs, &history, at),
+    };
+    let site = html::Site {
+        telemetry_path: &app.settings.telemetry_path,
+        uptime: uptime(host),
+        pages: history.pages(),
+        age: fresh.is_none().then(|| at.elapsed().unwrap_or_default()),
+    };
+    html::render(&report, site)
+}
+
+/// From the observed machine's procfs.
+fn uptime(host: &Host) -> Option<Duration> {
+    let text = host.read(host.proc("uptime")).ok()?;
+    Duration::try_from_secs_f64(text.split(' ').next()?.parse().ok()?).ok()
 }

@@ -6,19 +6,19 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Report, Row};
-use crate::verdict::{self, Basis, Finding, Level, humanize};
+use crate::verdict::{self, Basis, Figure, Finding, Level, humanize};
 
 /// How wide a line may get.
 const WIDTH: usize = 100;
 
 /// Commands of a section Check that are shown: the first ones; the runbook has the rest.
-const COMMANDS: usize = 3;
+pub(super) const COMMANDS: usize = 3;
 
 /// Paragraphs of a section Mitigate that are shown.
-const PARAGRAPHS: usize = 5;
+pub(super) const PARAGRAPHS: usize = 5;
 
 /// Findings of one mode that are explained; the others are named.
-const EXPLAINED: usize = 3;
+pub(super) const EXPLAINED: usize = 3;
 
 /// What is further off than this is not worth a word.
 const LONG: Duration = Duration::from_secs(30 * 86_400);
@@ -55,8 +55,7 @@ pub fn gist(row: &Row) -> String {
     let worst = verdict.findings.first().filter(|finding| finding.level > Level::Ok);
     let figure = row.figure.as_ref().map(|figure| {
         let mut text = figure.text.clone();
-        // Far from the cliff the slope of a few seconds says nothing.
-        if let Some(left) = figure.time_to_cliff.filter(|left| figure.ratio >= 0.25 && *left < LONG) {
+        if let Some(left) = time_left(figure) {
             let _ = write!(text, ", reached in {} at the present rate", humanize::duration(rounded(left)));
         }
         text
@@ -65,6 +64,11 @@ pub fn gist(row: &Row) -> String {
     let parts = [found, figure, (!verdict.why.is_empty()).then(|| verdict.why.clone())];
     let text = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
     if text.is_empty() { format!("not seen: {}", row.title) } else { text }
+}
+
+/// The time to the cliff, where it says something: far from the cliff the slope of a few seconds does not.
+pub(super) fn time_left(figure: &Figure) -> Option<Duration> {
+    figure.time_to_cliff.filter(|left| figure.ratio >= 0.25 && *left < LONG)
 }
 
 /// Summaries name the node first, as alerts must; here it stands above.
@@ -82,7 +86,7 @@ fn line(out: &mut String, row: &Row, paint: Paint) {
     }
 }
 
-fn has_details(row: &Row) -> bool {
+pub(super) fn has_details(row: &Row) -> bool {
     !row.verdict.findings.is_empty() || row.verdict.level == Level::CannotTell && !row.unread.is_empty()
 }
 
