@@ -147,25 +147,22 @@ fn without_a_free_permit_it_shows_what_it_has_and_says_how_old_that_is() {
     if !is_root() {
         skip!("root is needed to mount a FUSE file system");
     }
-    let Ok(hung) = hung::HungFilesystem::mount() else { skip!("this kernel cannot mount FUSE (/dev/fuse)") };
-    let root_dir = format!("--kubelet.root-dir={}", hung.path().display());
-    let arguments = [&root_dir, "--web.scrape-timeout=3s", "--web.max-requests=1"];
+    let dir = tempfile::tempdir().unwrap();
+    let root_dir = format!("--kubelet.root-dir={}", dir.path().display());
+    let arguments = [&root_dir, "--web.scrape-timeout=4s", "--web.max-requests=1"];
     let exporter = Exporter::start(&[&ALONE[..], &arguments].concat());
-    // The first scrape waits for the hung file system, and is kept.
     eventually("the first scrape is over", || exporter.get("/readyz", &[]).status == 200);
-    drop(hung);
-    // A second one, with a file system that hangs anew, holds the only permit.
-    let Ok(again) = hung::HungFilesystem::mount_at(Path::new(root_dir.split_once('=').unwrap().1)) else {
-        // The folder went with the mount: the permit is then held by asking at the same time.
-        let address = exporter.address;
-        let asking: Vec<_> = (0..8).map(|_| std::thread::spawn(move || common::get(address, "/", &[]))).collect();
-        let answers: Vec<_> = asking.into_iter().map(|asking| asking.join().unwrap()).collect();
-        assert!(answers.iter().all(|answer| answer.status == 200 && verdicts(&answer.text()).len() == MODES.len()));
-        let old = answers.iter().filter(|answer| answer.text().contains("No scrape could be had now")).count();
-        assert!((1..8).contains(&old), "{old} of 8 are old");
-        return;
-    };
-    drop(again);
+    let fresh = exporter.get("/", &[]).text();
+    assert!(!fresh.contains("No scrape could be had now"), "{fresh}");
+    // Of two at once one holds the only permit, and waits for a file system.
+    let Ok(_hung) = hung::HungFilesystem::mount_at(dir.path()) else { skip!("this kernel cannot mount FUSE (/dev/fuse)") };
+    let address = exporter.address;
+    let asking = [(); 2].map(|()| std::thread::spawn(move || common::get(address, "/", &[]).text()));
+    let pages = asking.map(|asking| asking.join().unwrap());
+    let old: Vec<_> = pages.iter().filter(|page| page.contains("No scrape could be had now")).collect();
+    assert_eq!(old.len(), 1, "{pages:?}");
+    assert_eq!(verdicts(old[0]).len(), MODES.len());
+    assert_ne!(verdicts(old[0])["eviction"], "blind", "it is from before: {}", old[0]);
 }
 
 /// A node as it was recorded, scraped every minute for some minutes; what a counter counts goes on on a failing one.
@@ -262,7 +259,7 @@ fn a_real_browser_shows_it_in_light_and_dark() {
         let shot = browser::picture(&url, scheme, (1280, 900), &dir.path().join("shot.png"));
         assert_eq!((shot.width, shot.height), (1280, 900));
         // The style is applied, so the policy knows it; a page without it is white with black serifs.
-        for (name, least) in [("bg", 50_000), ("card", 100_000), ("act-bg", 1_000), ("ok-bg", 500)] {
+        for (name, least) in [("bg", 50_000), ("card", 100_000), ("act-bg", 1_000)] {
             let count = shot.count(color(name, scheme));
             assert!(count >= least, "{scheme:?}: {count} pixels of {name}");
         }
@@ -317,9 +314,9 @@ fn image(name: &str) -> PathBuf {
 #[test]
 fn the_pictures_in_the_documentation() {
     const PICTURES: [(&str, &[&str], &str, Scheme, (u32, u32)); 4] = [
-        ("landing-healthy.png", &HEALTHY, "worker-3", Scheme::Light, (1000, 860)),
-        ("landing-failing.png", &FAILING, "worker-7", Scheme::Light, (1000, 1000)),
-        ("landing-failing-dark.png", &FAILING, "worker-7", Scheme::Dark, (1000, 1000)),
+        ("landing-healthy.png", &HEALTHY, "worker-3", Scheme::Light, (1000, 800)),
+        ("landing-failing.png", &FAILING, "worker-7", Scheme::Light, (1000, 780)),
+        ("landing-failing-dark.png", &FAILING, "worker-7", Scheme::Dark, (1000, 780)),
         ("landing-phone.png", &FAILING, "worker-7", Scheme::Light, (500, 830)),
     ];
     if std::env::var_os("HEADROOM_UPDATE_DOCS").is_some() {

@@ -113,7 +113,7 @@ fn judged(app: &App, node: String, fresh: Option<&Arc<Taken>>) -> String {
         telemetry_path: &app.settings.telemetry_path,
         uptime: uptime(host),
         pages: history.pages(),
-        age: fresh.is_none().then(|| at.elapsed().unwrap_or_default()),
+        age: newest.filter(|_| fresh.is_none()).map(|page| page.at.elapsed().unwrap_or_default()),
     };
     html::render(&report, site)
 }

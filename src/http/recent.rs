@@ -110,7 +110,7 @@ mod tests {
                     assert_eq!(ages[0], now - 100_000, "the first one stays until it is too old");
                     continue;
                 }
-                assert!((4 * 3600..=6 * 3600).contains(&ages[0]), "{ages:?}");
+                assert!((3 * 3600..=6 * 3600).contains(&ages[0]), "{ages:?}");
                 assert_eq!(ages[ages.len() - 2..], [step as u64, 0], "the newest two stay");
                 let near = ages.iter().filter(|age| **age > step as u64 && **age <= 900).count();
                 assert!(near >= 1, "nothing between the newest two and a quarter of an hour: {ages:?}");

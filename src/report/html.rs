@@ -17,7 +17,7 @@ use crate::verdict::{self, Finding, Level, humanize};
 pub const STYLE: &str = include_str!("page.css");
 
 /// What a browser may do with the page: nothing, but apply [`STYLE`], which it knows by its SHA-256, and show the icon.
-pub const POLICY: &str = "default-src 'none'; style-src 'sha256-eagpGJnw8i3ZNfzfIpWtAr7w4JgyIJNaQ/h2iL2NnCc='; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+pub const POLICY: &str = "default-src 'none'; style-src 'sha256-hxbHBhv9wauuEbKXJk/bddHcwPelr9N8Q6ilURbfTlQ='; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Where the documentation is.
 const PROJECT: &str = "https://github.com/headroom-exporter/headroom-exporter/blob/main/";
@@ -196,16 +196,13 @@ fn header(out: &mut String, report: &Report, site: Site<'_>, overall: &Look, row
     out.push_str("</header>\n");
 }
 
-/// "1 to act on now: open_files · 7 ok"
+/// "1 to act on now: open_files · 7 ok", as HTML, with a link to each that is named.
 fn tally(rows: &[&Row]) -> String {
     let each = |look: &'static Look, text: &str, named: bool| {
-        let of: Vec<&str> = rows
-            .iter()
-            .filter(|row| std::ptr::eq(Look::of_row(row), look))
-            .map(|row| row.verdict.mode)
-            .collect();
-        let names = if named { format!(": {}", of.join(", ")) } else { String::new() };
-        (!of.is_empty()).then(|| format!("{} {text}{names}", of.len()))
+        let of = rows.iter().filter(|row| std::ptr::eq(Look::of_row(row), look)).map(|row| row.verdict.mode);
+        let links: Vec<String> = of.map(|mode| format!("<a href=\"#{mode}\">{mode}</a>")).collect();
+        let names = if named { format!(": {}", links.join(", ")) } else { String::new() };
+        (!links.is_empty()).then(|| format!("<span>{} {text}{names}</span>", links.len()))
     };
     let parts = [
         each(&ACT, "to act on now", true),
@@ -214,7 +211,7 @@ fn tally(rows: &[&Row]) -> String {
         each(&OK, "ok", false),
         each(&OFF, "switched off", false),
     ];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
+    parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }
 
 fn article(out: &mut String, row: &Row, site: Site<'_>) {

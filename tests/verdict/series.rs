@@ -45,6 +45,7 @@ fn sloped(text: &str) -> (f64, f64) {
     (text[..place].parse().unwrap(), text[place..].parse().unwrap())
 }
 
+#[allow(dead_code, reason = "not every test binary fills a store")]
 pub(crate) fn fill(store: &mut Store, series: &str, text: &str, interval: i64) {
     let labels = labels(series);
     for (place, value) in values(text).into_iter().enumerate() {
