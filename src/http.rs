@@ -36,9 +36,9 @@ use crate::kubelet::node::Node;
 use crate::modes::MODES;
 use crate::scrape::{self, Scraper};
 
+use landing::Name;
 pub use limits::Limits;
 pub use listen::{ListenAddress, serve};
-use landing::Name;
 use recent::{Recent, Taken};
 pub use security::{METRICS, Security};
 

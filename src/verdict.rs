@@ -133,6 +133,7 @@ pub fn judge(
         }
     }
     worst_of_each(&mut findings);
+    let findings: Vec<Finding> = findings.into_iter().map(|draft| draft.annotated(&evaluator)).collect();
     let modes = modes.into_iter().map(|(mode, metrics)| (mode, sight(mode, metrics, history, &evaluator)));
     let exporter = if history.pages() == 0 { Sight::Blind("there is no page yet".into()) } else { Sight::Clear };
     modes
@@ -155,15 +156,27 @@ pub fn judge(
         .collect()
 }
 
-fn find(
-    alert: &'static str,
+/// A finding before its texts are written: many fall away again.
+struct Draft {
+    finding: Finding,
     rule: &'static Rule,
-    at: &Evaluator<'_>,
-    history: &History,
-) -> Result<Vec<Finding>, String> {
-    let finding = |active: Active| {
+    active: Active,
+}
+
+impl Draft {
+    fn annotated(self, at: &Evaluator<'_>) -> Finding {
+        let Draft { mut finding, rule, active } = self;
         let mut annotations = rule.annotate(at, &active);
         let mut annotation = |name: &str| annotations.remove(name).unwrap_or_default();
+        finding.summary = annotation("summary");
+        finding.description = annotation("description");
+        finding.runbook = annotation("runbook_url");
+        finding
+    }
+}
+
+fn find(alert: &'static str, rule: &'static Rule, at: &Evaluator<'_>, history: &History) -> Result<Vec<Draft>, String> {
+    let draft = |active: Active| {
         let label = |name: &str| active.labels.get(name).to_owned();
         let (basis, hasty) = basis(rule, &active, at, history);
         let level = match (active.labels.get("severity"), hasty) {
@@ -171,30 +184,34 @@ fn find(
             ("critical", true) | ("warning", _) => Level::Watch,
             _ => Level::Ok,
         };
-        Finding {
+        let finding = Finding {
             alert,
             severity: label("severity"),
             mode: label("mode"),
             level,
             labels: active.labels.iter().map(|(name, value)| (name.into(), value.into())).collect(),
             value: active.value,
-            summary: annotation("summary"),
-            description: annotation("description"),
-            runbook: annotation("runbook_url"),
+            summary: String::new(),
+            description: String::new(),
+            runbook: String::new(),
             holds_for: Some(rule.holds_for).filter(|holds_for| !holds_for.is_zero()),
             basis,
-        }
+        };
+        Draft { finding, rule, active }
     };
-    Ok(rule.active_at(at)?.into_iter().map(finding).collect())
+    Ok(rule.active_at(at)?.into_iter().map(draft).collect())
 }
 
 /// How much of the window of what made this alert active is covered, and whether it stands on a slope over too little.
 ///
 /// Of alternatives (`or`) only the first one that holds counts: the others did not make it active.
 fn basis(rule: &Rule, active: &Active, at: &Evaluator<'_>, history: &History) -> (Basis, bool) {
-    let mut alternatives = expression::alternatives(&rule.expr).into_iter();
+    let alternatives = expression::alternatives(&rule.expr);
     let holds = |vector: Vec<Element>| vector.iter().any(|element| element.labels.without_name() == active.series);
-    let own = alternatives.find(|expr| at.vector(expr).is_ok_and(holds)).unwrap_or(&rule.expr);
+    let own = match alternatives.as_slice() {
+        [only] => only,
+        several => several.iter().find(|expr| at.vector(expr).is_ok_and(holds)).copied().unwrap_or(&rule.expr),
+    };
     let windows = expression::windows(own);
     let oldest = history.span().map_or(at.at, |(oldest, _)| oldest);
     let covered = Duration::from_millis(u64::try_from(at.at - oldest).unwrap_or(0));
@@ -206,10 +223,10 @@ fn basis(rule: &Rule, active: &Active, at: &Evaluator<'_>, history: &History) ->
 }
 
 /// Many alerts have a warning and a critical rule: of the same alert with the same labels the worse one stays.
-fn worst_of_each(findings: &mut Vec<Finding>) {
-    findings.sort_by_key(|finding| (std::cmp::Reverse(finding.level), finding.severity != "critical"));
+fn worst_of_each(drafts: &mut Vec<Draft>) {
+    drafts.sort_by_key(|Draft { finding, .. }| (std::cmp::Reverse(finding.level), finding.severity != "critical"));
     let mut seen = std::collections::HashSet::new();
-    findings.retain(|finding| {
+    drafts.retain(|Draft { finding, .. }| {
         let mut labels = finding.labels.clone();
         labels.remove("severity");
         seen.insert((finding.alert, labels))

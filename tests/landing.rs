@@ -67,7 +67,8 @@ fn it_says_what_the_doctor_says() {
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     let doctors: BTreeMap<String, &str> =
         modes.iter().map(|mode| (text(&mode["mode"]), class(mode["verdict"].as_str().unwrap()))).collect();
-    let own: BTreeMap<String, &str> = verdicts(&page).into_iter().map(|(mode, class)| (mode.to_owned(), class)).collect();
+    let own: BTreeMap<String, &str> =
+        verdicts(&page).into_iter().map(|(mode, class)| (mode.to_owned(), class)).collect();
     assert_eq!(own, doctors);
     assert_eq!(own["open_files"], "act", "the made situation");
     let order: Vec<&str> = page.split("<article id=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
@@ -155,7 +156,9 @@ fn without_a_free_permit_it_shows_what_it_has_and_says_how_old_that_is() {
     let fresh = exporter.get("/", &[]).text();
     assert!(!fresh.contains("No scrape could be had now"), "{fresh}");
     // Of two at once one holds the only permit, and waits for a file system.
-    let Ok(_hung) = hung::HungFilesystem::mount_at(dir.path()) else { skip!("this kernel cannot mount FUSE (/dev/fuse)") };
+    let Ok(_hung) = hung::HungFilesystem::mount_at(dir.path()) else {
+        skip!("this kernel cannot mount FUSE (/dev/fuse)")
+    };
     let address = exporter.address;
     let asking = [(); 2].map(|()| std::thread::spawn(move || common::get(address, "/", &[]).text()));
     let pages = asking.map(|asking| asking.join().unwrap());
@@ -310,19 +313,35 @@ fn image(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/images").join(name)
 }
 
-/// The pictures in docs/doctor.md, of recorded nodes. HEADROOM_UPDATE_DOCS=1 takes them anew.
+/// A picture in docs/doctor.md, of a recorded node.
+struct Shot {
+    name: &'static str,
+    files: &'static [&'static str],
+    node: &'static str,
+    scheme: Scheme,
+    size: (u32, u32),
+}
+
+const SHOTS: [Shot; 4] = [
+    Shot { name: "landing-healthy.png", files: &HEALTHY, node: "worker-3", scheme: Scheme::Light, size: (1000, 800) },
+    Shot { name: "landing-failing.png", files: &FAILING, node: "worker-7", scheme: Scheme::Light, size: (1000, 780) },
+    Shot {
+        name: "landing-failing-dark.png",
+        files: &FAILING,
+        node: "worker-7",
+        scheme: Scheme::Dark,
+        size: (1000, 780),
+    },
+    Shot { name: "landing-phone.png", files: &FAILING, node: "worker-7", scheme: Scheme::Light, size: (500, 830) },
+];
+
+/// HEADROOM_UPDATE_DOCS=1 takes them anew.
 #[test]
 fn the_pictures_in_the_documentation() {
-    const PICTURES: [(&str, &[&str], &str, Scheme, (u32, u32)); 4] = [
-        ("landing-healthy.png", &HEALTHY, "worker-3", Scheme::Light, (1000, 800)),
-        ("landing-failing.png", &FAILING, "worker-7", Scheme::Light, (1000, 780)),
-        ("landing-failing-dark.png", &FAILING, "worker-7", Scheme::Dark, (1000, 780)),
-        ("landing-phone.png", &FAILING, "worker-7", Scheme::Light, (500, 830)),
-    ];
     if std::env::var_os("HEADROOM_UPDATE_DOCS").is_some() {
         assert!(has("chromium"), "chromium (Debian package) takes the pictures");
         let dir = tempfile::tempdir().unwrap();
-        for (name, files, node, scheme, size) in PICTURES {
+        for Shot { name, files, node, scheme, size } in SHOTS {
             let (report, pages) = recorded_report(files, node);
             let page = render(&report, pages);
             let page = if size.0 < 600 { framed(&page, 360, size.1 - 48, false) } else { page };
@@ -330,7 +349,7 @@ fn the_pictures_in_the_documentation() {
         }
     }
     let documentation = std::fs::read_to_string(image("../doctor.md")).unwrap();
-    for (name, .., (width, height)) in PICTURES {
+    for Shot { name, size: (width, height), .. } in SHOTS {
         let png = std::fs::read(image(name)).unwrap();
         assert!(png.len() < 150_000, "{name}: {} bytes", png.len());
         let picture = Picture::decode(&png);

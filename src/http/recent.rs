@@ -1,26 +1,30 @@
 //! The last few scrapes, kept for `/`: alert rules look back over minutes and hours.
 //!
 //! What is kept is the very samples of the scrapes that come anyway, so an exporter which only serves `/metrics` pays a few pointers
-//! for each, and the memory of [`MOST`] pages; `docs/performance.md` has it. No rule is parsed before somebody opens `/`.
+//! for each, and the memory of a dozen pages; `docs/performance.md` has it. No rule is parsed before somebody opens `/`.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::metric::Samples;
 use crate::modes::Mode;
 use crate::scrape::{Run, Scrape};
 
-/// Pages that are kept.
+/// Pages that are kept at the most.
+#[cfg(test)]
 const MOST: usize = 12;
 
 /// How far back they reach: the longest window of the rules, but for one of a day.
 const REACH: Duration = Duration::from_secs(6 * 3600);
 
+/// Of this long there is one page in each [`NEAR_STEP`]: rules compare quarters of the last hour with each other, each by a window of 14
+/// minutes. Further back there is one in each [`FAR_STEP`].
+const NEAR: Duration = Duration::from_secs(62 * 60);
+const NEAR_STEP: Duration = Duration::from_secs(12 * 60);
+const FAR_STEP: Duration = Duration::from_secs(2 * 3600);
+
 /// From one page to the next: two Prometheis, or a person who reloads, must not push out the past.
 const STEP: Duration = Duration::from_secs(14);
-
-/// Up to this age pages lie about evenly, further back ever wider apart: most rules look back over minutes, some over hours.
-const EVEN: Duration = Duration::from_secs(15 * 60);
 
 /// One scrape of all modes.
 #[derive(Debug)]
@@ -66,22 +70,28 @@ impl Recent {
             _ => {}
         }
         pages.push(Arc::clone(taken));
-        thin(&mut pages, taken.at, |page| page.at);
+        thin(&mut pages, taken.at);
     }
 }
 
-/// Forgets what is too old, and of the rest, but the first and the last two, those whose neighbours are closest for their age.
-fn thin<T>(pages: &mut Vec<T>, now: SystemTime, at: impl Fn(&T) -> SystemTime) {
-    let age = |page: &T| now.duration_since(at(page)).unwrap_or_default();
-    pages.retain(|page| age(page) <= REACH);
-    while pages.len() > MOST {
-        let gap = |place: usize| {
-            let (older, newer) = (age(&pages[place - 1]), age(&pages[place + 1]));
-            (older - newer).as_secs_f64() / (older + EVEN).as_secs_f64()
-        };
-        let Some(place) = (1..pages.len() - 2).min_by(|a, b| gap(*a).total_cmp(&gap(*b))) else { break };
-        pages.remove(place);
-    }
+/// Keeps the last two pages, and of the others the first one in each step.
+fn thin(pages: &mut Vec<Arc<Taken>>, now: SystemTime) {
+    let step = |at: SystemTime, length: Duration| {
+        at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / length.as_secs())
+    };
+    let last_two = pages.len().saturating_sub(2);
+    let (mut place, mut before) = (0, None);
+    pages.retain(|page| {
+        let age = now.duration_since(page.at).unwrap_or_default();
+        let length = if age <= NEAR { NEAR_STEP } else { FAR_STEP };
+        let first = before.is_none_or(|before| step(before, length) != step(page.at, length));
+        let stays = age <= REACH && (first || place >= last_two);
+        place += 1;
+        if stays {
+            before = Some(page.at);
+        }
+        stays
+    });
 }
 
 #[cfg(test)]
@@ -110,10 +120,12 @@ mod tests {
                     assert_eq!(ages[0], now - 100_000, "the first one stays until it is too old");
                     continue;
                 }
-                assert!((3 * 3600..=6 * 3600).contains(&ages[0]), "{ages:?}");
+                assert!((4 * 3600..=6 * 3600).contains(&ages[0]), "{ages:?}");
                 assert_eq!(ages[ages.len() - 2..], [step as u64, 0], "the newest two stay");
-                let near = ages.iter().filter(|age| **age > step as u64 && **age <= 900).count();
-                assert!(near >= 1, "nothing between the newest two and a quarter of an hour: {ages:?}");
+                for quarter in 0..4 {
+                    let window = quarter * 900..=quarter * 900 + 840;
+                    assert!(ages.iter().any(|age| window.contains(age)), "nothing in quarter {quarter}: {ages:?}");
+                }
             }
         }
     }

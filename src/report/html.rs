@@ -95,7 +95,10 @@ impl Look {
 impl fmt::Display for Look {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Look { class, word, .. } = self;
-        write!(f, "<span class=\"chip {class}\"><svg aria-hidden=\"true\"><use href=\"#s-{class}\"/></svg>{word}</span>")
+        write!(
+            f,
+            "<span class=\"chip {class}\"><svg aria-hidden=\"true\"><use href=\"#s-{class}\"/></svg>{word}</span>"
+        )
     }
 }
 
@@ -113,7 +116,9 @@ impl fmt::Display for Text<'_> {
                 '"' => f.write_str("&quot;")?,
                 '\'' => f.write_str("&#39;")?,
                 '\n' => f.write_char(c)?,
-                '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => f.write_char('\u{fffd}')?,
+                '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                    f.write_char('\u{fffd}')?
+                }
                 c if c.is_control() => f.write_char('\u{fffd}')?,
                 c => f.write_char(c)?,
             }
@@ -269,12 +274,8 @@ fn details(out: &mut String, row: &Row) {
     for (place, (finding, evidence)) in row.verdict.findings.iter().zip(&row.evidence).enumerate() {
         let known = row.verdict.findings[..place].iter().any(|other| other.alert == finding.alert);
         let look = Look::of(finding.level);
-        let _ = writeln!(
-            out,
-            "<section><h3>{look} {}<small>{}</small></h3>",
-            Text(finding.alert),
-            Text(&finding.severity)
-        );
+        let _ =
+            writeln!(out, "<section><h3>{look} {}<small>{}</small></h3>", Text(finding.alert), Text(&finding.severity));
         if place >= EXPLAINED {
             let _ = writeln!(out, "<p>{}</p></section>", Text(text::without_instance(&finding.summary)));
             continue;

@@ -3,6 +3,8 @@
 //! Ranges and the lookback are closed at both ends, as in Prometheus 2; Prometheus 3 leaves out a sample that lies exactly at the
 //! older end.
 
+use std::borrow::Cow;
+
 use promql_parser::parser::{Expr, Offset, VectorSelector};
 
 use super::labels::Labels;
@@ -23,9 +25,9 @@ pub struct Element {
 
 /// One series of a range vector, without stale markers.
 #[derive(Clone, Debug)]
-pub(super) struct Range {
-    pub(super) labels: Labels,
-    pub(super) points: Vec<Point>,
+pub(super) struct Range<'a> {
+    pub(super) labels: &'a Labels,
+    pub(super) points: Cow<'a, [Point]>,
 }
 
 /// What an expression can be.
@@ -108,15 +110,20 @@ impl<'a> Evaluator<'a> {
     }
 
     /// The points of each series in the window, where there are any.
-    pub(super) fn range(&self, selector: &VectorSelector, milliseconds: i64) -> Vec<Range> {
+    pub(super) fn range(&self, selector: &'a VectorSelector, milliseconds: i64) -> Vec<Range<'a>> {
         let end = self.at - offset(selector);
         let start = end - milliseconds;
         let series = self.store.select(selector.name.as_deref(), &selector.matchers.matchers);
         let ranges = series.map(|(labels, points)| {
             let window =
                 points.partition_point(|point| point.at < start)..points.partition_point(|point| point.at <= end);
-            let points = points[window].iter().copied().filter(|point| !is_stale(point.value)).collect();
-            Range { labels: labels.clone(), points }
+            let points = &points[window];
+            let points = if points.iter().any(|point| is_stale(point.value)) {
+                points.iter().copied().filter(|point| !is_stale(point.value)).collect()
+            } else {
+                Cow::Borrowed(points)
+            };
+            Range { labels, points }
         });
         ranges.filter(|range| !range.points.is_empty()).collect()
     }

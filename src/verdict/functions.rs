@@ -152,7 +152,7 @@ fn of_ranges(evaluator: &Evaluator<'_>, name: &str, args: &[&Expr]) -> Result<Ve
     };
     let each = |Range { labels, points }| {
         let value = of_range(name, &points, window, ahead, evaluator.at)?;
-        let labels: Labels = if name == "last_over_time" { labels } else { labels.without_name() };
+        let labels: Labels = if name == "last_over_time" { labels.clone() } else { labels.without_name() };
         Some(Element { labels, value })
     };
     unique(ranges.into_iter().filter_map(each).collect())

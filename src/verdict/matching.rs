@@ -12,8 +12,12 @@ pub(super) fn binary(evaluator: &Evaluator<'_>, expr: &BinaryExpr) -> Result<Val
     let op = op.as_str();
     let default = BinModifier::default();
     let modifier = expr.modifier.as_ref().unwrap_or(&default);
-    let sides = (evaluator.eval(&expr.lhs)?, evaluator.eval(&expr.rhs)?);
-    match sides {
+    let left = evaluator.eval(&expr.lhs)?;
+    // Of nothing only `or` makes something; most rules end here on a healthy node.
+    if op != "or" && matches!(&left, Value::Vector(vector) if vector.is_empty()) {
+        return Ok(left);
+    }
+    match (left, evaluator.eval(&expr.rhs)?) {
         (Value::Scalar(left), Value::Scalar(right)) => Ok(Value::Scalar(match compare(op, left, right) {
             Some(holds) => f64::from(holds),
             None => arithmetic(op, left, right)?,

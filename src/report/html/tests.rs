@@ -37,7 +37,8 @@ fn colors(dark: bool) -> Vec<(&'static str, [f64; 3])> {
 
 /// WCAG 2: (L1 + 0.05) / (L2 + 0.05).
 fn contrast(a: [f64; 3], b: [f64; 3]) -> f64 {
-    let linear = |channel: f64| if channel <= 0.04045 { channel / 12.92 } else { ((channel + 0.055) / 1.055).powf(2.4) };
+    let linear =
+        |channel: f64| if channel <= 0.04045 { channel / 12.92 } else { ((channel + 0.055) / 1.055).powf(2.4) };
     let luminance = |[r, g, b]: [f64; 3]| 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b) + 0.05;
     let (a, b) = (luminance(a), luminance(b));
     if a > b { a / b } else { b / a }
