@@ -219,4 +219,22 @@ mod tests {
         let pids = Host::new(Roots { proc: dir.path().into(), ..Roots::default() }).pids().unwrap();
         assert!(pids.cmdline(2).unwrap().is_empty());
     }
+
+    #[test]
+    fn a_container_of_our_own_is_not_the_machine() {
+        use crate::error::Reason;
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::new(crate::host::Roots { proc: dir.path().into(), ..crate::host::Roots::default() });
+        let is = |link: &str| {
+            let _ = std::fs::remove_file(dir.path().join("self"));
+            std::os::unix::fs::symlink(link, dir.path().join("self")).unwrap();
+            host.sees_the_machines_processes().map_err(|error| error.reason())
+        };
+        assert!(host.sees_the_machines_processes().is_ok(), "recorded files");
+        // Hidden: there always is a first process.
+        assert_eq!(is("77"), Err(Reason::Denied));
+        std::fs::create_dir(dir.path().join("1")).unwrap();
+        assert_eq!(is("77"), Ok(()));
+        assert_eq!(is("1"), Err(Reason::Denied));
+    }
 }

@@ -100,7 +100,7 @@ impl Drop for Apiserver {
 
 fn answer(state: &State, bodies: &HashMap<&'static str, String>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
-    state.seen.lock().unwrap().insert(format!("{} {}", request.method(), request.uri()));
+    state.seen.lock().unwrap().insert(format!("{} {}", request.method(), request.uri().path_and_query().unwrap()));
     let right = right(path);
     let (status, body) = if state.refused.lock().unwrap().contains(right) {
         (403, r#"{"kind":"Status","code":403}"#.to_owned())
