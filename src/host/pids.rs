@@ -222,7 +222,6 @@ mod tests {
 
     #[test]
     fn a_container_of_our_own_is_not_the_machine() {
-        use crate::error::Reason;
         let dir = tempfile::tempdir().unwrap();
         let host = Host::new(crate::host::Roots { proc: dir.path().into(), ..crate::host::Roots::default() });
         let is = |link: &str| {
