@@ -236,8 +236,16 @@ impl Lab {
                 && some("headroom_node_object_requests_total", "lease", 1)
                 && some("headroom_node_object_requests_total", "\"node\"", 1);
             if asked {
-                std::thread::sleep(Duration::from_millis(300));
-                return Page::parse(&self.get(exporter));
+                // The slice is read after the health; where it is refused or out of reach it never comes.
+                let patience = Instant::now() + Duration::from_secs(3);
+                loop {
+                    std::thread::sleep(Duration::from_millis(300));
+                    let page = Page::parse(&self.get(exporter));
+                    let read = page.0.keys().any(|series| series.contains("source=\"endpointslice\""));
+                    if read || Instant::now() > patience {
+                        return page;
+                    }
+                }
             }
             assert!(Instant::now() < until, "the probes did not end: {page:#?}");
             std::thread::sleep(Duration::from_millis(100));
