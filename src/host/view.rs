@@ -153,7 +153,11 @@ mod tests {
         assert_eq!(view("77", &[INIT, KTHREADD, FIRST], true), View::Machine, "a pod with hostPID");
         assert_eq!(view("77", &[INIT, KTHREADD, OTHER], true), View::Machine, "its procfs, mounted in a container");
         assert_eq!(view("77", &[INIT, FIRST], false), View::Machine, "kernel threads are hidden");
-        assert_eq!(view("77", &[INIT, ("2/comm", "bash\n"), OTHER], false), View::Machine, "a container is the machine");
+        assert_eq!(
+            view("77", &[INIT, ("2/comm", "bash\n"), OTHER], false),
+            View::Machine,
+            "a container is the machine"
+        );
         assert_eq!(view("77", &[INIT], false), View::Machine, "a sandbox without namespaces to be seen");
         assert_eq!(view("1", &[("1/ns/pid", "pid:[4026531836]")], false), View::Machine, "we are its init");
         let dir = tempfile::tempdir().unwrap();

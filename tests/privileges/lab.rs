@@ -138,10 +138,17 @@ impl Lab {
         for id in [SANDBOX, CONTAINER] {
             fs::create_dir_all(pod.join(id)).unwrap();
         }
-        fs::write(pod.join(CONTAINER).join("memory.limit_in_bytes"), "16777216").unwrap();
-        let network =
-            "ip link add eth0 type dummy 2>/dev/null || ip tuntap add eth0 mode tap; echo ready; exec sleep 600";
-        self.start(&["unshare", "--net", "--mount", "sh", "-c", network], &[SANDBOX, CONTAINER]);
+        for (cgroup, limit) in [(pod.clone(), "33554432"), (pod.join(CONTAINER), "16777216")] {
+            fs::write(cgroup.join("memory.limit_in_bytes"), limit).unwrap();
+        }
+        // As a runtime does it, the volume is mounted in the container at a place of its own.
+        fs::create_dir(self.at("scratch")).unwrap();
+        let container = format!(
+            "mount --bind {volume} {}
+             ip link add eth0 type dummy 2>/dev/null || ip tuntap add eth0 mode tap; echo ready; exec sleep 600",
+            self.text("scratch")
+        );
+        self.start(&["unshare", "--net", "--mount", "sh", "-c", &container], &[SANDBOX, CONTAINER]);
 
         // `tail -f` waits by inotify.
         let stranger = format!(
