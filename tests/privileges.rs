@@ -4,6 +4,10 @@
 #[path = "privileges/apiserver.rs"]
 mod apiserver;
 mod common;
+#[path = "privileges/container.rs"]
+mod container;
+#[path = "privileges/deployed.rs"]
+mod deployed;
 #[path = "common/fake_runtime.rs"]
 mod fake_runtime;
 #[path = "privileges/lab.rs"]
@@ -50,8 +54,12 @@ fn caps(uid: u32, caps: &[&str]) -> Vec<String> {
 }
 
 /// The rows.
-const KNOWN: [&str; 21] = [
+const KNOWN: [&str; 25] = [
     "full",
+    "seccomp",
+    "readonly-rootfs",
+    "nobody-no-runtime",
+    "init-of-its-own",
     "no-ptrace",
     "no-dac-read-search",
     "no-capability",
@@ -86,10 +94,21 @@ fn without(id: &str, lab: &Lab) -> Option<Without> {
         "nobody-both" => Without { setpriv: caps(65_534, &["sys_ptrace", "dac_read_search"]), ..none },
         "nobody-none" => Without { setpriv: caps(65_534, &[]), ..none },
         "nobody-override" => Without { setpriv: caps(65_534, &["sys_ptrace", "dac_override"]), ..none },
+        "nobody-no-runtime" => Without {
+            setpriv: caps(65_534, &["sys_ptrace", "dac_read_search"]),
+            flags: words(&["--no-runtime"]),
+            ..none
+        },
         "user-namespace" => {
             Without { unshare: vec!["--user", "--map-root-user"], setpriv: words(&["--no-new-privs"]), ..none }
         }
         "no-host-pid" => Without { unshare: vec!["--pid", "--fork", "--kill-child", "--mount-proc"], ..none },
+        "init-of-its-own" => Without {
+            unshare: vec!["--pid", "--fork", "--kill-child", "--mount-proc"],
+            script: "export KUBERNETES_SERVICE_HOST=10.96.0.1".to_owned(),
+            before: words(&["sh", "-c", "\"$@\"; exit", "init"]),
+            ..none
+        },
         "no-host-network" => Without { unshare: vec!["--net"], script: "ip link set lo up".to_owned(), ..none },
         "no-host-mount" => Without { script: format!("umount -l {}", at("host")), ..none },
         "no-sys-mount" => Without { script: format!("umount -l {}", at("sys")), ..none },
@@ -108,9 +127,12 @@ fn without(id: &str, lab: &Lab) -> Option<Without> {
     })
 }
 
-/// What is compared: not the exporter's own process, and nothing that depends on the moment.
+/// What is compared: not the exporter's own process or who started it, and nothing that depends on the moment.
 fn keys(page: &Page) -> BTreeSet<String> {
-    let own = |series: &str| series.starts_with("process_") || series.contains("comm=\"exporter\"");
+    let own = |series: &str| {
+        let ours = ["comm=\"exporter\"", "comm=\"runc\""].iter().any(|comm| series.contains(comm));
+        ours || series.starts_with("process_")
+    };
     let ours = page.0.keys().filter(|series| !own(series) && !series.contains("_bucket{"));
     ours.cloned().collect()
 }
@@ -254,12 +276,20 @@ fn every_row_of_the_document_is_true() {
     let fds = full.family("headroom_process_open_fds").find(|(series, _)| series.contains("comm=\"tail\""));
     assert!(fds.is_some_and(|(_, fds)| fds >= lab::FDS as f64), "{fds:?}");
     let mut wrong = Vec::new();
+    let contained = contained(&lab);
     for row in &rows {
-        let without = without(&row.id, &lab).unwrap();
-        let page = lab.page(&lab.exporter(&without));
-        wrong.extend(differences(row, &full, &page).into_iter().map(|what| format!("{}: {what}", row.id)));
+        let page = match row.id.as_str() {
+            "seccomp" | "readonly-rootfs" => match &contained {
+                Some(page) => page,
+                None => continue,
+            },
+            id => &lab.page(&lab.exporter(&without(id, &lab).unwrap())),
+        };
+        wrong.extend(differences(row, &full, page).into_iter().map(|what| format!("{}: {what}", row.id)));
     }
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
+
+    asked_about_a_scraper(&lab);
 
     // Nothing but what is listed was ever sent, in all these scrapes.
     let paths = lab.runtime.as_ref().unwrap().paths();
@@ -268,6 +298,83 @@ fn every_row_of_the_document_is_true() {
     let seen = lab.apiserver.seen();
     let seen: BTreeSet<&str> = seen.iter().map(String::as_str).collect();
     assert_eq!(seen, listed("apiserver"), "what the apiserver and the kubelet were asked");
+}
+
+/// The page of the exporter in a container, with the system calls that a runtime leaves it and a root that is read-only.
+fn contained(lab: &Lab) -> Option<Page> {
+    if let Some(what) = container::lacking() {
+        common::say_skip(format_args!("privileges in a container: no {what}"));
+        return None;
+    }
+    let container = lab.container();
+    let page = lab.page(&container.exporter);
+    let status = container.proc("status");
+    let fields: BTreeMap<&str, &str> = status.lines().filter_map(|line| line.split_once(":\t")).collect();
+    assert_eq!((fields["Seccomp"], fields["NoNewPrivs"]), ("2", "1"), "{status}");
+    for set in ["CapPrm", "CapEff", "CapBnd"] {
+        assert_eq!(fields[set], "0000000000080004", "{set}");
+    }
+    let mounts = container.proc("mountinfo");
+    let root =
+        mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|row| row[4] == "/").expect("a root");
+    assert!(root[5].split(',').any(|option| option == "ro"), "{root:?}");
+    Some(page)
+}
+
+/// Whom `--web.kubernetes-auth` lets in takes two questions, and no answer lets nobody in.
+fn asked_about_a_scraper(lab: &Lab) {
+    let without = Without { flags: words(&["--web.kubernetes-auth"]), ..Without::default() };
+    let exporter = lab.exporter(&without);
+    assert_eq!(lab.status(&exporter, None), 401);
+    assert_eq!(lab.status(&exporter, Some(apiserver::SCRAPER)), 200);
+    assert_eq!(lab.status(&exporter, Some("somebody")), 401);
+    drop(exporter);
+    for right in ["tokenreviews", "subjectaccessreviews"] {
+        let exporter = lab.exporter(&Without { refused: vec![right], ..without.clone() });
+        assert_eq!(lab.status(&exporter, Some(apiserver::SCRAPER)), 503, "without the right to create {right}");
+    }
+    lab.apiserver.refuse(&[]);
+}
+
+#[test]
+fn docker_is_asked_to_list_and_nothing_else() {
+    use headroom::host::{Deadline, Host, Roots};
+    use headroom::runtime::{Runtime, Settings};
+    use std::io::{Read as _, Write as _};
+    use std::sync::{Arc, Mutex};
+
+    let root = tempfile::tempdir().unwrap();
+    let seen = Arc::<Mutex<BTreeSet<String>>>::default();
+    let writer = Arc::clone(&seen);
+    let container = r#"[{"Id":"c0ffee","Names":["/plain"],"ImageID":"sha256:1","State":"running","Labels":{}}]"#;
+    let _docker = fake_runtime::Raw::start(&root.path().join("run/docker.sock"), move |mut stream| {
+        let (mut request, mut byte) = (Vec::new(), [0]);
+        while stream.read(&mut byte).is_ok_and(|read| read == 1) {
+            request.push(byte[0]);
+            if !request.ends_with(b"\r\n\r\n") {
+                continue;
+            }
+            let line = String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned();
+            let asked = line.trim_end_matches(" HTTP/1.1").to_owned();
+            let body = match asked.as_str() {
+                "GET /version" => r#"{"Version":"20.10.24"}"#,
+                "GET /info" => r#"{"DockerRootDir":"/var/lib/docker"}"#,
+                "GET /containers/json?all=1" => container,
+                _ => "[]",
+            };
+            writer.lock().unwrap().insert(asked);
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            request.clear();
+        }
+    });
+    let host = Host::new(Roots { root: root.path().to_owned(), ..Roots::default() });
+    let runtime = Runtime::new(Settings { fresh: std::time::Duration::ZERO, ..Settings::default() });
+    for _ in 0..3 {
+        let inventory = runtime.inventory(&host, Deadline::after(std::time::Duration::from_secs(10))).unwrap();
+        assert_eq!((inventory.containers.len(), inventory.images.is_some()), (1, true));
+    }
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.iter().map(String::as_str).collect::<BTreeSet<_>>(), listed("docker"));
 }
 
 #[test]

@@ -398,7 +398,7 @@ mod tests {
         let host = Host::new(roots);
         assert_eq!(Layout::find(&host).unwrap(), None, "nothing says that there are any");
         std::fs::create_dir(dir.path().join("proc")).unwrap();
-        let mut find = |row: &str| {
+        let find = |row: &str| {
             std::fs::write(dir.path().join("proc/cgroups"), row).unwrap();
             Layout::find(&host).map_err(|error| (error.reason(), error.to_string().contains("--path.sysfs")))
         };

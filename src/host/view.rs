@@ -24,8 +24,6 @@ use crate::error::{Error, Reason, Result};
 const FIRST_NAMESPACE: &[u8] = b"pid:[4026531836]";
 /// What the kubelet sets in every container.
 const IN_A_POD: &str = "KUBERNETES_SERVICE_HOST";
-/// `PROC_SUPER_MAGIC`
-const PROCFS: i64 = 0x9fa0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum View {
@@ -73,7 +71,8 @@ impl Host {
         let link = |name: &str| rustix::fs::readlink(self.proc(name), Vec::new()).map(std::ffi::CString::into_bytes);
         let Ok(me) = link("self") else {
             // Or recorded files.
-            let procfs = rustix::fs::statfs(&self.roots().proc).is_ok_and(|statfs| i64::from(statfs.f_type) == PROCFS);
+            let procfs = rustix::fs::statfs(&self.roots().proc)
+                .is_ok_and(|statfs| statfs.f_type == rustix::fs::PROC_SUPER_MAGIC);
             return if procfs { View::Elsewhere } else { View::Machine };
         };
         if self.read(self.proc("2/comm")).is_ok_and(|comm| comm.trim_end() == "kthreadd") {

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Collected, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -18,11 +18,18 @@ use crate::tls_server::Authority;
 pub(crate) const NODE: &str = "tb-node";
 const SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
 
+const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
+const ACCESSES: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+/// The token of somebody who may read the page.
+pub(crate) const SCRAPER: &str = "token-of-a-scraper";
+
 /// The right that a path takes, as the `resource` of a rule.
 pub(crate) fn right(path: &str) -> &'static str {
     match path {
         "/configz" => "nodes/configz",
         SLICE => "endpointslices",
+        REVIEWS => "tokenreviews",
+        ACCESSES => "subjectaccessreviews",
         _ if path.contains("/leases/") => "leases",
         _ if path.ends_with("/proxy/healthz") => "nodes/proxy",
         _ if path.starts_with("/api/v1/nodes/") => "nodes",
@@ -65,8 +72,8 @@ impl Apiserver {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                     let service = service_fn(move |request: Request<Incoming>| {
-                        let response = answer(&state, &bodies, &request);
-                        async move { Ok::<_, Infallible>(response) }
+                        let (state, bodies) = (Arc::clone(&state), Arc::clone(&bodies));
+                        async move { Ok::<_, Infallible>(answer(&state, &bodies, request).await) }
                     });
                     if two {
                         let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -98,14 +105,32 @@ impl Drop for Apiserver {
     }
 }
 
-fn answer(state: &State, bodies: &HashMap<&'static str, String>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let path = request.uri().path();
+async fn answer(
+    state: &State,
+    bodies: &HashMap<&'static str, String>,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    let path = request.uri().path().to_owned();
     state.seen.lock().unwrap().insert(format!("{} {}", request.method(), request.uri().path_and_query().unwrap()));
-    let right = right(path);
-    let (status, body) = if state.refused.lock().unwrap().contains(right) {
-        (403, r#"{"kind":"Status","code":403}"#.to_owned())
-    } else {
-        bodies.get(right).map_or((404, String::new()), |body| (200, body.clone()))
+    let right = right(&path);
+    let refused = state.refused.lock().unwrap().contains(right);
+    let (status, body) = match (refused, right) {
+        (true, _) => (403, r#"{"kind":"Status","code":403}"#.to_owned()),
+        (false, "tokenreviews" | "subjectaccessreviews") => {
+            let question = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
+            let question: Value = serde_json::from_slice(&question).unwrap_or_default();
+            let known = question["spec"]["token"] == SCRAPER;
+            let may = question["spec"]["user"] == "scraper";
+            let status = json!({"authenticated": known, "user": {"username": "scraper"}, "allowed": may});
+            (201, json!({"kind": question["kind"], "status": status}).to_string())
+        }
+        // Renewed just now, however long the test takes.
+        (false, "leases") => {
+            let mut lease: Value = serde_json::from_str(&bodies["leases"]).unwrap();
+            lease["spec"]["renewTime"] = format!("{:.6}", jiff::Timestamp::now()).into();
+            (200, lease.to_string())
+        }
+        (false, right) => bodies.get(right).map_or((404, String::new()), |body| (200, body.clone())),
     };
     Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap()
 }
@@ -115,8 +140,6 @@ fn bodies(address: SocketAddr) -> HashMap<&'static str, String> {
         let at = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/node_status/k8s-1.36-cgroupv1");
         serde_json::from_slice(&std::fs::read(format!("{at}/{name}.json")).unwrap()).unwrap()
     };
-    let mut lease = recorded("lease");
-    lease["spec"]["renewTime"] = format!("{:.6}", jiff::Timestamp::now()).into();
     let slice = json!({
         "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "addressType": "IPv4",
         "endpoints": [{"addresses": ["127.0.0.1", "127.0.0.9"], "conditions": {"ready": true}}],
@@ -129,7 +152,7 @@ fn bodies(address: SocketAddr) -> HashMap<&'static str, String> {
         ("public", "ok".to_owned()),
         ("nodes/proxy", "ok".to_owned()),
         ("nodes", recorded("node").to_string()),
-        ("leases", lease.to_string()),
+        ("leases", recorded("lease").to_string()),
         ("endpointslices", slice.to_string()),
         ("nodes/configz", configz.to_string()),
     ])

@@ -11,10 +11,12 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::apiserver::{Apiserver, NODE};
 use crate::common::{self, Exporter, Page};
+use crate::container;
 use crate::fake_runtime::{self, Fake};
 use crate::netns::{self, Namespace};
 
@@ -26,7 +28,7 @@ const SANDBOX: &str = "c0ffee000000000000000000000000000000000000000000000000000
 const MEMORY: &str = "/sys/fs/cgroup/memory";
 
 /// A right that is taken away.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Without {
     /// Arguments of `setpriv`; those of an exporter with every right if empty.
     pub(crate) setpriv: Vec<String>,
@@ -121,14 +123,18 @@ impl Lab {
         for directory in ["kubelet", "kubelet/pods", &format!("kubelet/pods/{POD}")] {
             fs::set_permissions(self.at(directory), fs::Permissions::from_mode(0o750)).unwrap();
         }
-        for name in ["host", "sys"] {
+        for name in ["host", "sys", "image"] {
             fs::create_dir(self.at(name)).unwrap();
         }
-        let (volume, host, sys) = (volume.display().to_string(), self.text("host"), self.text("sys"));
+        let (volume, host, sys, image) =
+            (volume.display().to_string(), self.text("host"), self.text("sys"), self.text("image"));
         self.namespace.run(&format!(
             "mount -t tmpfs -o size=8m tmpfs {volume}
              head -c 1048576 /dev/zero > {volume}/fill
+             mount --rbind / {image}
+             mount --make-runbindable {image}
              mount --rbind / {host}
+             mount --make-rprivate {image}
              mount --rbind /sys {sys}
              mount -o remount,bind,ro {host}
              mount -o remount,bind,ro {sys}
@@ -207,6 +213,12 @@ impl Lab {
             .arg("setpriv")
             .args(setpriv)
             .arg(self.at("exporter"));
+        let flags = self.flags(&without.flags);
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        Exporter::start_by(command, &flags, |command| self.namespace.spawn(command))
+    }
+
+    fn flags(&self, more: &[String]) -> Vec<String> {
         let server = format!("https://{}", self.apiserver.address);
         let mut flags = vec![
             format!("--path.rootfs={}", self.text("host")),
@@ -224,9 +236,27 @@ impl Lab {
             "--collector.node_status.node-interval=5s".to_owned(),
             format!("--node-name={NODE}"),
         ];
-        flags.extend(without.flags.iter().cloned());
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        Exporter::start_by(command, &flags, |command| self.namespace.spawn(command))
+        flags.extend(more.iter().cloned());
+        flags
+    }
+
+    /// An exporter with every right that it asks for, as a runtime starts it.
+    pub(crate) fn container(&self) -> Container<'_> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        self.apiserver.refuse(&[]);
+        let id = format!("headroom-privileges-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let bundle = self.at(&id);
+        fs::create_dir(&bundle).unwrap();
+        let command = [self.text("exporter"), "--web.listen-address=127.0.0.1:0".to_owned()];
+        let command: Vec<String> = command.into_iter().chain(self.flags(&[])).collect();
+        let config = container::config(&id, &self.at("image"), &[&self.at("host"), &self.at("sys")], &command);
+        fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+        let mut runc = self.namespace.command("sh");
+        // What Exporter adds to the command line goes to the shell, which does not care.
+        runc.args(["-c", &format!("exec runc run --bundle {} {id}", bundle.display()), "runc"]);
+        let guard = Deleted { namespace: &self.namespace, id };
+        let exporter = Exporter::start_by(runc, &[], |command| self.namespace.spawn(command));
+        Container { guard, exporter }
     }
 
     /// A page of this exporter on which every probe has ended once.
@@ -261,18 +291,63 @@ impl Lab {
 
     /// The text of its page, asked for in its own network.
     pub(crate) fn get(&self, exporter: &Exporter) -> String {
-        let network = format!("--net=/proc/{}/ns/net", exporter.pid());
-        let url = format!("http://{}/metrics", exporter.address);
-        let output =
-            Command::new("nsenter").args([&network, "curl", "-sS", "--max-time", "20", &url]).output().unwrap();
+        let output = self.curl(exporter, &["-sS"]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The status of the answer to somebody with this token.
+    pub(crate) fn status(&self, exporter: &Exporter, token: Option<&str>) -> u16 {
+        let header = token.map_or_else(|| "Accept: */*".to_owned(), |token| format!("Authorization: Bearer {token}"));
+        let output = self.curl(exporter, &["-sS", "-o", "/dev/null", "-w", "%{http_code}", "-H", &header]);
+        String::from_utf8(output.stdout).unwrap().parse().unwrap()
+    }
+
+    fn curl(&self, exporter: &Exporter, words: &[&str]) -> std::process::Output {
+        let network = format!("--net=/proc/{}/ns/net", exporter.pid());
+        let url = format!("http://{}/metrics", exporter.address);
+        Command::new("nsenter").args([&network, "curl", "--max-time", "20"]).args(words).arg(&url).output().unwrap()
     }
 }
 
 /// The rights of the DaemonSet: uid 0, and of the capabilities the two that are proved necessary.
 pub(crate) const FULL: [&str; 4] =
     ["--bounding-set=-all,+sys_ptrace,+dac_read_search", "--inh-caps=-all", "--no-new-privs", "--clear-groups"];
+
+/// A container that runs. Dropped, it goes.
+pub(crate) struct Container<'a> {
+    guard: Deleted<'a>,
+    pub(crate) exporter: Exporter,
+}
+
+impl Container<'_> {
+    /// A file of the process in it, as those of the lab see it.
+    pub(crate) fn proc(&self, file: &str) -> String {
+        let state: serde_json::Value = serde_json::from_str(&self.guard.runc(&["state"])).unwrap();
+        self.guard.namespace.run(&format!("cat /proc/{}/{file}", state["pid"]))
+    }
+}
+
+struct Deleted<'a> {
+    namespace: &'a Namespace,
+    id: String,
+}
+
+impl Deleted<'_> {
+    /// Among the processes of the lab: pids are those of its namespace.
+    fn runc(&self, words: &[&str]) -> String {
+        let mut command = self.namespace.command("runc");
+        let child =
+            self.namespace.spawn(command.args(words).arg(&self.id).stdout(Stdio::piped()).stderr(Stdio::null()));
+        String::from_utf8(child.unwrap().wait_with_output().unwrap().stdout).unwrap()
+    }
+}
+
+impl Drop for Deleted<'_> {
+    fn drop(&mut self) {
+        self.runc(&["delete", "--force"]);
+    }
+}
 
 impl Drop for Lab {
     fn drop(&mut self) {
