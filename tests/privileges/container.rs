@@ -21,7 +21,7 @@ pub(crate) fn lacking() -> Option<&'static str> {
 }
 
 /// `config.json` of a container with this root, these mounts (bound recursively, read-only) and command.
-pub(crate) fn config(id: &str, root: &Path, mounts: &[&Path], command: &[String]) -> Value {
+pub(crate) fn config(id: &str, uid: u32, root: &Path, mounts: &[&Path], command: &[String]) -> Value {
     let proc =
         json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]});
     let binds = mounts.iter().map(|path| {
@@ -30,7 +30,7 @@ pub(crate) fn config(id: &str, root: &Path, mounts: &[&Path], command: &[String]
     json!({
         "ociVersion": "1.0.2",
         "process": {
-            "user": {"uid": 0, "gid": 0},
+            "user": {"uid": uid, "gid": uid},
             "args": command,
             "env": ["PATH=/usr/bin:/bin"],
             "cwd": "/",

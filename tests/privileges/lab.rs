@@ -227,21 +227,21 @@ impl Lab {
             format!("--apiserver.url={server}"),
             format!("--apiserver.token-file={}", self.text("token")),
             format!("--apiserver.ca-file={}", self.text("ca.pem")),
-            "--apiserver.probe-interval=1s".to_owned(),
+            "--apiserver.probe-interval=300ms".to_owned(),
             "--apiserver.probe-kubelet".to_owned(),
             format!("--kubelet.url={server}"),
             format!("--kubelet.token-file={}", self.text("token")),
             format!("--kubelet.ca-file={}", self.text("ca.pem")),
-            "--collector.node_status.lease-interval=1s".to_owned(),
-            "--collector.node_status.node-interval=5s".to_owned(),
+            "--collector.node_status.lease-interval=500ms".to_owned(),
+            "--collector.node_status.node-interval=500ms".to_owned(),
             format!("--node-name={NODE}"),
         ];
         flags.extend(more.iter().cloned());
         flags
     }
 
-    /// An exporter with every right that it asks for, as a runtime starts it.
-    pub(crate) fn container(&self) -> Container<'_> {
+    /// An exporter as a runtime starts it, with every right that it asks for and as this user.
+    pub(crate) fn container(&self, uid: u32) -> Container<'_> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         self.apiserver.refuse(&[]);
         let id = format!("headroom-privileges-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -249,7 +249,7 @@ impl Lab {
         fs::create_dir(&bundle).unwrap();
         let command = [self.text("exporter"), "--web.listen-address=127.0.0.1:0".to_owned()];
         let command: Vec<String> = command.into_iter().chain(self.flags(&[])).collect();
-        let config = container::config(&id, &self.at("image"), &[&self.at("host"), &self.at("sys")], &command);
+        let config = container::config(&id, uid, &self.at("image"), &[&self.at("host"), &self.at("sys")], &command);
         fs::write(bundle.join("config.json"), config.to_string()).unwrap();
         let mut runc = self.namespace.command("sh");
         // What Exporter adds to the command line goes to the shell, which does not care.
