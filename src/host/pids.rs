@@ -34,6 +34,37 @@ impl Host {
             .map_err(|errno| Error::os(path.display(), &io::Error::from(errno)))?;
         Ok(Pids { dir, path })
     }
+
+    /// Fails if the procfs can only have processes of our own container: we are its first one, which on a machine `init` is. Every sum
+    /// over it would be true of the container and be taken for the node's.
+    ///
+    /// A container whose first process is another one (an init of its own, a pod's shared process namespace) is not recognised.
+    ///
+    /// # Errors
+    /// Denied.
+    pub fn sees_the_machines_processes(&self) -> Result<()> {
+        match rustix::fs::readlink(self.proc("self"), Vec::new()) {
+            Ok(link) if link.as_bytes() == b"1" => Err(Error::new(
+                crate::error::Reason::Denied,
+                format!(
+                    "{}: this exporter is the first process here, so these are not the processes of the machine: it needs hostPID: true",
+                    self.proc("").display()
+                ),
+            )),
+            // A procfs without its first process hides those of others (`hidepid=2`).
+            Ok(_) if rustix::fs::lstat(self.proc("1")).is_err_and(|errno| errno == rustix::io::Errno::NOENT) => {
+                Err(Error::new(
+                    crate::error::Reason::Denied,
+                    format!(
+                        "{}: processes of others are hidden (hidepid): it takes CAP_SYS_PTRACE to see them",
+                        self.proc("").display()
+                    ),
+                ))
+            }
+            // No link: recorded files.
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Pids {
@@ -187,5 +218,22 @@ mod tests {
         std::fs::write(dir.path().join("2/cmdline"), "").unwrap();
         let pids = Host::new(Roots { proc: dir.path().into(), ..Roots::default() }).pids().unwrap();
         assert!(pids.cmdline(2).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_container_of_our_own_is_not_the_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::new(crate::host::Roots { proc: dir.path().into(), ..crate::host::Roots::default() });
+        let is = |link: &str| {
+            let _ = std::fs::remove_file(dir.path().join("self"));
+            std::os::unix::fs::symlink(link, dir.path().join("self")).unwrap();
+            host.sees_the_machines_processes().map_err(|error| error.reason())
+        };
+        assert!(host.sees_the_machines_processes().is_ok(), "recorded files");
+        // Hidden: there always is a first process.
+        assert_eq!(is("77"), Err(Reason::Denied));
+        std::fs::create_dir(dir.path().join("1")).unwrap();
+        assert_eq!(is("77"), Ok(()));
+        assert_eq!(is("1"), Err(Reason::Denied));
     }
 }

@@ -199,7 +199,14 @@ impl Collector for CgroupLeak {
         // Before the walk: `strangers` tells why.
         let word = match self.runtime.inventory_and_when(context.host, context.deadline.part(RUNTIME)) {
             Ok((inventory, asked)) => Word::Known(inventory, asked),
-            Err(error) if error.reason() == Reason::Absent => Word::Nobody,
+            // Without a runtime the processes in the cgroups tell, and those of others cannot be seen.
+            Err(error) if error.reason() == Reason::Absent => match context.host.sees_the_machines_processes() {
+                Ok(()) => Word::Nobody,
+                Err(error) => {
+                    samples.fail(error);
+                    Word::Silence
+                }
+            },
             Err(error) => {
                 samples.fail(error);
                 Word::Silence
