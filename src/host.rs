@@ -19,6 +19,7 @@ pub mod sockets;
 mod stamp;
 pub mod text;
 pub mod tree;
+mod view;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -70,3 +70,16 @@ fn the_man_pages_are_read_without_a_complaint() {
         }
     }
 }
+
+/// README's first command: of the two programs `cargo run` takes the exporter.
+#[test]
+fn cargo_run_runs_the_exporter() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(metadata["packages"][0]["default_run"], "headroom-exporter");
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    assert!(readme.contains("\ncargo run --release "), "README says another command");
+}

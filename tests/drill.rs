@@ -193,7 +193,9 @@ fn a_process_near_its_limit_of_open_files() {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     assert!(limits.lines().any(|line| line.starts_with("Max open files") && line.contains(" 200 ")), "{limits}");
     drill.end(Signal::KILL);
-    eventually("it is gone", || !Path::new(&format!("/proc/{pid}")).exists());
+    // Or dead and not yet waited for: who its parent is now, and whether that one waits, is not ours.
+    let gone = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'));
+    eventually("it is gone", || fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, gone));
     lab.nothing_left();
 }
 

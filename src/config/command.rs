@@ -8,8 +8,9 @@ use crate::about;
 use crate::modes::{MODES, Mode};
 
 /// The flags that `-h` shows, with the words that fit there; `--help` shows them all, in full.
-const SUMMARY: [(&str, &str); 13] = [
+const SUMMARY: [(&str, &str); 14] = [
     ("web.listen-address", "Where to listen; repeat it for several"),
+    ("web.config.file", "TLS and passwords, as node_exporter's"),
     ("path.procfs", "The machine's procfs"),
     ("path.sysfs", "Its sysfs, with the cgroups"),
     ("path.rootfs", "Its root file system"),

@@ -17,7 +17,7 @@ use crate::modes::MODES;
 pub(super) const NAME: &str = "doctor";
 
 #[derive(clap::Args, Debug)]
-#[command(next_help_heading = "Options")]
+#[command(next_help_heading = "Doctor")]
 struct Own {
     /// Print the verdicts as JSON
     #[arg(long)]

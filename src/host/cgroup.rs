@@ -32,6 +32,14 @@ pub struct Subsystem {
     pub enabled: bool,
 }
 
+impl Subsystem {
+    /// True if there are cgroups of it: it is on a v1 hierarchy, or on cgroup2 with more than the root. One that nobody mounted counts
+    /// its root alone.
+    fn is_in_use(&self) -> bool {
+        self.enabled && (self.hierarchy != 0 || self.cgroups > 1)
+    }
+}
+
 /// Parses `/proc/cgroups`.
 ///
 /// # Errors
@@ -224,6 +232,24 @@ impl Layout {
         Ok(Layout { mode, hierarchies })
     }
 
+    /// As [`Layout::detect`], with `None` for a machine that has no cgroups at all: that is an answer. Cgroups that the kernel has and
+    /// we are not shown are none: whoever took that for an answer would call a node without limits, pods and kills what is only a mount that is missing.
+    ///
+    /// # Errors
+    /// Those of [`Layout::detect`]; absent if the kernel has cgroups and `sys/fs/cgroup` shows none.
+    pub fn find(host: &Host) -> Result<Option<Self>> {
+        match Self::detect(host) {
+            Ok(layout) => Ok(Some(layout)),
+            Err(error) if error.reason() == Reason::Absent => match host.read_some(host.proc("cgroups"))? {
+                Some(rows) if parse_subsystems(&rows)?.iter().any(Subsystem::is_in_use) => {
+                    Err(hidden(&host.sys("fs/cgroup")))
+                }
+                _ => Ok(None),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
     /// The hierarchy that a controller is on.
     pub fn of(&self, controller: &str) -> Option<&Hierarchy> {
         self.hierarchies.iter().find(|hierarchy| hierarchy.has(controller))
@@ -243,6 +269,23 @@ fn unified(host: &Host, path: &Path) -> Result<Option<Hierarchy>> {
     }
     let controllers = controllers.split_ascii_whitespace().map(str::to_owned).collect();
     Ok(Some(Hierarchy { path: path.to_owned(), controllers, unified: true }))
+}
+
+/// Fails where a directory below `sys/fs/cgroup` is a part of a hierarchy and not its root: what it says is not said of the machine.
+///
+/// # Errors
+/// Malformed.
+pub fn is_the_machines(host: &Host, path: &Path) -> Result<()> {
+    let of_a_part = exists(host, &path.join("cgroup.events"))?
+        || (exists(host, &path.join("notify_on_release"))? && !exists(host, &path.join("release_agent"))?);
+    if of_a_part { Err(part_of_a_tree(path)) } else { Ok(()) }
+}
+
+fn hidden(path: &Path) -> Error {
+    Error::absent(format!(
+        "{}: the kernel has cgroups, and none is to be seen there: mount the host's /sys and point --path.sysfs at it",
+        path.display()
+    ))
 }
 
 fn part_of_a_tree(path: &Path) -> Error {
@@ -346,6 +389,37 @@ mod tests {
             assert_eq!(error.reason(), Reason::Malformed, "{files:?}");
             assert!(error.to_string().contains("mount the host's /sys"), "{error}");
         }
+    }
+
+    #[test]
+    fn cgroups_that_are_hidden_are_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots { proc: dir.path().join("proc"), sys: dir.path().join("sys"), ..Roots::default() };
+        let host = Host::new(roots);
+        assert_eq!(Layout::find(&host).unwrap(), None, "nothing says that there are any");
+        std::fs::create_dir(dir.path().join("proc")).unwrap();
+        let find = |row: &str| {
+            std::fs::write(dir.path().join("proc/cgroups"), row).unwrap();
+            Layout::find(&host).map_err(|error| (error.reason(), error.to_string().contains("--path.sysfs")))
+        };
+        assert_eq!(find("memory 0 1 1\n"), Ok(None), "built in, and mounted nowhere");
+        assert_eq!(find("memory 4 73 0\n"), Ok(None), "switched off");
+        assert_eq!(find("memory 4 73 1\n"), Err((Reason::Absent, true)), "v1");
+        assert_eq!(find("memory 0 73 1\n"), Err((Reason::Absent, true)), "v2");
+        let (_dir, v2) = self::host(&["cgroup.controllers"]);
+        assert_eq!(Layout::find(&v2).unwrap().unwrap().mode, Mode::V2);
+    }
+
+    #[test]
+    fn files_of_a_part_are_known_by_themselves() {
+        let is = |files: &[&str], of: &str| {
+            let (dir, host) = host(files);
+            is_the_machines(&host, &dir.path().join("fs/cgroup").join(of)).map_err(|error| error.reason())
+        };
+        assert_eq!(is(&["memory.stat"], ""), Ok(()));
+        assert_eq!(is(&["memory.stat", "cgroup.events"], ""), Err(Reason::Malformed));
+        assert_eq!(is(&["memory/notify_on_release"], "memory"), Err(Reason::Malformed));
+        assert_eq!(is(&["memory/notify_on_release", "memory/release_agent"], "memory"), Ok(()));
     }
 
     #[test]

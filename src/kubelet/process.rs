@@ -70,9 +70,11 @@ impl Finder {
     /// The kubelet and the control plane as they are now.
     ///
     /// # Errors
-    /// The operating system's if processes cannot be listed or the kubelet's command line not be read; timeout if there
+    /// Denied in a process namespace of our own; the operating system's if processes cannot be listed or the kubelet's command line not be
+    /// read; timeout if there
     /// are too many to look at before the deadline.
     pub fn find(&self, host: &Host, deadline: Deadline) -> Result<Found> {
+        host.sees_the_machines_processes()?;
         let pids = host.pids()?;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let sweep = match last.take() {

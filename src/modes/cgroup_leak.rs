@@ -20,7 +20,7 @@
 //! volumes are mounted, makes it before the first sandbox (while volumes are attached, for instance) and removes it after the last:
 //! a pod directory that the runtime does not know is legitimate for minutes, and only its age tells it from a leak. Ages start
 //! with the exporter, and stand still while the runtime does not answer. Without a runtime, "live" means "has a process",
-//! pause containers included. How a directory is proven unknown, and why no race makes a false one, is in
+//! pause containers included. On v1 that takes the host's process namespace: without it nothing is said of what has a process (denied). How a directory is proven unknown, and why no race makes a false one, is in
 //! `cgroup_leak/strangers.rs`.
 
 mod assess;
@@ -199,6 +199,7 @@ impl Collector for CgroupLeak {
         // Before the walk: `strangers` tells why.
         let word = match self.runtime.inventory_and_when(context.host, context.deadline.part(RUNTIME)) {
             Ok((inventory, asked)) => Word::Known(inventory, asked),
+            // Without a runtime the processes in the cgroups tell.
             Err(error) if error.reason() == Reason::Absent => Word::Nobody,
             Err(error) => {
                 samples.fail(error);

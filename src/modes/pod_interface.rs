@@ -152,7 +152,9 @@ impl Collector for PodInterface {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
         let mut samples = Samples::new();
         let memory = &mut *self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = pods::find(context, &mut samples);
+        // The cgroup of a pod shows no process of another process namespace, as if its containers had ended.
+        let visible = samples.ok(context.host.sees_the_machines_processes()).is_some();
+        let found = if visible { pods::find(context, &mut samples) } else { None };
         if let Some(found) = &found {
             self.pods(context, found, &mut memory.lives, &mut samples);
         }

@@ -184,5 +184,9 @@ impl Poller {
 
 /// A socket that ought to be there and is not: that is a failure, where "absent" would say that none is to be expected.
 fn gone(error: Error) -> Error {
-    if error.reason() == Reason::Absent { Error::new(Reason::Vanished, error.to_string()) } else { error }
+    if error.reason() != Reason::Absent {
+        return error;
+    }
+    let hint = "a runtime was told of or answered there: is the host's / with its /run mounted where --path.rootfs says? --no-runtime if there is none";
+    Error::new(Reason::Vanished, format!("{error}; {hint}"))
 }

@@ -41,6 +41,7 @@ pub struct Fake {
     replies: Arc<Mutex<Replies>>,
     accepted: Arc<AtomicUsize>,
     calls: Arc<AtomicUsize>,
+    paths: Arc<Mutex<std::collections::BTreeSet<String>>>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -54,13 +55,15 @@ impl Fake {
             let _guard = runtime.enter();
             tokio::net::UnixListener::bind(path).unwrap()
         };
-        let this = (Arc::clone(&replies), Arc::clone(&accepted), Arc::clone(&calls));
+        let paths = Arc::<Mutex<std::collections::BTreeSet<String>>>::default();
+        let this = (Arc::clone(&replies), Arc::clone(&accepted), Arc::clone(&calls), Arc::clone(&paths));
         runtime.spawn(async move {
-            let (replies, accepted, calls) = this;
+            let (replies, accepted, calls, paths) = this;
             while let Ok((stream, _)) = listener.accept().await {
                 accepted.fetch_add(1, Ordering::Relaxed);
-                let (replies, calls) = (Arc::clone(&replies), Arc::clone(&calls));
+                let (replies, calls, paths) = (Arc::clone(&replies), Arc::clone(&calls), Arc::clone(&paths));
                 let service = service_fn(move |request: Request<Incoming>| {
+                    paths.lock().unwrap().insert(request.uri().path().to_owned());
                     calls.fetch_add(1, Ordering::Relaxed);
                     let call = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
                     let reply = replies.lock().unwrap().get(call.as_str()).cloned();
@@ -74,7 +77,7 @@ impl Fake {
                 tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
             }
         });
-        Fake { path: path.to_owned(), replies, accepted, calls, runtime: Some(runtime) }
+        Fake { path: path.to_owned(), replies, accepted, calls, paths, runtime: Some(runtime) }
     }
 
     /// From now on this call is answered so.
@@ -85,6 +88,11 @@ impl Fake {
     /// Connections so far.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Every method that was ever called: `/runtime.v1.RuntimeService/Version`.
+    pub fn paths(&self) -> std::collections::BTreeSet<String> {
+        self.paths.lock().unwrap().clone()
     }
 
     /// Calls so far.

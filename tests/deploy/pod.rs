@@ -27,7 +27,8 @@ done
 mount -o remount,ro "$root"
 while [ "$(cat "$root/proc/$!/comm")" != sleep ]; do sleep 0.01; done
 ls "$root/proc/$!/fd" | wc -l >"$witness"
-exec chroot "$root" /usr/bin/setpriv --inh-caps=-all --bounding-set="$capabilities" --no-new-privs /bin/headroom-exporter "$@"
+# Not by exec: process 1 is the machine's init, and an exporter that is process 1 itself knows that it sees its own container only.
+chroot "$root" /usr/bin/setpriv --inh-caps=-all --bounding-set="$capabilities" --no-new-privs /bin/headroom-exporter "$@" || exit $?
 "#;
 
 /// Starts it with exactly these capabilities. `root` in the folder is where its root is mounted, in a mount namespace that goes with it; the file

@@ -79,7 +79,8 @@ impl Flag {
     }
 
     fn schema(&self) -> Value {
-        let help = self.arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let help =
+            self.arg.get_long_help().or_else(|| self.arg.get_help()).map(ToString::to_string).unwrap_or_default();
         if self.is_switch() {
             return json!({ "type": "boolean", "description": help });
         }

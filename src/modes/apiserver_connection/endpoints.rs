@@ -111,6 +111,11 @@ impl Endpoints {
         Endpoints { flags: flags.iter().map(Place::from).collect(), overrides, state: Mutex::default() }
     }
 
+    /// True if somebody names addresses by a flag: then the others are a convenience.
+    pub(super) fn were_told(&self) -> bool {
+        !self.flags.is_empty()
+    }
+
     /// What is known now. Names that are new are resolved by and by, see [`Endpoints::resolve`].
     pub(super) fn known(&self, host: &Host, kubelet: Option<&Kubelet>) -> Known {
         let mut state = self.lock();

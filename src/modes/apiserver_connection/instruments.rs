@@ -98,6 +98,18 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// What has to be granted for it.
+    pub(super) fn permission(self) -> &'static str {
+        match self {
+            Kind::Reused | Kind::Fresh => {
+                "credentials that the apiserver accepts, and a ClusterRole with verb get on the path that is probed (--apiserver.probe-path)"
+            }
+            Kind::ToKubelet => "a ClusterRole with verb get on nodes/proxy, or no --apiserver.probe-kubelet",
+        }
+    }
+}
+
 /// What one kind of probe has met.
 #[derive(Debug, Default)]
 struct Met {
@@ -126,6 +138,8 @@ struct State {
     made: BTreeMap<Why, u64>,
     /// Why nothing can be asked at the moment: a file of ours that cannot be read.
     hindered: BTreeMap<Kind, Error>,
+    /// Why the endpoints behind the service stay unknown.
+    slice: Option<Error>,
     /// Bugs that were not shown yet.
     panics: Vec<Error>,
 }
@@ -188,6 +202,11 @@ impl Instruments {
         };
     }
 
+    /// The endpoints behind the service may not be known, and why; `None` once they may.
+    pub(super) fn slice_refused(&self, error: Option<Error>) {
+        self.lock().slice = error;
+    }
+
     /// A probe met a bug of ours: the next scrape says so.
     pub(super) fn panicked(&self, error: Error) {
         let panics = &mut self.lock().panics;
@@ -233,7 +252,7 @@ impl Instruments {
             }
         }
         // The same file is missing to all of them: once is enough.
-        let mut hindered: Vec<&Error> = state.hindered.values().collect();
+        let mut hindered: Vec<&Error> = state.hindered.values().chain(&state.slice).collect();
         hindered.dedup();
         hindered.into_iter().for_each(|error| samples.fail(error.clone()));
     }
@@ -339,6 +358,17 @@ mod tests {
         (0..10).for_each(|_| instruments.panicked(Error::new(Reason::Panic, "bug")));
         assert_eq!(shown(&instruments).errors().len(), MOST_PANICS, "shown by the next scrape");
         assert!(shown(&instruments).errors().is_empty(), "and only by that");
+    }
+
+    #[test]
+    fn endpoints_that_we_may_not_know_are_told_until_we_may() {
+        let instruments = Instruments::default();
+        instruments.slice_refused(Some(Error::new(Reason::Denied, "HTTP status 403")));
+        for _ in 0..2 {
+            assert_eq!(shown(&instruments).errors().iter().map(Error::reason).collect::<Vec<_>>(), [Reason::Denied]);
+        }
+        instruments.slice_refused(None);
+        assert!(shown(&instruments).errors().is_empty());
     }
 
     #[test]

@@ -18,9 +18,9 @@ use crate::host::{Deadline, Host};
 use crate::kubelet::node::Node;
 use crate::modes::{Probe, Work, pace};
 
-/// How often the endpoints behind the service address are asked for, and how often if we may not know them.
+/// How often the endpoints behind the service address are asked for, and how long the apiserver may tell us to wait.
 const SLICE_EVERY: Duration = Duration::from_secs(300);
-const SLICE_DENIED: Duration = Duration::from_secs(3600);
+const SLICE_AT_LAST: Duration = Duration::from_secs(3600);
 const SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
 const LARGEST_SLICE: usize = 64 << 10;
 const LARGEST_HEALTHZ: usize = 4 << 10;
@@ -28,6 +28,18 @@ const LARGEST_HEALTHZ: usize = 4 << 10;
 const NOBODY_HERE: Duration = Duration::from_secs(60);
 /// How long one look at the connections may take.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// Without it connections past the service address are taken for somebody else's, where nobody names their addresses.
+const SLICE_PERMISSION: &str =
+    "a Role in default with verb get on endpointslices of discovery.k8s.io, or --apiserver.endpoints";
+
+/// The right that we lack, if this was refused: then what is asked for cannot be known, however well the apiserver is.
+fn refusal(permission: &str, exchange: &Exchange) -> Option<Error> {
+    (exchange.outcome == Outcome::Unauthorized).then(|| {
+        let words = exchange.error.as_ref().map(ToString::to_string).unwrap_or_default();
+        Error::new(Reason::Denied, format!("{words}; it needs {permission}"))
+    })
+}
 
 /// What all of them share with the collector.
 pub(super) struct Shared {
@@ -104,7 +116,7 @@ impl Shared {
             let next = pace::next(began, interval, result.as_ref().ok());
             match result {
                 Ok(exchange) => {
-                    self.instruments.hindered(kind, None);
+                    self.instruments.hindered(kind, refusal(kind.permission(), &exchange));
                     self.instruments.note(kind, &exchange);
                 }
                 // Of our own files: nobody was asked.
@@ -161,25 +173,48 @@ impl Shared {
         sleep(pace::first(self.settings.interval)).await;
         loop {
             let pause = match client.get(SLICE, LARGEST_SLICE).await {
-                Ok(exchange) if exchange.outcome == Outcome::Ok => {
-                    match endpoints::of_slice(&exchange.body) {
-                        Ok(addresses) => self.endpoints.behind_service(addresses),
-                        Err(error) => tracing::warn!(%error, "endpoints of the kubernetes service"),
+                Ok(exchange) => {
+                    self.instruments
+                        .slice_refused(refusal(SLICE_PERMISSION, &exchange).filter(|_| !self.endpoints.were_told()));
+                    if exchange.outcome == Outcome::Ok {
+                        match endpoints::of_slice(&exchange.body) {
+                            Ok(addresses) => self.endpoints.behind_service(addresses),
+                            Err(error) => tracing::warn!(%error, "endpoints of the kubernetes service"),
+                        }
                     }
-                    SLICE_EVERY
+                    exchange.retry_after.unwrap_or(SLICE_EVERY).clamp(SLICE_EVERY, SLICE_AT_LAST)
                 }
-                // A convenience: without the right the addresses that we were told have to do.
-                Ok(exchange) if exchange.outcome == Outcome::Unauthorized => {
-                    tracing::info!(
-                        "the endpoints of the kubernetes service stay unknown: no right to get endpointslices in default"
-                    );
-                    SLICE_DENIED
-                }
-                Ok(exchange) => exchange.retry_after.unwrap_or(SLICE_EVERY).clamp(SLICE_EVERY, SLICE_DENIED),
                 // The probes say so, for everybody to see.
                 Err(_) => SLICE_EVERY,
             };
             sleep(pace::about(pause)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_refused_is_a_right_that_we_lack() {
+        let exchange = |outcome| Exchange {
+            outcome,
+            failed_in: None,
+            timings: Vec::new(),
+            status: None,
+            retry_after: None,
+            body: Default::default(),
+            error: Some(Error::new(Reason::Denied, "HTTP status 403")),
+        };
+        for outcome in Outcome::ALL {
+            let refused = refusal(Kind::ToKubelet.permission(), &exchange(outcome));
+            assert_eq!(refused.is_some(), outcome == Outcome::Unauthorized, "{outcome:?}");
+            if let Some(error) = refused {
+                assert_eq!(error.reason(), Reason::Denied);
+                let text = error.to_string();
+                assert!(text.contains("403") && text.contains("nodes/proxy"), "{text}");
+            }
         }
     }
 }

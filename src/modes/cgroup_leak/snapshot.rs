@@ -137,7 +137,7 @@ fn walk_unified(
     // The root has an id of its own.
     let mut ids = control.is_some().then_some(1);
     let mut unread = None;
-    let mut search = Search::new(hierarchy, Population::new(hierarchy.unified, names));
+    let mut search = Search::new(hierarchy, Population::new(hierarchy.unified, names, Ok(())));
     let top = (Position::TOP, control.as_deref().is_some_and(gives_memory));
     let extent = walk(&hierarchy.path, top, bounds, |entry, (position, has_id)| {
         let position = search.step(position, entry)?;
@@ -187,10 +187,12 @@ fn walk_v1(
     samples: &mut Samples,
 ) {
     let held = |rows: &[Subsystem]| rows.iter().find(|row| hierarchy.has(&row.name)).map(|row| row.cgroups);
+    // Told of no process, every directory would look like one that nobody is in.
+    let told = if want.searched { host.is_told_of_the_machines_processes() } else { Ok(()) };
     let mut before = snapshot.v1.iter().find(|one| hierarchy.has(&one.name)).and_then(|one| one.held);
     for first in [true, false] {
         let started = bounds.deadline.remaining();
-        let mut search = Search::new(hierarchy, Population::new(false, want.names));
+        let mut search = Search::new(hierarchy, Population::new(false, want.names, told.clone()));
         let top = if want.searched { Position::TOP } else { Position::Outside };
         let extent = walk(&hierarchy.path, top, bounds, |entry, position| {
             let position = search.step(position, entry)?;
@@ -259,16 +261,19 @@ fn spread(directories: &mut [Directory<Seen>]) {
 struct Population {
     unified: bool,
     names: bool,
+    /// Whether the kernel names processes to us at all.
+    told: Result<()>,
     /// The first error; there is no use in a thousand of the same.
     unread: Option<Error>,
 }
 
 impl Population {
-    fn new(unified: bool, names: bool) -> Self {
-        Population { unified, names, unread: None }
+    fn new(unified: bool, names: bool, told: Result<()>) -> Self {
+        Population { unified, names, told, unread: None }
     }
 
     fn read(&self, entry: &Entry<'_>) -> Result<bool> {
+        self.told.clone()?;
         if !self.unified {
             return Ok(!entry.first("cgroup.procs")?.is_empty());
         }

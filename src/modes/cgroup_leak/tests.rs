@@ -475,3 +475,32 @@ fn a_runtime_without_kubepods() {
     assert_eq!(samples.value(&CONTAINERS, &["running"]), Some(11.0), "the runtime's word needs no cgroup of ours");
     assert_eq!(orphaned(&samples), [None; 3]);
 }
+
+#[test]
+fn of_processes_that_the_kernel_does_not_name_nothing_is_said() {
+    // Process 1, and not in the machine's own process namespace: a container without hostPID.
+    let contained = |machine: &Machine| {
+        std::fs::create_dir_all(machine.host.proc("1")).unwrap();
+        std::os::unix::fs::symlink("1", machine.host.proc("self")).unwrap();
+    };
+    let (v1, v2) = (Machine::v1(), Machine::v2());
+    contained(&v1);
+    contained(&v2);
+    // Every directory of the recorded node would look as if nobody was in it.
+    let inventory = recorded("k8s-1.36-cgroupv1");
+    let mut scraped = Scraped::new(v1);
+    for seconds in [0, 10, 500] {
+        let samples = scraped.at(seconds, Ok(&inventory));
+        assert_eq!(reasons(&samples), [Reason::Denied]);
+        assert!(samples.errors()[0].to_string().contains("hostPID"));
+        assert_eq!(orphaned(&samples), [Some(0.0), Some(0.0), None], "of the others the runtime tells");
+        assert_eq!(by_qos(&samples, "pod"), [Some(1.0), Some(7.0), Some(3.0)]);
+    }
+    let samples = scraped.at(600, Err(Error::absent("no runtime")));
+    assert_eq!((reasons(&samples), orphaned(&samples)), (vec![Reason::Denied], [None; 3]));
+    assert_eq!(samples.value(&CONTAINERS, &["running"]), None);
+
+    // v2 says itself which cgroups have processes, whoever asks.
+    let samples = collect(&v2);
+    assert_eq!((reasons(&samples), orphaned(&samples)), (vec![], NONE));
+}

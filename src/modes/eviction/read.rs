@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Reason, Result};
+use crate::host::cgroup::{self, Layout};
 use crate::host::filesystem::{Filesystem, Patience};
 use crate::host::{Deadline, Host, text};
 use crate::kubelet::configuration::{Configuration, Source};
@@ -193,7 +194,8 @@ impl Snapshot {
     }
 }
 
-/// The node's working set; `None` on a kernel that does not account memory by cgroup.
+/// The node's working set; `None` on a kernel that does not account memory by cgroup. A container's own cgroup, which a runtime shows in its
+/// `/sys`, has the same files: never the node's.
 fn node_working_set(host: &Host) -> Result<Option<u64>> {
     let malformed =
         |path: &Path| Error::malformed(format!("{}: figures of the working set are missing", path.display()));
@@ -201,6 +203,7 @@ fn node_working_set(host: &Host) -> Result<Option<u64>> {
     let v1 = host.sys("fs/cgroup/memory");
     match host.read_number(v1.join("memory.usage_in_bytes")) {
         Ok(usage) => {
+            cgroup::is_the_machines(host, &v1)?;
             let path = v1.join("memory.stat");
             let stat = host.read(&path)?;
             return signals::node_working_set_v1(usage, &stat).map(Some).ok_or_else(|| malformed(&path));
@@ -210,8 +213,12 @@ fn node_working_set(host: &Host) -> Result<Option<u64>> {
     }
     let path = host.sys("fs/cgroup/memory.stat");
     match host.read_some(&path)? {
-        Some(stat) => signals::node_working_set_v2(&stat).map(Some).ok_or_else(|| malformed(&path)),
-        None => Ok(None),
+        Some(stat) => {
+            cgroup::is_the_machines(host, &host.sys("fs/cgroup"))?;
+            signals::node_working_set_v2(&stat).map(Some).ok_or_else(|| malformed(&path))
+        }
+        // Fails if there are cgroups that we are not shown.
+        None => Layout::find(host).map(|_| None).map_err(|error| error.context("memory.available")),
     }
 }
 

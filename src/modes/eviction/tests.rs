@@ -151,3 +151,27 @@ fn a_socket_that_was_never_there_is_no_failure_and_one_that_was_is() {
         let _ = std::fs::remove_file(&socket);
     }
 }
+
+#[test]
+fn memory_behind_a_mount_that_is_missing_and_of_our_own_container() {
+    let node = Node::new();
+    let eviction = (MODE.build)(&crate::modes::Settings::default());
+    let told = |samples: &Samples| {
+        let errors = samples.errors().iter().filter(|error| error.to_string().contains("--path.sysfs"));
+        let errors: Vec<_> = errors.map(Error::reason).collect();
+        (samples.value(&CAPACITY_BYTES, &["memory.available"]), errors)
+    };
+    assert_eq!(told(&node.collect(&*eviction)), (None, vec![]), "a kernel without cgroups");
+    node.write("proc/cgroups", "memory\t0\t93\t1\n");
+    assert_eq!(told(&node.collect(&*eviction)), (None, vec![Reason::Absent]));
+    // What a runtime shows in a container's own /sys.
+    node.write("sys/fs/cgroup/memory.stat", "anon 100\nfile 100\ninactive_file 50\n");
+    assert_eq!(told(&node.collect(&*eviction)), (Some(8192.0), vec![]), "the root of the machine has no cgroup.events");
+    node.write("sys/fs/cgroup/cgroup.events", "populated 1\n");
+    assert_eq!(told(&node.collect(&*eviction)), (None, vec![Reason::Malformed]));
+    node.write("sys/fs/cgroup/memory/memory.usage_in_bytes", "100");
+    node.write("sys/fs/cgroup/memory/memory.stat", "total_inactive_file 10\n");
+    assert_eq!(told(&node.collect(&*eviction)), (Some(8192.0), vec![]));
+    node.write("sys/fs/cgroup/memory/notify_on_release", "0");
+    assert_eq!(told(&node.collect(&*eviction)), (None, vec![Reason::Malformed]));
+}

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::volumes::EMPTY_DIR;
-use crate::error::{Error, Reason};
+use crate::error::Error;
 use crate::host::Host;
 use crate::host::cgroup::walk::{Bounds, Entry, Stopped, walk};
 use crate::host::cgroup::{Layout, memory_limit};
@@ -100,10 +100,7 @@ pub(super) fn read(
     tables: &mut Tables,
     samples: &mut Samples,
 ) -> Option<Cgroups> {
-    let layout = match Layout::detect(context.host) {
-        Err(error) if error.reason() == Reason::Absent => return None,
-        other => samples.ok(other)?,
-    };
+    let layout = samples.ok(Layout::find(context.host))??;
     let hierarchy = layout.of("memory")?;
     let (host, unified) = (context.host, hierarchy.unified);
     let probe = Pods { host, unified, wanted, tables, found: Vec::new(), unread: None };

@@ -460,3 +460,16 @@ fn without_any_mount_table_the_volumes_are_unknown() {
     let samples = collect(&*collector(ROOT_V1, Runtime::default()), &machine.host);
     assert_eq!(reasons(&samples), [Reason::Absent], "kubepods are there, so it is no machine without pods");
 }
+
+#[test]
+fn limits_and_kills_behind_a_mount_that_is_missing_are_not_none() {
+    let machine = Machine::empty();
+    machine.proc("vmstat", "oom_kill 3\n");
+    machine.proc("1/mountinfo", "");
+    let volumes = collector(ROOT_V1, Runtime::default());
+    assert_eq!(reasons(&collect(&*volumes, &machine.host)), [], "a machine without cgroups");
+    machine.proc("cgroups", "memory\t4\t73\t1\n");
+    let samples = collect(&*volumes, &machine.host);
+    assert_eq!((reasons(&samples), samples.value(&NODE_KILLS, &[])), (vec![Reason::Absent], Some(3.0)));
+    assert!(samples.errors()[0].to_string().contains("--path.sysfs"));
+}

@@ -108,9 +108,7 @@ pub(super) fn assess(
     entitled: bool,
     samples: &mut Samples,
 ) {
-    samples.push_some(&HANDLES_ALLOCATED, &[], handles.map(|handles| handles.allocated as f64));
-    samples.push_some(&HANDLES_LIMIT, &[], handles.map(|handles| handles.limit as f64));
-
+    self::handles(handles, samples);
     for detail in &snapshot.detailed {
         process(detail, samples);
     }
@@ -134,6 +132,12 @@ pub(super) fn assess(
     }
 
     refusals(total.uncounted, snapshot.kinds_refused, inotify_refused, entitled, samples);
+}
+
+/// The files of the whole machine.
+pub(super) fn handles(handles: Option<FileHandles>, samples: &mut Samples) {
+    samples.push_some(&HANDLES_ALLOCATED, &[], handles.map(|handles| handles.allocated as f64));
+    samples.push_some(&HANDLES_LIMIT, &[], handles.map(|handles| handles.limit as f64));
 }
 
 /// One error for everything that was refused, however many processes it was.

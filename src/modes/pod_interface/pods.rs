@@ -38,14 +38,7 @@ pub(super) struct Found {
 
 /// Looks for pods; `None` on a machine without kubepods.
 pub(super) fn find(context: Context<'_>, samples: &mut Samples) -> Option<Found> {
-    let layout = match Layout::detect(context.host) {
-        Ok(layout) => layout,
-        Err(error) if error.reason() == Reason::Absent => return None,
-        Err(error) => {
-            samples.fail(error);
-            return None;
-        }
-    };
+    let layout = samples.ok(Layout::find(context.host))??;
     let hierarchy = kubepods::hierarchy(&layout)?;
     let bounds = Bounds { directories: MOST_DIRECTORIES, deadline: context.deadline };
     let mut search = Search::new(hierarchy, FirstProcess::default());

@@ -268,3 +268,14 @@ fn the_recorded_v2_node() {
     let uid = "dffe967d-a11f-417e-8310-08020db089c7";
     assert_eq!(samples.value(&INTERFACES, &["default", "memvol", uid]), Some(0.0));
 }
+
+#[test]
+fn pods_behind_a_mount_that_is_missing_are_not_none() {
+    let machine = Machine::empty();
+    machine.proc("cgroups", "memory\t0\t93\t1\n");
+    let samples = scrape(&collector(Runtime::default()), &machine);
+    assert_eq!(samples.value(&PODS, &[]), None);
+    let errors: Vec<_> = samples.errors().iter().map(Error::reason).collect();
+    assert_eq!(errors, [Reason::Absent]);
+    assert!(samples.errors()[0].to_string().contains("--path.sysfs"));
+}
