@@ -72,6 +72,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// The observed machine.
     pub roots: Roots,
+    /// Whether we run in a container of Kubernetes.
+    pub in_a_pod: bool,
     /// The modes that run.
     pub modes: Vec<&'static Mode>,
     /// Their settings.
@@ -134,11 +136,17 @@ struct Web {
     kubernetes_auth: bool,
 }
 
+/// What the kubelet sets in every container.
+const IN_A_POD: &str = "KUBERNETES_SERVICE_HOST";
+
+fn variable(name: &str) -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "this is the one reader of the environment")]
+    std::env::var(name).ok()
+}
+
 /// What Kubernetes tells every container of where its apiserver is.
 fn in_cluster() -> Option<Address> {
-    #[expect(clippy::disallowed_methods, reason = "this is the one reader of the environment")]
-    let variable = |name: &str| std::env::var(name).ok();
-    let (host, port) = (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
+    let (host, port) = (variable(IN_A_POD)?, variable("KUBERNETES_SERVICE_PORT")?);
     match Address::in_cluster(&host, &port) {
         Ok(address) => Some(address),
         Err(error) => {
@@ -268,6 +276,7 @@ impl Config {
             },
             shutdown_grace: flags.web.shutdown_timeout,
             roots: Roots { proc: flags.paths.procfs, sys: flags.paths.sysfs, root: flags.paths.rootfs },
+            in_a_pod: variable(IN_A_POD).is_some(),
             modes: MODES.iter().copied().filter(|mode| enabled(mode, matches)).collect(),
             settings,
             log_level: flags.log.level,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::about;
 use crate::background::Background;
-use crate::host::{Deadline, Host, Roots};
+use crate::host::{Deadline, Host};
 use crate::modes::{self, Mode};
 use crate::report::{self, Report};
 use crate::scrape::{Scrape, Scraper};
@@ -52,7 +52,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Subject {
     /// The observed machine.
-    pub roots: Roots,
+    pub host: Host,
     /// The modes that are on.
     pub modes: Vec<&'static Mode>,
     /// Their settings.
@@ -64,9 +64,9 @@ pub struct Subject {
 /// # Panics
 /// Outside a tokio runtime.
 pub async fn examine(subject: Subject, options: &Options, progress: impl Fn(Duration)) -> Report {
-    let Subject { roots, modes, settings } = subject;
+    let Subject { host, modes, settings } = subject;
     let settings = hasten(settings);
-    let host = Arc::new(Host::new(roots));
+    let host = Arc::new(host);
     let modes: Vec<_> = modes.into_iter().map(|mode| (mode, (mode.build)(&settings))).collect();
     let mut background = Background::default();
     for (_, collector) in &modes {

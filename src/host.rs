@@ -108,6 +108,7 @@ pub struct Host {
     links: links::Source,
     /// Questions about interfaces that the kernel may keep us waiting for.
     network: guard::Guard,
+    in_a_pod: bool,
 }
 
 impl fmt::Debug for Host {
@@ -123,7 +124,14 @@ impl Host {
     }
 
     fn with(roots: Roots, filesystems: Filesystems, links: links::Source, sockets: Sockets) -> Self {
-        Host { roots, filesystems, links, network: guard::Guard::default(), sockets }
+        Host { roots, filesystems, links, network: guard::Guard::default(), sockets, in_a_pod: false }
+    }
+
+    /// Says whether we run in a container of Kubernetes, where process 1 may be one of the same pod.
+    #[must_use]
+    pub fn in_a_pod(mut self, so: bool) -> Self {
+        self.in_a_pod = so;
+        self
     }
 
     /// A machine whose `statfs` answers were recorded: what a test on recorded files uses, since a folder of fixtures has

@@ -45,7 +45,11 @@ fn examine(options: &doctor::Options, config: Config) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail("cannot start threads", &error),
     };
-    let subject = doctor::Subject { roots: config.roots, modes: config.modes, settings: config.settings };
+    let subject = doctor::Subject {
+        host: Host::new(config.roots).in_a_pod(config.in_a_pod),
+        modes: config.modes,
+        settings: config.settings,
+    };
     let progress = |lasted: Duration| {
         if options.progress {
             eprint!("\r\x1b[Ksampling, {:.0} of {} s", lasted.as_secs_f64(), options.time.as_secs());
@@ -82,7 +86,7 @@ async fn run(config: Config) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail("cannot handle signals", &error),
     };
-    let host = Arc::new(Host::new(config.roots));
+    let host = Arc::new(Host::new(config.roots).in_a_pod(config.in_a_pod));
     let security = match Security::start(&config.http, &host, &config.settings.apiserver).await {
         Ok(security) => security,
         Err(error) => return fail("the web side cannot be as secure as it is asked to be", &error),

@@ -22,8 +22,6 @@ use crate::error::{Error, Reason, Result};
 
 /// The first process namespace as `/proc/self/ns/pid` names it (`include/linux/proc_ns.h`).
 const FIRST_NAMESPACE: &[u8] = b"pid:[4026531836]";
-/// What the kubelet sets in every container.
-const IN_A_POD: &str = "KUBERNETES_SERVICE_HOST";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum View {
@@ -41,7 +39,7 @@ impl Host {
     /// # Errors
     /// Denied.
     pub fn sees_the_machines_processes(&self) -> Result<()> {
-        let what = match self.view(std::env::var_os(IN_A_POD).is_some()) {
+        let what = match self.view(self.in_a_pod) {
             View::Machine | View::Elsewhere => return Ok(()),
             View::OurContainer => {
                 "these are the processes of this exporter's own container or pod, not of the machine: it needs hostPID: true"
@@ -57,7 +55,7 @@ impl Host {
     /// # Errors
     /// Denied.
     pub fn is_told_of_the_machines_processes(&self) -> Result<()> {
-        match self.view(std::env::var_os(IN_A_POD).is_some()) {
+        match self.view(self.in_a_pod) {
             // cgroupfs knows no hidepid.
             View::Machine | View::Hidden => Ok(()),
             View::OurContainer | View::Elsewhere => Err(Error::new(
