@@ -3,8 +3,8 @@
 //! Every flag can also be given as an environment variable: `--web.max-requests` is `HEADROOM_WEB_MAX_REQUESTS`. The command
 //! line wins. `docs/flags.md`, the shell completions and the man pages are generated from the same definitions.
 //!
-//! [`command`] puts the flags and the subcommands together, [`flags`] declares the flags, [`values`] turns their texts into
-//! values; [`check`] and [`doctor`] are the subcommands with options of their own, [`pages`] those that print.
+//! [`command`] puts the flags and the subcommands together, `flags` declares the flags, `values` turns their texts into
+//! values; `check` and `doctor` are the subcommands with options of their own, `pages` those that print.
 
 mod check;
 mod command;

@@ -1,7 +1,7 @@
 //! The report for a browser, in an incident, on a telephone: one answer, no script, nothing that is loaded from anywhere.
 //!
 //! A verdict is told by its word, its colour and its shape. Whatever comes from the machine (names of processes and pods, texts of
-//! errors) goes through [`Text`], which escapes it.
+//! errors) goes through `Text`, which escapes it.
 
 use std::fmt::{self, Write as _};
 use std::time::Duration;
