@@ -22,6 +22,8 @@ use crate::modes::{Probe, Work, pace};
 const SLICE_EVERY: Duration = Duration::from_secs(300);
 const SLICE_AT_LAST: Duration = Duration::from_secs(3600);
 const SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+/// 401: who we are is not known. 403 is about the right.
+const UNAUTHORIZED: u16 = 401;
 const LARGEST_SLICE: usize = 64 << 10;
 const LARGEST_HEALTHZ: usize = 4 << 10;
 /// How long a machine without an apiserver to look for is left alone.
@@ -173,6 +175,8 @@ impl Shared {
         sleep(pace::first(self.settings.interval)).await;
         loop {
             let pause = match client.get(SLICE, LARGEST_SLICE).await {
+                // The token is not known: that shows at the probes, and a new one may come at any moment.
+                Ok(exchange) if exchange.status == Some(UNAUTHORIZED) => self.settings.interval,
                 Ok(exchange) => {
                     self.instruments
                         .slice_refused(refusal(SLICE_PERMISSION, &exchange).filter(|_| !self.endpoints.were_told()));
