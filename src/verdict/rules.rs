@@ -13,17 +13,38 @@ use super::eval::{Element, Evaluator};
 use super::labels::{Labels, NAME};
 use super::{expression, figure, template};
 
-/// Folder below `alerts/` and its rules. A test holds this table to the folders.
-pub static FILES: &[(&str, &str)] = &[
-    ("apiserver_connection", include_str!("../../alerts/apiserver_connection/rules.yaml")),
-    ("cgroup_leak", include_str!("../../alerts/cgroup_leak/rules.yaml")),
-    ("eviction", include_str!("../../alerts/eviction/rules.yaml")),
-    ("exporter", include_str!("../../alerts/exporter/rules.yaml")),
-    ("kmem", include_str!("../../alerts/kmem/rules.yaml")),
-    ("memory_volume", include_str!("../../alerts/memory_volume/rules.yaml")),
-    ("node_status", include_str!("../../alerts/node_status/rules.yaml")),
-    ("open_files", include_str!("../../alerts/open_files/rules.yaml")),
-    ("pod_interface", include_str!("../../alerts/pod_interface/rules.yaml")),
+macro_rules! folder {
+    ($name:literal) => {
+        Folder {
+            name: $name,
+            rules: include_str!(concat!("../../alerts/", $name, "/rules.yaml")),
+            runbook: include_str!(concat!("../../alerts/", $name, "/runbook.md")),
+        }
+    };
+}
+
+/// One folder below `alerts/`.
+#[derive(Debug)]
+pub struct Folder {
+    /// Its name.
+    pub name: &'static str,
+    /// The text of its rules.yaml.
+    pub rules: &'static str,
+    /// The text of its runbook.md.
+    pub runbook: &'static str,
+}
+
+/// Every folder below `alerts/`. A test holds this table to them.
+pub static FOLDERS: &[Folder] = &[
+    folder!("apiserver_connection"),
+    folder!("cgroup_leak"),
+    folder!("eviction"),
+    folder!("exporter"),
+    folder!("kmem"),
+    folder!("memory_volume"),
+    folder!("node_status"),
+    folder!("open_files"),
+    folder!("pod_interface"),
 ];
 
 /// One group: its rules are evaluated in order.
@@ -181,13 +202,13 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 static GROUPS: LazyLock<Vec<Group>> = LazyLock::new(|| {
-    let files = FILES.iter().map(|(folder, text)| parse(folder, text));
+    let files = FOLDERS.iter().map(|folder| parse(folder.name, folder.rules));
     let groups: Result<Vec<_>, String> = files.collect();
     // The files are part of the program, and a test parses them all.
     groups.expect("the rules that are built in can be parsed").into_iter().flatten().collect()
 });
 
-/// Every group, in the order of [`FILES`].
+/// Every group, in the order of [`FOLDERS`].
 pub fn groups() -> &'static [Group] {
     &GROUPS
 }

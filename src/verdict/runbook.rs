@@ -1,17 +1,6 @@
 //! The first steps of the runbooks, which are built in: in an incident the place where they are published may be down too.
 
-/// Folder below `alerts/` and its runbook. A test holds this table to the folders.
-pub static FILES: &[(&str, &str)] = &[
-    ("apiserver_connection", include_str!("../../alerts/apiserver_connection/runbook.md")),
-    ("cgroup_leak", include_str!("../../alerts/cgroup_leak/runbook.md")),
-    ("eviction", include_str!("../../alerts/eviction/runbook.md")),
-    ("exporter", include_str!("../../alerts/exporter/runbook.md")),
-    ("kmem", include_str!("../../alerts/kmem/runbook.md")),
-    ("memory_volume", include_str!("../../alerts/memory_volume/runbook.md")),
-    ("node_status", include_str!("../../alerts/node_status/runbook.md")),
-    ("open_files", include_str!("../../alerts/open_files/runbook.md")),
-    ("pod_interface", include_str!("../../alerts/pod_interface/runbook.md")),
-];
+use super::rules::FOLDERS;
 
 /// What the runbook says first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +13,7 @@ pub struct Steps {
 
 /// The first steps for this alert; empty if its runbook has no such section.
 pub fn steps(alert: &str) -> Steps {
-    let section = FILES.iter().find_map(|(_, text)| section(text, "## ", alert)).unwrap_or_default();
+    let section = FOLDERS.iter().find_map(|folder| section(folder.runbook, "## ", alert)).unwrap_or_default();
     let commands =
         |text: &'static str| text.lines().filter_map(|line| line.strip_prefix("$ ").or(line.strip_prefix("# ")));
     Steps {

@@ -108,7 +108,7 @@ fn firing(rule: &Rule, store: &Store, at: i64, step: i64) -> Vec<Alert> {
 fn every_case_of_promtool() {
     let alerts = Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts");
     let (mut cases, mut checks, mut fired) = (0, 0, 0);
-    for (folder, _) in rules::FILES {
+    for folder in rules::FOLDERS.iter().map(|folder| folder.name) {
         let text = std::fs::read_to_string(alerts.join(folder).join("test.yaml")).unwrap();
         let file: File = serde_saphyr::from_str(&text).unwrap();
         let names: Vec<&str> = file.rule_files.iter().map(|path| path.rsplit('/').nth(1).unwrap_or(folder)).collect();
@@ -191,10 +191,10 @@ fn the_rules_that_are_built_in_are_all_there_are() {
     let folders = std::fs::read_dir(&alerts).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
     let folders: BTreeSet<String> =
         folders.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
-    let built_in: BTreeSet<String> = rules::FILES.iter().map(|(folder, _)| (*folder).to_owned()).collect();
+    let built_in: BTreeSet<String> = rules::FOLDERS.iter().map(|folder| folder.name.to_owned()).collect();
     assert_eq!(built_in, folders);
-    for (folder, text) in rules::FILES {
-        rules::parse(folder, text).unwrap();
+    for folder in rules::FOLDERS {
+        rules::parse(folder.name, folder.rules).unwrap();
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use headroom::verdict::eval::Evaluator;
-use headroom::verdict::rules::{FILES, groups};
+use headroom::verdict::rules::{FOLDERS, groups};
 use headroom::verdict::{EXPORTER, Finding, History, Labels, Level, Limits, NAME, Store, judge};
 
 use super::common;
@@ -129,7 +129,7 @@ fn on_node(labels: &Labels) -> Labels {
 fn promtool(page: &Page, growth: &dyn Fn(&Labels, f64) -> f64, alerts: &[Alert], name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let mut yaml = String::from("rule_files:\n");
-    for (mode, _) in FILES {
+    for mode in FOLDERS.iter().map(|folder| folder.name) {
         let rules = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts").join(mode).join("rules.yaml");
         let _ = writeln!(yaml, "  - {}", rules.display());
     }
