@@ -35,31 +35,24 @@
 //! that ends TLS answers PINGs itself.
 
 mod access;
-mod address;
-mod connect;
-mod gate;
-mod http1;
-mod http2;
 pub mod kubeconfig;
-mod outcome;
-mod request;
-mod reused;
-mod stopwatch;
+mod long_lived;
 
-pub use address::Address;
-pub use outcome::{Exchange, Outcome, Phase};
-pub use reused::{Check, Made, Pong, Why};
+pub use crate::client::{Address, Exchange, Outcome, Phase, Pong, ReconnectReason};
+pub use long_lived::{Check, Reconnect};
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use access::{Access, Entry};
-use connect::{Connector, Protocol};
-use request::Want;
-use reused::Reused;
-use stopwatch::Stopwatch;
+use access::TargetSource;
+use long_lived::LongLived;
 
+use crate::client::connect::{Connector, Protocol};
+use crate::client::http1;
+use crate::client::phases::Stopwatch;
+use crate::client::request::Request;
+use crate::client::target::Target;
 use crate::error::Result;
 use crate::host::{Deadline, Host};
 
@@ -158,16 +151,16 @@ impl Apiserver {
 /// Asks the apiserver. All of it may be called at the same time; one check waits for the other.
 #[derive(Debug)]
 pub struct Client {
-    access: Access,
+    access: TargetSource,
     connector: Connector,
-    reused: Reused,
+    long_lived: LongLived,
 }
 
 impl Client {
     /// One that asks as it is told here. `None`: there is no apiserver to ask, and that is no failure.
     pub fn new(settings: Settings, host: Arc<Host>) -> Option<Self> {
-        let access = Access::new(settings, host)?;
-        Some(Client { access, connector: Connector::default(), reused: Reused::default() })
+        let access = TargetSource::new(settings, host)?;
+        Some(Client { access, connector: Connector::default(), long_lived: LongLived::default() })
     }
 
     /// How it asks.
@@ -190,7 +183,7 @@ impl Client {
     pub async fn fresh(&self, path: &str) -> Result<Exchange> {
         let entry = self.access.entry(Deadline::after(FILES)).await?;
         let deadline = Deadline::after(self.settings().timeout);
-        Ok(self.over_http1(&entry, Want::probe(path), deadline).await)
+        Ok(self.over_http1(&entry, Request::probe(path), deadline).await)
     }
 
     /// PING and GET over the long-lived HTTP/2 connection, which is made first if there is none.
@@ -202,7 +195,7 @@ impl Client {
     /// # Errors
     /// As [`Client::fresh`].
     pub async fn check(&self, path: &str) -> Result<Check> {
-        self.reused.check(&self.access, &self.connector, Want::probe(path)).await
+        self.long_lived.check(&self.access, &self.connector, Request::probe(path)).await
     }
 
     /// GET of an object of at most this many bytes: over the long-lived connection if its last check was well, else, and if that
@@ -211,14 +204,14 @@ impl Client {
     /// # Errors
     /// As [`Client::fresh`].
     pub async fn get(&self, path: &str, most_bytes: usize) -> Result<Exchange> {
-        self.ask(Want::object(path, most_bytes)).await
+        self.ask(Request::object(path, most_bytes)).await
     }
 
-    async fn ask(&self, want: Want<'_>) -> Result<Exchange> {
+    async fn ask(&self, want: Request<'_>) -> Result<Exchange> {
         let entry = self.access.entry(Deadline::after(FILES)).await?;
         let deadline = Deadline::after(self.settings().timeout);
         // Half of the time, so that a new connection still has the other half.
-        match self.reused.get(&entry, &want, deadline.part(Duration::MAX)).await {
+        match self.long_lived.get(&entry, &want, deadline.part(Duration::MAX)).await {
             Some(exchange) => Ok(exchange),
             None => Ok(self.over_http1(&entry, want, deadline).await),
         }
@@ -230,10 +223,10 @@ impl Client {
     /// # Errors
     /// As [`Client::fresh`].
     pub async fn post(&self, path: &str, json: &[u8], most_bytes: usize) -> Result<Exchange> {
-        self.ask(Want::question(path, json, most_bytes)).await
+        self.ask(Request::question(path, json, most_bytes)).await
     }
 
-    async fn over_http1(&self, entry: &Entry, want: Want<'_>, deadline: Deadline) -> Exchange {
+    async fn over_http1(&self, entry: &Target, want: Request<'_>, deadline: Deadline) -> Exchange {
         let watch = Stopwatch::start();
         let work = async {
             let stream = self.connector.connect(entry, Protocol::Http1, &watch, deadline).await?;

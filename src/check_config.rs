@@ -7,9 +7,9 @@
 //! **When it misleads.** A field that has nothing to do with eviction is not looked at, so a file that passes may still be refused. What
 //! percentages come to depends on the node: give `--capacity`.
 
-mod place;
-mod show;
+mod render;
 mod traps;
+mod yaml_line;
 
 pub use traps::{Finding, Severity, TRAPS};
 
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::host::{Deadline, Host, Roots};
-use crate::kubelet::configuration::{Configuration, Source, Told};
+use crate::kubelet::configuration::{Configuration, KubeletInputs, Source};
 use crate::kubelet::flags::Flags;
 use crate::kubelet::provenance::{self, Provenance};
 use crate::kubelet::signals::Signal;
@@ -129,7 +129,7 @@ pub fn run(options: &Options) -> (String, u8) {
     let reports = check(options);
     let code = reports.iter().flat_map(|report| &report.findings).map(|finding| finding.severity.exit_code()).max();
     let code = code.unwrap_or(0);
-    (if options.json { show::json(&reports, code) } else { show::text(&reports, options.color) }, code)
+    (if options.json { render::json(&reports, code) } else { render::text(&reports, options.color) }, code)
 }
 
 /// Checks each configuration by itself.
@@ -159,7 +159,7 @@ fn unreadable(config: Option<&Path>, error: &Error) -> Report {
     Report { file: config.map(Path::to_owned), sources: Vec::new(), effective: None, findings }
 }
 
-fn report(config: Option<&Path>, told: &Told, capacities: &[Capacity]) -> Report {
+fn report(config: Option<&Path>, told: &KubeletInputs, capacities: &[Capacity]) -> Report {
     let effective = told.effective().and_then(|configuration| {
         let thresholds = Thresholds::parse(&configuration).map_err(|error| told.blame(error))?;
         let provenance = provenance::trace(told)?;

@@ -10,12 +10,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::about;
-use crate::background::Background;
 use crate::host::{Deadline, Host};
 use crate::modes::{self, Mode};
+use crate::probes::Probes;
 use crate::report::{self, Report};
 use crate::scrape::{Scrape, Scraper};
+use crate::self_metrics;
 use crate::verdict::{History, Limits};
 
 /// From one sample to the next. Three in five seconds tell a slope from a step.
@@ -68,9 +68,9 @@ pub async fn examine(subject: Subject, options: &Options, progress: impl Fn(Dura
     let settings = hasten(settings);
     let host = Arc::new(host);
     let modes: Vec<_> = modes.into_iter().map(|mode| (mode, (mode.build)(&settings))).collect();
-    let mut background = Background::default();
+    let mut probes = Probes::default();
     for (_, collector) in &modes {
-        background.start(&host, &**collector);
+        probes.start(&host, &**collector);
     }
     let asked = modes.iter().any(|(mode, _)| mode.id == "apiserver_connection" || mode.id == "node_status")
         && settings.apiserver.client(&host).is_some();
@@ -82,7 +82,7 @@ pub async fn examine(subject: Subject, options: &Options, progress: impl Fn(Dura
     loop {
         progress(began.elapsed());
         let scrape = scraper.scrape(Deadline::after(PATIENCE), |_| true).await;
-        let (at, about) = (SystemTime::now(), about::samples());
+        let (at, about) = (SystemTime::now(), self_metrics::samples());
         history.add(at, scrape.runs.iter().map(|(_, run)| &*run.samples).chain([&scrape.about, &about]));
         let first = *first.get_or_insert(at);
         let lasted = began.elapsed();

@@ -6,62 +6,32 @@
 //! three. Nothing here knows Kubernetes, and nothing here writes.
 #![allow(clippy::disallowed_methods, reason = "this is the one module that may touch the file system")]
 
+mod bounded_call;
 pub mod cgroup;
+mod deadline;
+mod file_version;
 pub mod filesystem;
-mod guard;
+pub mod iflink;
 pub mod links;
-pub mod lower;
+mod netlink;
 pub mod netns;
+mod pid_namespace;
 pub mod pids;
 pub mod process;
 mod read;
+pub mod rootfs;
 pub mod sockets;
-mod stamp;
 pub mod text;
-pub mod tree;
-mod view;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use filesystem::{DeviceNumber, Filesystem, Filesystems, Patience, Usage};
+pub use deadline::{CallBudget, Deadline};
+pub use file_version::FileVersion;
+use filesystem::{DeviceNumber, Filesystem, Filesystems, Usage};
+use rootfs::Tree;
 use sockets::Sockets;
-pub use stamp::Stamp;
-use tree::Tree;
-
-/// When an answer must be there.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadline(Instant);
-
-impl Deadline {
-    /// A deadline `timeout` from now.
-    pub fn after(timeout: Duration) -> Self {
-        Deadline(Instant::now() + timeout)
-    }
-
-    /// The time left, zero once it has passed.
-    pub fn remaining(self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
-    }
-
-    /// True once it has passed.
-    pub fn expired(self) -> bool {
-        self.remaining().is_zero()
-    }
-
-    /// A nearer deadline for one part of the work: half of the time left, and never more than `limit`.
-    #[must_use]
-    pub fn part(self, limit: Duration) -> Self {
-        Self::after((self.remaining() / 2).min(limit))
-    }
-
-    /// The moment itself.
-    pub fn instant(self) -> Instant {
-        self.0
-    }
-}
 
 /// The kernel of the observed machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +77,7 @@ pub struct Host {
     sockets: Sockets,
     links: links::Source,
     /// Questions about interfaces that the kernel may keep us waiting for.
-    network: guard::Guard,
+    network: bounded_call::Guard,
     in_a_pod: bool,
 }
 
@@ -124,7 +94,7 @@ impl Host {
     }
 
     fn with(roots: Roots, filesystems: Filesystems, links: links::Source, sockets: Sockets) -> Self {
-        Host { roots, filesystems, links, network: guard::Guard::default(), sockets, in_a_pod: false }
+        Host { roots, filesystems, links, network: bounded_call::Guard::default(), sockets, in_a_pod: false }
     }
 
     /// Says whether we run in a container of Kubernetes, where process 1 may be one of the same pod.
@@ -193,8 +163,8 @@ impl Host {
     ///
     /// # Errors
     /// The operating system's, with the path.
-    pub fn stamp(&self, ours: impl AsRef<Path>) -> Result<Stamp> {
-        Stamp::of(ours.as_ref())
+    pub fn stamp(&self, ours: impl AsRef<Path>) -> Result<FileVersion> {
+        FileVersion::of(ours.as_ref())
     }
 
     /// A whole file that holds one number.
@@ -235,7 +205,7 @@ impl Host {
         &self,
         tree: &Tree,
         mounts: &[(&Path, DeviceNumber)],
-        patience: &mut Patience,
+        patience: &mut CallBudget,
     ) -> Vec<Result<Option<Usage>>> {
         self.filesystems.usages(tree.root(), mounts, patience)
     }

@@ -1,19 +1,15 @@
 //! The web side: `/metrics`, `/healthz`, `/readyz` and at `/` the verdicts, on axum; connections on hyper, with limits, TLS and
 //! authentication before them.
 
-mod basic_auth;
-mod der;
-mod judged;
-mod kubernetes_auth;
+mod auth;
+mod config_reload;
 mod landing;
 mod limits;
 mod listen;
-mod recent;
-mod remembered;
-mod security;
+mod scrape_history;
 mod tls;
-mod watched;
 mod web_config;
+mod x509;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,18 +25,18 @@ use tokio::sync::Semaphore;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
-use crate::about;
 use crate::exposition::{Format, Page};
 use crate::host::Deadline;
 use crate::kubelet::node::Node;
 use crate::modes::MODES;
 use crate::scrape::{self, Scraper};
+use crate::self_metrics;
 
+pub use auth::policy::{METRICS, Security};
 use landing::Name;
 pub use limits::Limits;
 pub use listen::{ListenAddress, serve};
-use recent::{Recent, Taken};
-pub use security::{METRICS, Security};
+use scrape_history::{Recent, Taken};
 
 /// The header in which Prometheus says how long it will wait, in seconds.
 const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
@@ -107,7 +103,7 @@ impl App {
     /// A scrape of every mode, which is kept for `/`.
     async fn scrape_all(&self, deadline: Deadline) -> Arc<Taken> {
         let scrape = self.scraper.scrape(deadline, |_| true).await;
-        let taken = Arc::new(Taken::new(SystemTime::now(), scrape, about::samples()));
+        let taken = Arc::new(Taken::new(SystemTime::now(), scrape, self_metrics::samples()));
         self.recent.keep(&taken);
         taken
     }
@@ -117,7 +113,7 @@ impl App {
             return self.scrape_all(deadline).await;
         }
         let scrape = self.scraper.scrape(deadline, |mode| selection.picks(mode.id)).await;
-        Arc::new(Taken::new(SystemTime::now(), scrape, about::samples()))
+        Arc::new(Taken::new(SystemTime::now(), scrape, self_metrics::samples()))
     }
 
     /// The routes.
@@ -163,8 +159,8 @@ async fn metrics(
     let taken = app.scrape(deadline, &selection).await;
 
     let mut page = Page::default();
-    page.add(about::METRICS, Arc::clone(&taken.own));
-    page.add(security::METRICS, Arc::new(app.security.samples()));
+    page.add(self_metrics::METRICS, Arc::clone(&taken.own));
+    page.add(METRICS, Arc::new(app.security.samples()));
     page.add(scrape::METRICS, Arc::clone(&taken.collectors));
     for (mode, run) in &taken.runs {
         page.add(mode.metrics, Arc::clone(&run.samples));

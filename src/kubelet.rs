@@ -9,9 +9,9 @@
 //! Paths like `cmd/kubelet/app/server.go:216` in comments are of the kubernetes/kubernetes repository at 1.36.
 
 pub mod cgroup_name;
+mod config_file;
 pub mod configuration;
 pub mod configz;
-mod document;
 pub mod flags;
 pub mod http2;
 pub mod kubepods;

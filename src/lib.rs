@@ -1,12 +1,10 @@
 //! headroom-exporter: how far a node is from the failures that take it down while every dashboard is green.
 
-pub mod about;
 pub mod apiserver;
-pub mod background;
 pub mod catalog;
 pub mod check_config;
+pub mod client;
 pub mod config;
-pub mod credentials;
 pub mod doctor;
 #[cfg(feature = "drill")]
 pub mod drill;
@@ -19,7 +17,9 @@ pub mod http;
 pub mod kubelet;
 pub mod metric;
 pub mod modes;
+pub mod probes;
 pub mod report;
 pub mod runtime;
 pub mod scrape;
+pub mod self_metrics;
 pub mod verdict;

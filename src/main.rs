@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use headroom::background::Background;
 use headroom::check_config;
 use headroom::config::{Config, Invocation, LogFormat};
 use headroom::doctor;
 use headroom::host::Host;
 use headroom::http::{self, App, Security};
+use headroom::probes::Probes;
 use headroom::report;
 use headroom::scrape::Scraper;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -103,16 +103,16 @@ async fn run(config: Config) -> ExitCode {
     let modes: Vec<_> = config.modes.iter().map(|mode| (*mode, (mode.build)(&config.settings))).collect();
     let collectors: Vec<&str> = config.modes.iter().map(|mode| mode.id).collect();
     tracing::info!(
-        version = headroom::about::VERSION,
-        revision = headroom::about::REVISION,
+        version = headroom::self_metrics::VERSION,
+        revision = headroom::self_metrics::REVISION,
         listening = bound.join(","),
         collectors = collectors.join(","),
         "headroom-exporter starts"
     );
 
-    let mut background = Background::default();
+    let mut probes = Probes::default();
     for (_, collector) in &modes {
-        background.start(&host, &**collector);
+        probes.start(&host, &**collector);
     }
     let scraper = Scraper::new(host, modes);
     let app = App::new(scraper, config.http, Arc::clone(&security), config.settings.node);
@@ -127,7 +127,7 @@ async fn run(config: Config) -> ExitCode {
     let name = signals.next().await;
     tracing::info!(signal = name, "shutting down");
     warming.abort();
-    drop(background);
+    drop(probes);
     app.set_ready(false);
     let _ = stop.send(true);
     tokio::select! {

@@ -11,8 +11,8 @@ pub mod kmem;
 pub mod memory_volume;
 pub mod node_status;
 pub mod open_files;
-mod pace;
 pub mod pod_interface;
+mod schedule;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ pub trait Collector: Send + Sync {
 /// Works in the background on its own clock, where a scrape would be too late or too seldom: it tries something itself and
 /// records each event in counters and histograms that live as long as the exporter.
 ///
-/// [`crate::background`] runs it and starts it anew should it panic.
+/// [`crate::probes`] runs it and starts it anew should it panic.
 pub trait Probe: Send + Sync {
     /// What it does, for the log.
     fn name(&self) -> &'static str;

@@ -3,12 +3,12 @@
 //! One [`Inventory`] behind one [`Runtime`], whoever answers: a CRI v1 runtime (containerd, CRI-O, cri-dockerd) or the Docker Engine
 //! API. Only calls that list; nothing is ever changed. Knows no metrics.
 
+mod connection;
 mod cri;
+mod cri_messages;
 mod detect;
 mod docker;
-mod double;
-mod link;
-mod messages;
+mod fake;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -179,7 +179,7 @@ pub fn endpoint_path(endpoint: &str) -> Option<&str> {
 #[derive(Clone, Default)]
 pub struct Runtime {
     shared: Option<Arc<Shared>>,
-    double: double::Double,
+    fake: fake::Fake,
 }
 
 impl fmt::Debug for Runtime {
@@ -312,7 +312,7 @@ impl Runtime {
 
     fn answer(&self, host: &Host, deadline: Deadline, since: Option<Instant>) -> Result<(Arc<Inventory>, Instant)> {
         let young = |last: &Last| since.is_none_or(|since| last.began >= since);
-        if let Some(answer) = self.double.answer() {
+        if let Some(answer) = self.fake.answer() {
             return answer;
         }
         let Some(shared) = &self.shared else {

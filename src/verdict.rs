@@ -13,28 +13,21 @@ use std::time::{Duration, SystemTime};
 
 use crate::metric::Metric;
 
-mod aggregate;
-pub mod eval;
 mod evidence;
-pub mod expression;
 mod figure;
-mod functions;
 mod history;
-pub mod humanize;
-mod labels;
-mod matching;
+pub mod promql;
 pub mod rules;
 pub mod runbook;
-mod store;
-mod template;
 
-use eval::{Element, Evaluator, LOOKBACK};
 pub use evidence::evidence;
 pub use figure::{Figure, figure};
 pub use history::{History, Limits};
-pub use labels::{Labels, NAME};
+use promql::eval::{Element, Evaluator, LOOKBACK};
+use promql::expression;
+pub use promql::labels::{Labels, NAME};
+pub use promql::store::{Point, STALE, Store};
 use rules::{Active, Rule};
-pub use store::{Point, STALE, Store};
 
 /// The name of the verdict on the exporter itself.
 pub const EXPORTER: &str = "exporter";

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headroom::apiserver::{Ask, Check, Client, Exchange, Outcome, Phase, Settings, Why};
+use headroom::apiserver::{Ask, Check, Client, Exchange, Outcome, Phase, ReconnectReason, Settings};
 use headroom::error::Reason;
 use headroom::host::{Host, Roots};
 use http2::Fate;
@@ -100,7 +100,7 @@ async fn check(client: &Client) -> Check {
     check
 }
 
-fn why(check: &Check) -> Option<Why> {
+fn why(check: &Check) -> Option<ReconnectReason> {
     check.made.as_ref().map(|made| made.why)
 }
 
@@ -299,7 +299,7 @@ async fn nobody_there() {
         assert_eq!(ended(&exchange), (outcome, Some(phase)), "{}", words(&exchange));
         let check = check(&client).await;
         assert_eq!(ended(&check.request), (outcome, Some(phase)), "{}", words(&check.request));
-        assert_eq!((check.ping.clone(), why(&check)), (None, Some(Why::Start)));
+        assert_eq!((check.ping.clone(), why(&check)), (None, Some(ReconnectReason::Start)));
         assert_eq!(check.outcome(), (outcome, Some(phase)));
     }
 }
@@ -411,7 +411,7 @@ async fn files_are_read_each_time() {
     // Another authority: what the old one vouched for is asked anew.
     files.write("ca.crt", &format!("{}{}", second.pem, first.pem));
     let renewed = check(&client).await;
-    assert_eq!((renewed.request.outcome, why(&renewed)), (Outcome::Ok, Some(Why::Renewed)));
+    assert_eq!((renewed.request.outcome, why(&renewed)), (Outcome::Ok, Some(ReconnectReason::Renewed)));
     files.write("ca.crt", &second.pem);
     assert_eq!(ended(&check(&client).await.request), (Outcome::Tls, Some(Phase::Tls)));
 }
@@ -449,7 +449,7 @@ users: [{{name: u, user: {{client-certificate: current.pem, client-key: current.
     // Rotated: a new connection shows the new certificate.
     files.write("current.pem", &clients.issue(&["system:node:n"]).pem());
     let renewed = check(&client).await;
-    assert_eq!((renewed.request.outcome, why(&renewed)), (Outcome::Ok, Some(Why::Renewed)));
+    assert_eq!((renewed.request.outcome, why(&renewed)), (Outcome::Ok, Some(ReconnectReason::Renewed)));
     // By an authority that the server does not know: its alert comes after our side of the handshake is done.
     files.write("current.pem", &ca.issue(&["system:node:n"]).pem());
     let refused = client.fresh("/livez").await.unwrap();
@@ -518,7 +518,7 @@ async fn one_connection_for_all_checks() {
     let client = files.client(&server.url(), PATIENT);
     let first = check(&client).await;
     let made = first.made.as_ref().expect("made by the first check");
-    assert_eq!(made.why, Why::Start);
+    assert_eq!(made.why, ReconnectReason::Start);
     let made: Vec<_> = made.timings.iter().map(|(phase, _)| *phase).collect();
     assert_eq!(made, [Phase::Connect, Phase::Tls, Phase::Total]);
     for _ in 0..5 {
@@ -561,7 +561,7 @@ async fn one_connection_for_all_checks() {
     assert!(dropped.is_err());
     server.act(http2::Act::ok("ok"));
     let after = check(&client).await;
-    assert_eq!((after.outcome().0, why(&after)), (Outcome::Ok, Some(Why::Closed)));
+    assert_eq!((after.outcome().0, why(&after)), (Outcome::Ok, Some(ReconnectReason::Closed)));
     drop(client);
     common::eventually("no connection is left", || server.open() == 0);
 }
@@ -597,7 +597,7 @@ async fn a_dead_connection_is_told_from_a_slow_server() {
     assert_eq!(server.connections(), 1, "the verdict first");
     assert_eq!(ended(&client.fresh("/livez").await.unwrap()).0, Outcome::Ok);
     let healed = check(&client).await;
-    assert_eq!((healed.outcome(), why(&healed)), ((Outcome::Ok, None), Some(Why::Dead)));
+    assert_eq!((healed.outcome(), why(&healed)), ((Outcome::Ok, None), Some(ReconnectReason::Dead)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -607,7 +607,11 @@ async fn an_end_between_two_checks_is_the_servers_right() {
     let server = http2::Server::start(ca.issue(&["127.0.0.1"]).config(None), http2::Act::ok("ok"));
     let client = files.client(&server.url(), PATIENT);
     assert_eq!(check(&client).await.outcome(), (Outcome::Ok, None));
-    for (fate, expected) in [(Fate::Goaway, Why::Goaway), (Fate::Close, Why::Closed), (Fate::Reset, Why::Reset)] {
+    for (fate, expected) in [
+        (Fate::Goaway, ReconnectReason::Goaway),
+        (Fate::Close, ReconnectReason::Closed),
+        (Fate::Reset, ReconnectReason::Reset),
+    ] {
         let connections = server.connections();
         server.fate(fate);
         common::eventually("the connection is over", || server.open() == 0);
@@ -628,9 +632,11 @@ async fn an_end_under_the_request() {
     let server = Server::start(&ca.issue(&["127.0.0.1"]), Act::Frames(good()));
     let client = || files.client(&server.url(), PATIENT);
     // The server says that it did not begin with it: once more, on a new connection.
-    for (refusal, expected) in
-        [(goaway(0, 0), Why::Goaway), (goaway(0, 11), Why::Goaway), (rst_stream(7), Why::Refused)]
-    {
+    for (refusal, expected) in [
+        (goaway(0, 0), ReconnectReason::Goaway),
+        (goaway(0, 11), ReconnectReason::Goaway),
+        (rst_stream(7), ReconnectReason::Refused),
+    ] {
         let before = server.connections();
         server.act_once(Act::Frames(refusal));
         let check = check(&client()).await;
@@ -640,9 +646,9 @@ async fn an_end_under_the_request() {
     // It may have: not again, and the next check makes a new connection where that one is gone.
     let processed = [
         (Act::Frames(rst_stream(2)), Outcome::Reset, None),
-        (Act::LastFrames(goaway(1, 0)), Outcome::Reset, Some(Why::Goaway)),
-        (Act::LastFrames(Vec::new()), Outcome::Reset, Some(Why::Closed)),
-        (Act::Frames(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), Outcome::Unexpected, Some(Why::Reset)),
+        (Act::LastFrames(goaway(1, 0)), Outcome::Reset, Some(ReconnectReason::Goaway)),
+        (Act::LastFrames(Vec::new()), Outcome::Reset, Some(ReconnectReason::Closed)),
+        (Act::Frames(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), Outcome::Unexpected, Some(ReconnectReason::Reset)),
     ];
     for (index, (act, outcome, next)) in processed.into_iter().enumerate() {
         let before = server.connections();

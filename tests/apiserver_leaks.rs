@@ -11,7 +11,7 @@ mod tls;
 use std::sync::Arc;
 use std::time::Duration;
 
-use headroom::apiserver::{Ask, Client, Outcome, Settings, Why};
+use headroom::apiserver::{Ask, Client, Outcome, ReconnectReason, Settings};
 use headroom::host::{Host, Roots};
 use http2::{Act, Fate};
 use tls::Authority;
@@ -77,7 +77,7 @@ async fn two_hundred_faults_leave_nothing_behind() {
         seen.extend(check.made.map(|made| made.why));
         well().await;
     }
-    for why in [Why::Dead, Why::Goaway, Why::Closed, Why::Reset] {
+    for why in [ReconnectReason::Dead, ReconnectReason::Goaway, ReconnectReason::Closed, ReconnectReason::Reset] {
         assert!(seen.contains(&why), "{why:?} was never met: {seen:?}");
     }
     assert!(server.connections() > CYCLES, "{}", server.connections());

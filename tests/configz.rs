@@ -14,7 +14,7 @@ use std::time::Duration;
 use headroom::error::{Error, Reason};
 use headroom::host::filesystem::{Filesystem, Mount};
 use headroom::host::{Deadline, Host, Roots};
-use headroom::kubelet::configuration::{Configuration, Text, Told};
+use headroom::kubelet::configuration::{Configuration, KubeletInputs, Text};
 use headroom::kubelet::configz::{Answer, Ask, Configz, Settings, drift};
 use headroom::kubelet::flags::Flags;
 use headroom::kubelet::process::Kubelet;
@@ -157,7 +157,7 @@ fn failure(answer: &Answer) -> &Error {
 }
 
 /// What was told to the kubelet of a fixture, by its files and flags.
-fn told(flags: &str, config: Option<&Path>, dropins: Option<&Path>) -> Told {
+fn told(flags: &str, config: Option<&Path>, dropins: Option<&Path>) -> KubeletInputs {
     let file = |path: PathBuf| Text { text: text(&path), path };
     let mut names: Vec<PathBuf> = dropins
         .into_iter()
@@ -165,7 +165,7 @@ fn told(flags: &str, config: Option<&Path>, dropins: Option<&Path>) -> Told {
         .map(|entry| entry.unwrap().path())
         .collect();
     names.sort();
-    Told {
+    KubeletInputs {
         flags: Some(Flags::parse(flags.lines())),
         file: config.map(|path| file(path.to_owned())),
         dropins: dropins.map(|_| names.into_iter().map(file).collect()),
@@ -275,7 +275,7 @@ fn drift_is_a_difference_of_meaning() {
     let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
     let of = |yaml: &str| {
         let file = Some(Text { path: "/k".into(), text: format!("{head}{yaml}") });
-        Told { flags: Some(Flags::default()), file, dropins: None }.effective().unwrap()
+        KubeletInputs { flags: Some(Flags::default()), file, dropins: None }.effective().unwrap()
     };
     let vectors: [(&str, &str, &[&str]); 10] = [
         ("evictionHard: {memory.available: 1Gi}", "evictionHard: {memory.available: 1024Mi}", &[]),

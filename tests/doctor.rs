@@ -16,20 +16,20 @@ use serde_json::Value;
 /// Nobody's runtime, nobody's apiserver: what the machine has of either must not decide a test.
 const ALONE: [&str; 4] = ["doctor", "--no-runtime", "--apiserver.url=off", "--kubelet.url=off"];
 
-struct Told {
+struct KubeletInputs {
     code: i32,
     out: String,
     err: String,
 }
 
-fn doctor(arguments: &[&str]) -> Told {
+fn doctor(arguments: &[&str]) -> KubeletInputs {
     let mut command = Command::new(env!("CARGO_BIN_EXE_headroom-exporter"));
     let output = command.args(ALONE).args(arguments).stdin(Stdio::null()).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Told { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    KubeletInputs { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-fn json(arguments: &[&str]) -> (Value, Told) {
+fn json(arguments: &[&str]) -> (Value, KubeletInputs) {
     let told = doctor(&[arguments, &["--json"]].concat());
     let value = serde_json::from_str(&told.out).unwrap_or_else(|error| panic!("{error}: {}{}", told.out, told.err));
     (value, told)

@@ -1,72 +1,32 @@
 //! What is needed to ask: address, trust, credentials. Read again for each request, because all of it rotates.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{PrivateKeyDer, ServerName};
-use rustls::{CertificateError, ClientConfig};
-
-use super::gate::Gate;
 use super::kubeconfig::{Bearer, Kubeconfig, Source};
-use super::{Address, Ask, Settings};
-use crate::credentials::{SERVICE_ACCOUNT, Token, Verifier, certificates, present};
+use super::{Ask, Settings};
+use crate::client::blocking::SingleBlockingCall;
+use crate::client::credentials::{SERVICE_ACCOUNT, Token, present};
+use crate::client::target::{Material, Target, Tls};
 use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
 
 /// Reads it.
 #[derive(Debug)]
-pub(super) struct Access {
+pub(super) struct TargetSource {
     reader: Arc<Reader>,
-    gate: Gate,
+    gate: SingleBlockingCall,
 }
 
 #[derive(Debug)]
 struct Reader {
     settings: Settings,
     host: Arc<Host>,
-    /// Made of the files as they were last time.
+    /// Reconnect of the files as they were last time.
     last: Mutex<Option<Arc<Tls>>>,
 }
 
-/// Everything for one request.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) address: Address,
-    pub(super) token: Option<Token>,
-    pub(super) tls: Arc<Tls>,
-}
-
-/// The TLS side of it.
-pub(super) struct Tls {
-    material: Material,
-    /// What the certificate must be made out to, and what is sent as SNI.
-    pub(super) name: ServerName<'static>,
-    pub(super) http1: Arc<ClientConfig>,
-    pub(super) http2: Arc<ClientConfig>,
-    /// Counts up when anything of it has changed.
-    pub(super) generation: u64,
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").field("name", &self.name).field("generation", &self.generation).finish_non_exhaustive()
-    }
-}
-
-/// What it is made of. Holds a private key: never printed.
-#[derive(PartialEq, Eq)]
-struct Material {
-    address: Address,
-    name: String,
-    /// Where it comes from, and its PEM. `None`: not verified.
-    ca: Option<(String, Vec<u8>)>,
-    /// Certificate and key, with where they come from.
-    client: Option<(String, Vec<u8>, Vec<u8>)>,
-}
-
-impl Access {
+impl TargetSource {
     /// `None`: there is no apiserver to ask.
     pub(super) fn new(settings: Settings, host: Arc<Host>) -> Option<Self> {
         let asked = match &settings.ask {
@@ -83,7 +43,7 @@ impl Access {
             }
         };
         let reader = Reader { settings, host, last: Mutex::default() };
-        asked.then(|| Access { reader: Arc::new(reader), gate: Gate::default() })
+        asked.then(|| TargetSource { reader: Arc::new(reader), gate: SingleBlockingCall::default() })
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -91,7 +51,7 @@ impl Access {
     }
 
     /// Off the runtime's workers: a file may lie on a file system that hangs.
-    pub(super) async fn entry(&self, deadline: Deadline) -> Result<Entry> {
+    pub(super) async fn entry(&self, deadline: Deadline) -> Result<Target> {
         let reader = Arc::clone(&self.reader);
         self.gate.run(deadline, move || reader.entry()).await.unwrap_or_else(|| {
             Err(Error::new(Reason::Timeout, "the files with the credentials for the apiserver were not read in time"))
@@ -99,36 +59,8 @@ impl Access {
     }
 }
 
-impl Entry {
-    pub(super) fn is_anonymous(&self) -> bool {
-        self.token.is_none() && self.tls.material.client.is_none()
-    }
-
-    /// What an operator needs to know about a certificate that does not verify.
-    pub(super) fn refusal(&self, error: &CertificateError) -> Error {
-        let Material { name, ca, .. } = &self.tls.material;
-        let advice = match error {
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => format!(
-                "it is not made out to {name}: --apiserver.server-name names what it is made out to, or --apiserver.url another address"
-            ),
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "it is not valid yet: a clock is wrong".to_owned()
-            }
-            _ => format!(
-                "no authority in {} signed it: --apiserver.ca-file names another",
-                ca.as_ref().map_or("none", |(place, _)| place)
-            ),
-        };
-        Error::new(
-            Reason::Denied,
-            format!("the apiserver's certificate does not verify ({error}); {advice}; the token was not sent"),
-        )
-    }
-}
-
 impl Reader {
-    fn entry(&self) -> Result<Entry> {
+    fn entry(&self) -> Result<Target> {
         let told = self.kubeconfig()?;
         let told = told.as_ref();
         let settings = &self.settings;
@@ -147,7 +79,7 @@ impl Reader {
             client: told.and_then(|told| told.client.as_ref()).map(|client| self.client(client)).transpose()?,
             address: address.clone(),
         };
-        Ok(Entry { address, token: self.token(told)?, tls: self.tls(material)? })
+        Ok(Target { address, token: self.token(told)?, tls: self.tls(material)? })
     }
 
     fn kubeconfig(&self) -> Result<Option<Kubeconfig>> {
@@ -229,44 +161,6 @@ impl Reader {
         }
         let generation = last.as_ref().map_or(0, |last| last.generation + 1);
         Ok(Arc::clone(last.insert(Arc::new(Tls::of(material, generation)?))))
-    }
-}
-
-impl Tls {
-    fn of(material: Material, generation: u64) -> Result<Self> {
-        let name = ServerName::try_from(material.name.clone()).map_err(|_| {
-            Error::malformed(format!(
-                "{:?} is not a name that a server can have (--apiserver.server-name)",
-                material.name
-            ))
-        })?;
-        let verifier = match &material.ca {
-            None => Verifier::anyone(),
-            Some((place, pem)) => Verifier::signed_by(pem, std::slice::from_ref(&material.name))
-                .map_err(|what| Error::malformed(format!("{place}: {what} (--apiserver.ca-file)")))?,
-        };
-        let builder = ClientConfig::builder_with_provider(verifier.provider())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Error::new(Reason::Io, format!("TLS: {error}")))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
-        let mut config = match &material.client {
-            None => builder.with_no_client_auth(),
-            Some((place, chain, key)) => {
-                let malformed =
-                    |what: String| Error::malformed(format!("{place}: {what} (client-certificate of --kubeconfig)"));
-                let chain = certificates(chain).map_err(malformed)?;
-                let key = PrivateKeyDer::from_pem_slice(key)
-                    .map_err(|_| malformed("its client-key is no private key in PEM".to_owned()))?;
-                builder.with_client_auth_cert(chain, key).map_err(|error| malformed(error.to_string()))?
-            }
-        };
-        // A resumed handshake would prove nothing about the certificate, and measure something else.
-        config.resumption = rustls::client::Resumption::disabled();
-        let mut http2 = config.clone();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        http2.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Tls { material, name, http1: Arc::new(config), http2: Arc::new(http2), generation })
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
 use super::Address;
-use crate::credentials::Token;
+use crate::client::credentials::Token;
 use crate::error::{Error, Result};
 
 /// With three certificates inlined a kubeconfig has some ten kilobytes.

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::Value as Json;
 
-use super::place;
+use super::yaml_line;
 use super::{Limit, Row};
 use crate::error::Error;
-use crate::kubelet::configuration::{Configuration, DEFAULT_EVICTION_HARD, Source, Text, Told};
+use crate::kubelet::configuration::{Configuration, DEFAULT_EVICTION_HARD, KubeletInputs, Source, Text};
 use crate::kubelet::provenance::{self, FIELDS, Provenance};
 use crate::kubelet::quantity;
 use crate::kubelet::signals::{Counts, Signal};
@@ -96,7 +96,7 @@ impl Finding {
         Self::new("unreadable", error.to_string(), "")
     }
 
-    pub(super) fn refused(error: &Error, told: &Told) -> Self {
+    pub(super) fn refused(error: &Error, told: &KubeletInputs) -> Self {
         let finding = Self::new("refused", format!("a kubelet does not start with this: {error}"), "");
         // The path stands in the words already where more than one file may be meant.
         match (&told.file, told.dropins.as_deref().unwrap_or_default()) {
@@ -106,10 +106,10 @@ impl Finding {
     }
 
     /// At this key of what `source` wrote.
-    fn at(mut self, told: &Told, source: &Source, field: &str, signal: Option<&str>) -> Self {
+    fn at(mut self, told: &KubeletInputs, source: &Source, field: &str, signal: Option<&str>) -> Self {
         let texts = told.file.iter().chain(told.dropins.iter().flatten());
         let text = texts.into_iter().find(|text| Some(text.path.as_path()) == source.path());
-        self.line = text.and_then(|text| place::line(&text.text, field, signal));
+        self.line = text.and_then(|text| yaml_line::line(&text.text, field, signal));
         self.path = text.map(|text| text.path.clone());
         self.key = Some(signal.map_or_else(|| field.to_owned(), |signal| format!("{field}.{signal}")));
         self
@@ -145,7 +145,7 @@ const KNOWN: [&str; 12] = [
 ];
 
 /// What stands in the files and flags as they are written.
-pub(super) fn in_files(told: &Told) -> Vec<Finding> {
+pub(super) fn in_files(told: &KubeletInputs) -> Vec<Finding> {
     let mut found = Vec::new();
     for (source, document) in provenance::written(told) {
         let Ok(document) = document else { continue };
@@ -248,7 +248,7 @@ fn second_document(text: &str) -> Option<usize> {
     None
 }
 
-fn without_grace(told: &Told) -> Vec<Finding> {
+fn without_grace(told: &KubeletInputs) -> Vec<Finding> {
     let Ok(provenance) = provenance::trace(told) else { return Vec::new() };
     let missing = provenance.maps[1].iter().filter(|(signal, _)| !provenance.maps[2].contains_key(*signal));
     missing
@@ -263,7 +263,7 @@ fn without_grace(told: &Told) -> Vec<Finding> {
 
 /// What comes of it all.
 pub(super) fn in_effect(
-    told: &Told,
+    told: &KubeletInputs,
     configuration: &Configuration,
     provenance: &Provenance,
     rows: &[Row],
@@ -278,22 +278,23 @@ pub(super) fn in_effect(
 }
 
 /// Entries that a later source took away.
-fn lost(told: &Told, provenance: &Provenance, found: &mut Vec<Finding>) {
+fn lost(told: &KubeletInputs, provenance: &Provenance, found: &mut Vec<Finding>) {
     // Defaults that a flag replaced are what `partial-map` speaks of.
     for lost in provenance.lost.iter().filter(|lost| (&lost.was, &lost.by) != (&Source::Default, &Source::Flag)) {
         let by = match &lost.by {
             Source::Flag => "the kubelet's flag, which replaces the whole map".to_owned(),
-            other => format!("{}, which sets it to null", super::show::name(other)),
+            other => format!("{}, which sets it to null", super::render::name(other)),
         };
         let (field, signal) = (lost.field, lost.signal.as_str());
-        let what = format!("{field} {signal} {} ({}) is taken away by {by}", lost.value, super::show::name(&lost.was));
+        let what =
+            format!("{field} {signal} {} ({}) is taken away by {by}", lost.value, super::render::name(&lost.was));
         let instead = format!("name {signal} there as well, if it is still wanted");
         found.push(Finding::new("lost-entry", what, instead).at(told, &lost.was, field, Some(signal)));
     }
 }
 
 /// Signals without a hard threshold.
-fn missing(told: &Told, configuration: &Configuration, found: &mut Vec<Finding>) {
+fn missing(told: &KubeletInputs, configuration: &Configuration, found: &mut Vec<Finding>) {
     let hard = &configuration.eviction_hard;
     let gone: Vec<String> = DEFAULT_EVICTION_HARD
         .iter()
@@ -330,7 +331,7 @@ fn missing(told: &Told, configuration: &Configuration, found: &mut Vec<Finding>)
     }
 }
 
-fn one_signal(told: &Told, row: &Row, found: &mut Vec<Finding>) {
+fn one_signal(told: &KubeletInputs, row: &Row, found: &mut Vec<Finding>) {
     let signal = row.signal.as_str();
     let mut tell = |id, source: &Source, field: &str, what: String, instead: String| {
         found.push(Finding::new(id, what, instead).at(told, source, field, Some(signal)));
@@ -401,7 +402,7 @@ fn below(soft: &Limit, hard: &Limit) -> bool {
 }
 
 /// Images are collected above so many per cent used; pods are evicted below so many per cent free.
-fn gc(told: &Told, configuration: &Configuration, rows: &[Row], found: &mut Vec<Finding>) {
+fn gc(told: &KubeletInputs, configuration: &Configuration, rows: &[Row], found: &mut Vec<Finding>) {
     let high = configuration.image_gc_high_percent;
     let limits = rows.iter().filter(|row| row.signal == Signal::ImagefsAvailable);
     let limits = limits.flat_map(|row| [(&row.hard, FIELDS[0]), (&row.soft, FIELDS[1])]);

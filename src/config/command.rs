@@ -4,8 +4,8 @@ use clap::builder::BoolishValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command};
 
 use super::{Flags, check, doctor, pages};
-use crate::about;
 use crate::modes::{MODES, Mode};
+use crate::self_metrics;
 
 /// The flags that `-h` shows, with the words that fit there; `--help` shows them all, in full.
 const SUMMARY: [(&str, &str); 14] = [
@@ -46,7 +46,7 @@ pub fn command() -> Command {
     let command = Command::new("headroom-exporter")
         .about("How far this node is from the failures that take nodes down while every dashboard is green")
         .long_about("Prometheus exporter: how far this node is from the failures that take nodes down while every dashboard is green")
-        .version(about::VERSION_AND_REVISION)
+        .version(self_metrics::VERSION_AND_REVISION)
         .args_override_self(true)
         .args_conflicts_with_subcommands(true)
         .disable_help_subcommand(true)

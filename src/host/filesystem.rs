@@ -1,19 +1,14 @@
 //! File systems: how much is left on the one that holds a path, and which one that is.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::fd::{AsRawFd as _, OwnedFd};
 use rustix::fs::OFlags;
 
-use super::guard::Guard;
+use super::CallBudget;
+use super::bounded_call::Guard;
 use super::{Deadline, read};
-use crate::error::{Error, Reason, Result};
-
-/// How long a file system may take to answer `statfs`: as long as the kubelet gives it.
-const STATFS: Duration = Duration::from_secs(2);
-/// How long once another one hangs: a healthy one answers in microseconds, and both may lie on the same dead mount.
-const STATFS_AFTER_A_HANG: Duration = Duration::from_millis(200);
+use crate::error::{Error, Result};
 
 /// One mounted file system as `statfs(2)` and mountinfo describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,31 +109,6 @@ pub struct Usage {
     pub used_bytes: u64,
 }
 
-/// How long each of several file systems may take that are asked one after the other, so that those that hang leave time for
-/// the rest.
-#[derive(Debug)]
-pub struct Patience {
-    deadline: Deadline,
-    hung: bool,
-}
-
-impl Patience {
-    /// Until `deadline`, all together.
-    pub fn new(deadline: Deadline) -> Self {
-        Patience { deadline, hung: false }
-    }
-
-    /// For the next one.
-    pub fn next(&self) -> Deadline {
-        self.deadline.part(if self.hung { STATFS_AFTER_A_HANG } else { STATFS })
-    }
-
-    /// Takes note of how it went.
-    pub fn note<T>(&mut self, answer: &Result<T>) {
-        self.hung |= answer.as_ref().is_err_and(|error| matches!(error.reason(), Reason::Timeout | Reason::Busy));
-    }
-}
-
 /// Who answers for file systems: the kernel, or a recording.
 pub(super) enum Filesystems {
     Live(Guard),
@@ -175,7 +145,7 @@ impl Filesystems {
         &self,
         root: &Path,
         mounts: &[(&Path, DeviceNumber)],
-        patience: &mut Patience,
+        patience: &mut CallBudget,
     ) -> Vec<Result<Option<Usage>>> {
         match self {
             Filesystems::Live(guard) => {
@@ -264,6 +234,8 @@ fn mount_of(root: &Path, fd: i32) -> Option<Mount> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Reason;
+    use std::time::Duration;
 
     #[test]
     fn mountinfo_rows() {
@@ -293,7 +265,7 @@ mod tests {
         let row = mountinfo.lines().rfind(|line| line.split(' ').nth(4) == Some("/proc")).unwrap();
         let number = DeviceNumber::of_row(row).unwrap();
         let mounts = ["/proc", "/", "/nonexistent/x"].map(|path| (Path::new(path), number));
-        let answers = host.usages(&host.tree(), &mounts, &mut Patience::new(soon()));
+        let answers = host.usages(&host.tree(), &mounts, &mut CallBudget::new(soon()));
         assert!(matches!(answers[0], Ok(Some(_))), "{answers:?}");
         assert_eq!(answers[1], Ok(None), "another file system");
         assert!(answers[2].as_ref().is_err_and(Error::is_gone));
@@ -315,7 +287,7 @@ mod tests {
 
     #[test]
     fn after_one_that_hangs_the_others_get_little_time() {
-        let mut patience = Patience::new(Deadline::after(Duration::from_secs(60)));
+        let mut patience = CallBudget::new(Deadline::after(Duration::from_secs(60)));
         patience.note::<()>(&Err(Error::absent("not there")));
         assert!(patience.next().remaining() > Duration::from_secs(1));
         patience.note::<()>(&Err(Error::new(Reason::Timeout, "hangs")));

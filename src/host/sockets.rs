@@ -20,13 +20,12 @@
 //! **What it costs.** The kernel walks its table of established connections, whose size goes by the memory of the machine and not
 //! by the connections in it: see docs/performance.md.
 
-mod listing;
-mod netlink;
 pub mod owners;
-mod tcp;
+mod proc_net_unix;
+pub(super) mod tcp;
 mod unix;
 
-pub use listing::Listed;
+pub use proc_net_unix::Listed;
 pub use tcp::{TcpConnection, TcpInfo, TcpState};
 pub use unix::{UnixFile, UnixKind, UnixName, UnixSocket};
 

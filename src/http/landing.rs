@@ -12,7 +12,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY
 use axum::response::{Html, IntoResponse as _, Response};
 use tokio::sync::Semaphore;
 
-use super::recent::Taken;
+use super::scrape_history::Taken;
 use super::{App, Refused, limits};
 use crate::host::{Deadline, Host};
 use crate::kubelet::node::Node;

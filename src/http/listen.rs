@@ -23,8 +23,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::auth::policy::Security;
 use super::limits::{Admitted, Answer, Closed, Permit, Timed};
-use super::security::Security;
 
 /// Sockets beyond the limit of connections: those that make room, until they are closed. Further clients wait in the kernel's backlog.
 const LEAVING: usize = 32;

@@ -13,9 +13,9 @@ use rustls::{
     SupportedCipherSuite,
 };
 
-use super::der;
 use super::web_config::{CURVES, ClientAuth, SUITES, Tls};
-use crate::credentials::certificates;
+use super::x509;
+use crate::client::credentials::certificates;
 
 /// Sessions that may be resumed; each some hundred bytes.
 const SESSIONS: usize = 64;
@@ -52,7 +52,7 @@ impl Serving {
             (false, _) => &[&rustls::version::TLS13],
         };
         let chain = certificates(material.certificate.as_bytes()).map_err(|what| format!("cert: {what}"))?;
-        let expiry = chain.iter().filter_map(|certificate| der::not_after(certificate)).min();
+        let expiry = chain.iter().filter_map(|certificate| x509::not_after(certificate)).min();
         let key = PrivateKeyDer::from_pem_slice(material.key.as_bytes())
             .map_err(|_| "key: holds no private key in PEM".to_owned())?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -157,7 +157,7 @@ impl ClientCertVerifier for Clients {
             chain.verify_client_cert(leaf, intermediates, now)?;
         }
         if let Some(allowed) = &self.names
-            && !der::alternative_names(leaf).iter().any(|name| allowed.contains(name))
+            && !x509::alternative_names(leaf).iter().any(|name| allowed.contains(name))
         {
             return Err(CertificateError::ApplicationVerificationFailure.into());
         }

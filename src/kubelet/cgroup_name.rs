@@ -56,7 +56,7 @@ pub struct PodPlace {
 
 /// What one directory of a kubepods tree is, by its name and its parent's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum CgroupRole {
     /// The kubepods root itself.
     Root,
     /// A QoS directory.
@@ -69,27 +69,27 @@ pub enum Place {
     Other(Qos),
 }
 
-impl Place {
+impl CgroupRole {
     /// The place of the directory `name` in this one.
     #[must_use]
     pub fn child(self, name: &str) -> Self {
         match self {
-            Place::Root => qos_of(name).map_or_else(|| member(Qos::Guaranteed, name), Place::Qos),
-            Place::Qos(qos) => member(qos, name),
-            Place::Pod(qos) if container_id(name).is_some() => Place::Container(qos),
-            Place::Pod(qos) | Place::Container(qos) | Place::Other(qos) => Place::Other(qos),
+            CgroupRole::Root => qos_of(name).map_or_else(|| member(Qos::Guaranteed, name), CgroupRole::Qos),
+            CgroupRole::Qos(qos) => member(qos, name),
+            CgroupRole::Pod(qos) if container_id(name).is_some() => CgroupRole::Container(qos),
+            CgroupRole::Pod(qos) | CgroupRole::Container(qos) | CgroupRole::Other(qos) => CgroupRole::Other(qos),
         }
     }
 }
 
 /// A directory in the root or in a QoS directory.
-fn member(qos: Qos, name: &str) -> Place {
+fn member(qos: Qos, name: &str) -> CgroupRole {
     if pod_uid(name).is_some() {
-        Place::Pod(qos)
+        CgroupRole::Pod(qos)
     } else if container_id(name).is_some() {
-        Place::Container(qos)
+        CgroupRole::Container(qos)
     } else {
-        Place::Other(qos)
+        CgroupRole::Other(qos)
     }
 }
 
@@ -141,12 +141,12 @@ pub fn container_id(name: &str) -> Option<&str> {
 /// The outermost kubepods counts: what a Kubernetes inside a container calls its pods is nothing that this node knows.
 pub fn of_path(cgroup_path: &str) -> Option<PodPlace> {
     let path = cgroup_path.trim_end().strip_suffix(" (deleted)").unwrap_or(cgroup_path.trim_end());
-    let mut place: Option<Place> = None;
+    let mut place: Option<CgroupRole> = None;
     let mut found: Option<PodPlace> = None;
     for name in path.split('/') {
         let Some(parent) = place else {
             if is_root(name) {
-                place = Some(Place::Root);
+                place = Some(CgroupRole::Root);
             } else if let Some(pod) = literal(name) {
                 return Some(pod);
             }
@@ -154,8 +154,8 @@ pub fn of_path(cgroup_path: &str) -> Option<PodPlace> {
         };
         let here = parent.child(name);
         match (here, &mut found) {
-            (Place::Pod(qos), _) => found = Some(PodPlace { qos, pod_uid: pod_uid(name)?, container_id: None }),
-            (Place::Container(_), Some(pod)) => pod.container_id = container_id(name).map(str::to_owned),
+            (CgroupRole::Pod(qos), _) => found = Some(PodPlace { qos, pod_uid: pod_uid(name)?, container_id: None }),
+            (CgroupRole::Container(_), Some(pod)) => pod.container_id = container_id(name).map(str::to_owned),
             _ => {}
         }
         place = Some(here);
@@ -272,19 +272,19 @@ mod tests {
 
     #[test]
     fn places_of_directories() {
-        let (root, burstable) = (Place::Root, Place::Qos(Qos::Burstable));
+        let (root, burstable) = (CgroupRole::Root, CgroupRole::Qos(Qos::Burstable));
         assert_eq!(root.child("burstable"), burstable);
-        assert_eq!(root.child("kubepods-besteffort.slice"), Place::Qos(Qos::BestEffort));
-        assert_eq!(root.child("x-kubepods-besteffort.slice"), Place::Qos(Qos::BestEffort));
-        assert_eq!(root.child("guaranteed"), Place::Other(Qos::Guaranteed));
-        assert_eq!(burstable.child("besteffort"), Place::Other(Qos::Burstable));
-        assert_eq!(burstable.child(ID), Place::Container(Qos::Burstable), "stray, and nothing removes it");
-        assert_eq!(root.child(&format!("crio-{ID}.scope")), Place::Container(Qos::Guaranteed));
+        assert_eq!(root.child("kubepods-besteffort.slice"), CgroupRole::Qos(Qos::BestEffort));
+        assert_eq!(root.child("x-kubepods-besteffort.slice"), CgroupRole::Qos(Qos::BestEffort));
+        assert_eq!(root.child("guaranteed"), CgroupRole::Other(Qos::Guaranteed));
+        assert_eq!(burstable.child("besteffort"), CgroupRole::Other(Qos::Burstable));
+        assert_eq!(burstable.child(ID), CgroupRole::Container(Qos::Burstable), "stray, and nothing removes it");
+        assert_eq!(root.child(&format!("crio-{ID}.scope")), CgroupRole::Container(Qos::Guaranteed));
         let container = burstable.child(&format!("pod{UID}")).child(ID);
-        assert_eq!(container, Place::Container(Qos::Burstable));
-        assert_eq!(container.child(ID), Place::Other(Qos::Burstable), "made by the container");
-        assert_eq!(root.child("stray").child(&format!("pod{UID}")), Place::Other(Qos::Guaranteed));
-        assert_eq!(root.child("user-podx.slice"), Place::Other(Qos::Guaranteed), "another slice that ends alike");
+        assert_eq!(container, CgroupRole::Container(Qos::Burstable));
+        assert_eq!(container.child(ID), CgroupRole::Other(Qos::Burstable), "made by the container");
+        assert_eq!(root.child("stray").child(&format!("pod{UID}")), CgroupRole::Other(Qos::Guaranteed));
+        assert_eq!(root.child("user-podx.slice"), CgroupRole::Other(Qos::Guaranteed), "another slice that ends alike");
         assert!(is_root("kubelet-kubepods.slice") && !is_root("kubepods-burstable.slice") && !is_root("mykubepods"));
     }
 }

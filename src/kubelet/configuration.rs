@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::document::{self, Role};
+use super::config_file::{self, Role};
 use super::flags::Flags;
 use crate::error::{Error, Result};
 
@@ -79,7 +79,7 @@ pub struct Text {
 
 /// What a kubelet was told, read and not yet understood.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct KubeletInputs {
     /// Its command line; `None` if no kubelet runs.
     pub flags: Option<Flags>,
     /// The file of `--config`.
@@ -113,7 +113,7 @@ pub struct Configuration {
     pub runtime_endpoint: Option<String>,
 }
 
-impl Told {
+impl KubeletInputs {
     /// Where this comes from, in the order in which it counts.
     pub fn sources(&self) -> Vec<Source> {
         let mut sources = Vec::new();
@@ -163,8 +163,8 @@ impl Told {
             None => {}
         }
         for Text { path, text } in self.dropins.iter().flatten() {
-            let patch = document::parse(text, Role::Dropin).map_err(|error| error.context(path.display()))?;
-            document::merge(&mut merged, patch);
+            let patch = config_file::parse(text, Role::Dropin).map_err(|error| error.context(path.display()))?;
+            config_file::merge(&mut merged, patch);
             step(Source::Dropin(path.clone()), &merged);
         }
         Ok(merged)
@@ -188,7 +188,7 @@ impl Told {
 
 /// Step 2: the file of `--config` with the thresholds that the kubelet fills in.
 fn base(text: &str) -> Result<Map<String, Value>> {
-    let mut map = document::parse(text, Role::Base)?;
+    let mut map = config_file::parse(text, Role::Base)?;
     // The file is decoded into its type at once, so that a wrong value is refused even where a drop-in mends it later.
     Configuration::of(&map)?;
     let merge = boolean(&map, "mergeDefaultEvictionSettings")?.unwrap_or(false);

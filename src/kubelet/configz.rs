@@ -39,7 +39,7 @@ use super::configuration::Configuration;
 use super::flags::Flags;
 use super::process::Kubelet;
 use super::thresholds::Thresholds;
-use crate::credentials::{SERVICE_ACCOUNT, Token, present};
+use crate::client::credentials::{SERVICE_ACCOUNT, Token, present};
 use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
 use client::Failure;

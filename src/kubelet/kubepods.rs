@@ -6,7 +6,7 @@
 use crate::host::cgroup::walk::Entry;
 use crate::host::cgroup::{Hierarchy, Layout};
 
-use super::cgroup_name::{Place, Qos, is_root};
+use super::cgroup_name::{CgroupRole, Qos, is_root};
 
 /// `--cgroup-root` may put the tree below other directories; further down than this it is not looked for.
 const SEARCHED_LEVELS: u8 = 3;
@@ -71,7 +71,7 @@ pub enum Position {
     /// Where no kubepods will be met any more.
     Outside,
     /// In a kubepods tree; with the index of the directory, if it is one that counts.
-    Within(Place, Option<usize>),
+    Within(CgroupRole, Option<usize>),
 }
 
 impl Position {
@@ -107,17 +107,17 @@ impl<P: Probe> Search<P> {
             Position::Above(_) if is_root(&entry.name()) => {
                 self.roots += 1;
                 self.probe.root(entry);
-                return Some(Position::Within(Place::Root, None));
+                return Some(Position::Within(CgroupRole::Root, None));
             }
             Position::Above(level) if level + 1 < self.levels => return Some(Position::Above(level + 1)),
             Position::Above(_) => return Some(Position::Outside),
             Position::Within(place, parent) => (place.child(&entry.name()), parent),
         };
         let (kind, qos) = match place {
-            Place::Root | Place::Qos(_) => return Some(Position::Within(place, None)),
-            Place::Pod(qos) => (Kind::Pod, qos),
-            Place::Container(qos) => (Kind::Container, qos),
-            Place::Other(qos) => (Kind::Other, qos),
+            CgroupRole::Root | CgroupRole::Qos(_) => return Some(Position::Within(place, None)),
+            CgroupRole::Pod(qos) => (Kind::Pod, qos),
+            CgroupRole::Container(qos) => (Kind::Container, qos),
+            CgroupRole::Other(qos) => (Kind::Other, qos),
         };
         let data = self.probe.directory(entry, parent.map(|parent| &self.directories[parent].data))?;
         self.directories.push(Directory { kind, qos, inode: entry.inode, parent, data });

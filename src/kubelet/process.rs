@@ -74,7 +74,7 @@ impl Finder {
     /// read; timeout if there
     /// are too many to look at before the deadline.
     pub fn find(&self, host: &Host, deadline: Deadline) -> Result<Found> {
-        host.sees_the_machines_processes()?;
+        host.require_host_pid()?;
         let pids = host.pids()?;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let sweep = match last.take() {

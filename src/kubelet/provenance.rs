@@ -1,13 +1,13 @@
 //! Which of a kubelet's sources each entry of its eviction maps comes from, and what was lost on the way.
 //!
-//! Nothing is resolved here: the steps are those of [`Told::effective`], and an entry belongs to the step that changed it.
+//! Nothing is resolved here: the steps are those of [`KubeletInputs::effective`], and an entry belongs to the step that changed it.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::configuration::{Configuration, Source, Told};
-use super::document::{self, Role};
+use super::config_file::{self, Role};
+use super::configuration::{Configuration, KubeletInputs, Source};
 use crate::error::Result;
 
 /// The four maps, by their names in the file.
@@ -44,7 +44,7 @@ pub struct Provenance {
 ///
 /// # Errors
 /// Malformed where a kubelet would refuse to start.
-pub fn trace(told: &Told) -> Result<Provenance> {
+pub fn trace(told: &KubeletInputs) -> Result<Provenance> {
     let mut all = Provenance::default();
     let effective = told.effective()?;
     told.merged(|source, merged| {
@@ -68,7 +68,7 @@ pub fn trace(told: &Told) -> Result<Provenance> {
     }
     // What the file did not say itself, the kubelet has filled in.
     if let Some(file) = &told.file {
-        let written = document::parse(&file.text, Role::Base)?;
+        let written = config_file::parse(&file.text, Role::Base)?;
         let said = |signal: &str| written.get(FIELDS[0]).is_some_and(|hard| hard.get(signal).is_some());
         let from_file = Source::File(file.path.clone());
         for (signal, (_, source)) in &mut all.maps[0] {
@@ -86,18 +86,19 @@ pub fn trace(told: &Told) -> Result<Provenance> {
 }
 
 /// What each file says by itself, before anything is merged.
-pub fn written(told: &Told) -> Vec<(Source, Result<Map<String, Value>>)> {
-    let file = told.file.iter().map(|text| (Source::File(text.path.clone()), document::parse(&text.text, Role::Base)));
+pub fn written(told: &KubeletInputs) -> Vec<(Source, Result<Map<String, Value>>)> {
+    let file =
+        told.file.iter().map(|text| (Source::File(text.path.clone()), config_file::parse(&text.text, Role::Base)));
     let dropins = told.dropins.iter().flatten();
-    let dropins = dropins.map(|text| (Source::Dropin(text.path.clone()), document::parse(&text.text, Role::Dropin)));
+    let dropins = dropins.map(|text| (Source::Dropin(text.path.clone()), config_file::parse(&text.text, Role::Dropin)));
     file.chain(dropins).collect()
 }
 
 /// What is wrong with a `--config` file that a kubelet forgives: a key that appears twice.
-pub fn forgiven(told: &Told) -> Option<String> {
+pub fn forgiven(told: &KubeletInputs) -> Option<String> {
     let text = &told.file.as_ref()?.text;
-    document::parse(text, Role::Base).ok()?;
-    document::parse(text, Role::Dropin).err().map(|error| error.to_string())
+    config_file::parse(text, Role::Base).ok()?;
+    config_file::parse(text, Role::Dropin).err().map(|error| error.to_string())
 }
 
 impl Provenance {

@@ -5,11 +5,11 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::configuration::{Text, Told};
+use super::configuration::{KubeletInputs, Text};
 use super::flags::Flags;
 use super::process::Kubelet;
 use crate::error::{Error, Reason, Result};
-use crate::host::tree::{Kind, Tree};
+use crate::host::rootfs::{Kind, Tree};
 use crate::host::{Deadline, Host};
 
 /// Far more drop-ins, and far deeper folders of them, than anyone has.
@@ -92,9 +92,9 @@ impl<'a> Sources<'a> {
     /// # Errors
     /// Denied if we may not; malformed if a file that was named is not there or cannot be read, which a kubelet would not
     /// start with either.
-    pub fn read(&self, deadline: Deadline) -> Result<Told> {
+    pub fn read(&self, deadline: Deadline) -> Result<KubeletInputs> {
         let flag = |of: fn(&Flags) -> Option<&PathBuf>| self.flags.as_ref().and_then(of);
-        let mut told = Told { flags: self.flags.clone(), ..Told::default() };
+        let mut told = KubeletInputs { flags: self.flags.clone(), ..KubeletInputs::default() };
         let config = self.named(self.overrides.config.as_ref(), flag(|flags| flags.config.as_ref()), &CONFIG)?;
         if let Some(path) = config {
             let text = self.in_either_tree(|tree| tree.read(&path)).map_err(|error| explain(error, &CONFIG))?;
@@ -147,7 +147,7 @@ pub fn named(
     config_dir: Option<&Path>,
     flags: Flags,
     deadline: Deadline,
-) -> Result<Told> {
+) -> Result<KubeletInputs> {
     let tree = host.tree();
     let ours = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     // The names stay as they were given.
@@ -164,7 +164,7 @@ pub fn named(
         }
         Ok(found)
     });
-    Ok(Told { flags: Some(flags), file: file.transpose()?, dropins: dropins.transpose()? })
+    Ok(KubeletInputs { flags: Some(flags), file: file.transpose()?, dropins: dropins.transpose()? })
 }
 
 /// A file that was named and is not there is not "this machine has no such thing".
@@ -272,7 +272,7 @@ mod tests {
             std::os::unix::fs::symlink(target, self.dir.path().join(path)).unwrap();
         }
 
-        fn read(&self, flags: &[&str]) -> Result<Told> {
+        fn read(&self, flags: &[&str]) -> Result<KubeletInputs> {
             let kubelet = Kubelet { pid: 7, arguments: flags.iter().map(|&flag| flag.to_owned()).collect() };
             Sources::of(&self.host, Some(&kubelet), &Overrides::default()).read(Deadline::after(Duration::from_secs(5)))
         }

@@ -204,12 +204,12 @@ fn minimum_reclaims(map: &BTreeMap<String, String>) -> Result<BTreeMap<Signal, V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kubelet::configuration::Told;
+    use crate::kubelet::configuration::KubeletInputs;
     use crate::kubelet::flags::Flags;
 
     /// The thresholds of a kubelet with these flags only.
     fn parse(flags: &[&str]) -> Result<Thresholds> {
-        let told = Told { flags: Some(Flags::parse(flags.iter().copied())), ..Told::default() };
+        let told = KubeletInputs { flags: Some(Flags::parse(flags.iter().copied())), ..KubeletInputs::default() };
         Thresholds::parse(&told.effective()?)
     }
 

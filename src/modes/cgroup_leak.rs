@@ -24,12 +24,12 @@
 //! `cgroup_leak/strangers.rs`.
 
 mod assess;
-mod live;
-mod orphans;
+mod containers;
+mod idle;
 mod snapshot;
-mod strangers;
 #[cfg(test)]
 mod tests;
+mod unknown_to_runtime;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ use super::{Collector, Context, Mode};
 use crate::error::{Reason, Result};
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::Runtime;
-use assess::Word;
+use assess::RuntimeAnswer;
 
 /// Ids that the kernel has for memory cgroups: `MEM_CGROUP_ID_MAX`, 16 bits without 0, in every version.
 pub const MEMCG_IDS: u64 = 65_535;
@@ -181,9 +181,9 @@ pub struct CgroupLeak {
 #[derive(Debug, Default)]
 struct Memories {
     /// Without a process.
-    idle: orphans::Ages,
+    idle: idle::Ages,
     /// Not known to the runtime.
-    strangers: strangers::Strangers,
+    strangers: unknown_to_runtime::UnknownToRuntime,
 }
 
 impl CgroupLeak {
@@ -198,15 +198,16 @@ impl Collector for CgroupLeak {
         let mut samples = Samples::new();
         // Before the walk: `strangers` tells why.
         let word = match self.runtime.inventory_and_when(context.host, context.deadline.part(RUNTIME)) {
-            Ok((inventory, asked)) => Word::Known(inventory, asked),
+            Ok((inventory, asked)) => RuntimeAnswer::Inventory(inventory, asked),
             // Without a runtime the processes in the cgroups tell.
-            Err(error) if error.reason() == Reason::Absent => Word::Nobody,
+            Err(error) if error.reason() == Reason::Absent => RuntimeAnswer::None,
             Err(error) => {
                 samples.fail(error);
-                Word::Silence
+                RuntimeAnswer::Failed
             }
         };
-        let snapshot = snapshot::read(context, &self.settings, matches!(word, Word::Known(..)), &mut samples)?;
+        let snapshot =
+            snapshot::read(context, &self.settings, matches!(word, RuntimeAnswer::Inventory(..)), &mut samples)?;
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
         assess::counts(&snapshot, &mut samples);
         let grace = self.settings.orphan_grace;

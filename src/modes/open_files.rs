@@ -204,7 +204,7 @@ impl Collector for OpenFiles {
         let Context { host, deadline } = context;
         let mut samples = Samples::new();
         let handles = samples.ok(FileHandles::read(host)).flatten();
-        if let Err(error) = host.sees_the_machines_processes() {
+        if let Err(error) = host.require_host_pid() {
             // What is left is the machine's all the same.
             assess::handles(handles, &mut samples);
             samples.fail(error);

@@ -8,7 +8,7 @@
 //! **Evidence.** Inside: `/proc/PID/net/dev` of one process per pod, found through the pod's cgroups (`pod_interface/pods.rs`), says which
 //! network namespace that is and which interfaces it has ([`crate::host::netns`]). Outside: one rtnetlink dump of the
 //! machine's interfaces ([`crate::host::links`]). What the interfaces of pods sit on is asked of the sysfs in the
-//! container, where there is one, once in five minutes ([`crate::host::lower`]): a best effort.
+//! container, where there is one, once in five minutes ([`crate::host::iflink`]): a best effort.
 //!
 //! **Which pods count.** Those with a network namespace of their own. Never one that is starting or ending: `pod_interface/lives.rs`
 //! tells how that is known. For that, and for names, the runtime is asked only when a pod looks incomplete. A sandbox made anew
@@ -26,7 +26,7 @@
 //! so a pod that is left with these alone is not "without", but what it lost is told. Virtual-machine runtimes whose
 //! processes are in no container's cgroup are not looked at, nor are pods whose cgroups are outside kubepods.
 
-mod lives;
+mod history;
 mod parents;
 mod pods;
 #[cfg(test)]
@@ -42,7 +42,7 @@ use crate::host::Host;
 use crate::host::netns::NetworkNamespace;
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::{ContainerState, Inventory, Runtime};
-use lives::{Finding, Lives, Look, Proof, connecting};
+use history::{Finding, Look, PodHistory, Proof, connecting};
 use parents::Parents;
 use pods::{Found, Pod};
 
@@ -137,7 +137,7 @@ pub struct PodInterface {
 
 #[derive(Debug, Default)]
 struct Memory {
-    lives: Lives,
+    lives: PodHistory,
     parents: Parents,
 }
 
@@ -153,7 +153,7 @@ impl Collector for PodInterface {
         let mut samples = Samples::new();
         let memory = &mut *self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         // The cgroup of a pod shows no process of another process namespace, as if its containers had ended.
-        let visible = samples.ok(context.host.sees_the_machines_processes()).is_some();
+        let visible = samples.ok(context.host.require_host_pid()).is_some();
         let found = if visible { pods::find(context, &mut samples) } else { None };
         if let Some(found) = &found {
             self.pods(context, found, &mut memory.lives, &mut samples);
@@ -185,7 +185,7 @@ struct Subject<'a> {
 }
 
 impl PodInterface {
-    fn pods(&self, context: Context<'_>, found: &Found, lives: &mut Lives, samples: &mut Samples) {
+    fn pods(&self, context: Context<'_>, found: &Found, lives: &mut PodHistory, samples: &mut Samples) {
         let host = context.host;
         let Some(machine) = samples.ok(host.network_namespace_of(1)) else { return };
         let now = Instant::now();
@@ -306,14 +306,14 @@ impl Subject<'_> {
         let through = &self.pod.containers[self.through];
         let running = |state| state == ContainerState::Running;
         self.look.proof = if inventory.containers.iter().any(|one| *one.id == *through.id && running(one.state)) {
-            if self.again(host, machine, through.pid) { Proof::Running } else { Proof::Over }
+            if self.again(host, machine, through.pid) { Proof::Running } else { Proof::Terminated }
         } else {
             let mut sandboxes = inventory.sandboxes.iter().filter(|one| one.pod.uid == *self.pod.uid);
             let ready = match inventory.sandboxes.iter().find(|one| *one.id == *through.id) {
                 Some(sandbox) => sandbox.ready,
                 None => sandboxes.any(|sandbox| sandbox.ready),
             };
-            if ready { Proof::Sandbox } else { Proof::Over }
+            if ready { Proof::Sandbox } else { Proof::Terminated }
         };
     }
 }
@@ -335,7 +335,7 @@ fn ask_below(
     context: Context<'_>,
     found: &Found,
     looks: &[Look],
-    lives: &mut Lives,
+    lives: &mut PodHistory,
     now: Instant,
     samples: &mut Samples,
 ) {
@@ -349,7 +349,7 @@ fn ask_below(
         return;
     }
     let pids = processes.iter().map(|(_, pid)| *pid).collect();
-    let answers = context.host.stacked_interfaces(pids, context.deadline.part(INTERFACES_OF_MACHINE));
+    let answers = context.host.iflinks(pids, context.deadline.part(INTERFACES_OF_MACHINE));
     let mut refused = None;
     for ((uid, _), answer) in processes.into_iter().zip(samples.ok(answers).unwrap_or_default()) {
         match answer {

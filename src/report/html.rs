@@ -10,8 +10,9 @@ use jiff::Timestamp;
 
 use super::text::{self, COMMANDS, EXPLAINED, PARAGRAPHS};
 use super::{Report, Row};
-use crate::about;
-use crate::verdict::{self, Finding, Level, humanize};
+use crate::self_metrics;
+use crate::verdict::promql::humanize;
+use crate::verdict::{self, Finding, Level};
 
 /// The style, which is part of the page.
 pub const STYLE: &str = include_str!("page.css");
@@ -150,7 +151,7 @@ pub fn render(report: &Report, site: Site<'_>) -> String {
          <p>The verdicts are the alerts of headroom-exporter {version}, judged here. On the machine: \
          <code>headroom-exporter doctor</code></p></footer>\n</body></html>\n",
         path = Text(site.telemetry_path),
-        version = about::VERSION,
+        version = self_metrics::VERSION,
     );
     out
 }

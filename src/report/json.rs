@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Report, Row};
-use crate::about;
+use crate::self_metrics;
 use crate::verdict::{self, Basis, Finding, Level};
 
 /// It changes when a field goes or means something else.
@@ -71,7 +71,7 @@ pub fn render(report: &Report) -> String {
     let document = Document {
         format: FORMAT,
         exit_code: report.exit_code(),
-        exporter: about::VERSION,
+        exporter: self_metrics::VERSION,
         node: &report.node,
         kernel: report.kernel.as_deref(),
         at: jiff::Timestamp::try_from(report.at).map(|at| at.to_string()).unwrap_or_default(),

@@ -6,7 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Report, Row};
-use crate::verdict::{self, Basis, Figure, Finding, Level, humanize};
+use crate::verdict::promql::humanize;
+use crate::verdict::{self, Basis, Figure, Finding, Level};
 
 /// How wide a line may get.
 const WIDTH: usize = 100;

@@ -20,8 +20,8 @@ use tonic::client::{Grpc, GrpcService};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-use super::link::{Failure, LARGEST_ANSWER, within};
-use super::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox, messages};
+use super::connection::{Failure, LARGEST_ANSWER, within};
+use super::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox, cri_messages};
 use crate::error::{Error, Reason};
 use crate::host::Deadline;
 
@@ -56,7 +56,7 @@ impl Client {
     }
 
     async fn list<A: prost::Message + Default + 'static>(&mut self, path: &'static str) -> Result<A, Failure> {
-        self.call(path, messages::Empty {}).await
+        self.call(path, cri_messages::Empty {}).await
     }
 
     /// Everything that this runtime has. Without sandboxes and containers there is no answer; without images there is a lesser one.
@@ -64,7 +64,7 @@ impl Client {
         let identity = match &self.identity {
             Some(identity) => identity.clone(),
             None => {
-                let version: messages::Version = self.list("/runtime.v1.RuntimeService/Version").await?;
+                let version: cri_messages::Version = self.list("/runtime.v1.RuntimeService/Version").await?;
                 let identity = Identity {
                     protocol: Protocol::Cri,
                     name: version.runtime_name,
@@ -74,8 +74,8 @@ impl Client {
                 self.identity.insert(identity).clone()
             }
         };
-        let sandboxes: messages::Sandboxes = self.list("/runtime.v1.RuntimeService/ListPodSandbox").await?;
-        let containers: messages::Containers = self.list("/runtime.v1.RuntimeService/ListContainers").await?;
+        let sandboxes: cri_messages::Sandboxes = self.list("/runtime.v1.RuntimeService/ListPodSandbox").await?;
+        let containers: cri_messages::Containers = self.list("/runtime.v1.RuntimeService/ListContainers").await?;
         let mut inventory = Inventory {
             identity,
             sandboxes: Vec::with_capacity(sandboxes.items.len()),
@@ -124,7 +124,7 @@ fn failure(status: &Status) -> Failure {
 ///
 /// The uid is that of the cgroup, static pods included: the kubelet gives those the hash of their manifest as uid everywhere on the
 /// node (`kubernetes.io/config.hash` says the same; only the mirror pod on the apiserver has another one). Seen on 1.36.
-fn add_pods(inventory: &mut Inventory, sandboxes: messages::Sandboxes, containers: messages::Containers) {
+fn add_pods(inventory: &mut Inventory, sandboxes: cri_messages::Sandboxes, containers: cri_messages::Containers) {
     for sandbox in sandboxes.items {
         let metadata = sandbox.metadata.unwrap_or_default();
         let pod = Pod { namespace: metadata.namespace, name: metadata.name, uid: metadata.uid };
@@ -152,7 +152,7 @@ fn add_pods(inventory: &mut Inventory, sandboxes: messages::Sandboxes, container
     }
 }
 
-fn labelled(labels: &[messages::Label]) -> Pod {
+fn labelled(labels: &[cri_messages::Label]) -> Pod {
     let value = |key| labels.iter().find(|label| label.key == key).map(|label| label.value.clone()).unwrap_or_default();
     Pod {
         namespace: value("io.kubernetes.pod.namespace"),
@@ -161,7 +161,7 @@ fn labelled(labels: &[messages::Label]) -> Pod {
     }
 }
 
-fn add_filesystems(inventory: &mut Inventory, filesystems: messages::ImageFilesystems) {
+fn add_filesystems(inventory: &mut Inventory, filesystems: cri_messages::ImageFilesystems) {
     let mountpoints = filesystems.image_filesystems.into_iter().filter_map(|usage| Some(usage.fs_id?.mountpoint));
     inventory.image_filesystems = mountpoints.filter(|mountpoint| !mountpoint.is_empty()).collect();
 }
@@ -169,7 +169,7 @@ fn add_filesystems(inventory: &mut Inventory, filesystems: messages::ImageFilesy
 /// The kubelet's image GC compares the id of each image with what each container says it runs, exited ones included, and leaves
 /// pinned images alone. So do we (a digest counts as well, which some runtimes give instead of the id). A pause image is in no
 /// container's list: where the runtime does not pin it (containerd 1.6), the kubelet may remove it, and it counts as unused.
-fn count(images: &messages::Images, containers: &[Container]) -> Images {
+fn count(images: &cri_messages::Images, containers: &[Container]) -> Images {
     let used: HashSet<&str> = containers.iter().map(|container| container.image.as_str()).collect();
     let mut sum = Images::default();
     for image in &images.images {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
 
-use super::link::{Failure, Link};
+use super::connection::{Failure, Link};
 use super::{Inventory, Protocol, cri, docker};
 
 /// Where runtimes put their sockets, in the order in which they are asked.

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::link::{Failure, LARGEST_ANSWER, within};
+use super::connection::{Failure, LARGEST_ANSWER, within};
 use super::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox};
 use crate::error::{Error, Reason};
 use crate::host::Deadline;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::eval::Evaluator;
-use super::{Finding, History, expression, rules};
+use super::promql::eval::Evaluator;
+use super::promql::expression;
+use super::{Finding, History, rules};
 
 /// Lines of one finding at the most; those of one metric that fit it alike are all the same to a reader.
 const MOST: usize = 6;

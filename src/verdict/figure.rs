@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use promql_parser::parser::Expr;
 
-use super::eval::Evaluator;
 use super::history::History;
-use super::labels::Labels;
-use super::{expression, humanize};
+use super::promql::eval::Evaluator;
+use super::promql::labels::Labels;
+use super::promql::{expression, humanize};
 
 /// How one mode's figure is found. Of several series the one with the highest ratio of used and limit is the figure.
 struct Row {

@@ -5,10 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::metric::{Metric, Samples};
 
-use super::eval::Evaluator;
-use super::labels::{Labels, NAME};
+use super::promql::eval::Evaluator;
+use super::promql::labels::{Labels, NAME};
+use super::promql::store::{STALE, Store, is_stale};
 use super::rules;
-use super::store::{STALE, Store, is_stale};
 
 /// What the exporter's own target is called, for rules that name it.
 const JOB: &str = "headroom-exporter";
@@ -153,10 +153,10 @@ impl History {
     }
 }
 
-fn mark_stale<'a>(series: impl Iterator<Item = &'a mut Vec<super::store::Point>>, at: i64) {
+fn mark_stale<'a>(series: impl Iterator<Item = &'a mut Vec<super::promql::store::Point>>, at: i64) {
     for points in series {
         if points.last().is_some_and(|last| last.at < at && !is_stale(last.value)) {
-            points.push(super::store::Point { at, value: STALE });
+            points.push(super::promql::store::Point { at, value: STALE });
         }
     }
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 use promql_parser::parser::Expr;
 use serde::Deserialize;
 
-use super::eval::{Element, Evaluator};
-use super::labels::{Labels, NAME};
-use super::{expression, figure, template};
+use super::figure;
+use super::promql::eval::{Element, Evaluator};
+use super::promql::labels::{Labels, NAME};
+use super::promql::{expression, template};
 
 macro_rules! folder {
     ($name:literal) => {

@@ -36,7 +36,7 @@ use crate::tls_server::Authority;
 const RECENT: usize = 5_000;
 
 struct State {
-    told: Mutex<Told>,
+    told: Mutex<KubeletInputs>,
     seen: Mutex<Seen>,
     counters: Counters,
     /// What connections and the listener wait for.
@@ -46,7 +46,7 @@ struct State {
     certificates: [Arc<ServerConfig>; 2],
 }
 
-struct Told {
+struct KubeletInputs {
     settings: Settings,
     lease: Option<Value>,
 }
@@ -85,7 +85,7 @@ pub fn run(directory: &Path, settings: Settings) {
         authority.issue(&names).config(None)
     });
     let state = Arc::new(State {
-        told: Mutex::new(Told { settings, lease: None }),
+        told: Mutex::new(KubeletInputs { settings, lease: None }),
         seen: Mutex::default(),
         counters: Counters::default(),
         signals: watch::channel(Signals::default()).0,
@@ -294,7 +294,7 @@ async fn answer(state: &State, of: Of, request: hyper::Request<Incoming>) -> Res
 
 /// In the order of a real apiserver: who is it, is there room, may they, what is it.
 fn decide(
-    told: &mut Told,
+    told: &mut KubeletInputs,
     method: &str,
     path: &str,
     query: &str,
@@ -309,7 +309,7 @@ fn decide(
         return failure(401, "Unauthorized");
     }
     if let Some(refusal) = settings.refusal.filter(|refusal| !(refusal.objects_alone && health)) {
-        let mut response = failure(refusal.status, "Told so");
+        let mut response = failure(refusal.status, "KubeletInputs so");
         if let Some(seconds) = refusal.retry_after {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
@@ -331,7 +331,7 @@ fn decide(
         },
         ("GET", _) if path.strip_prefix(&node) == Some("/proxy/healthz") => match settings.kubelet_status {
             200 => text("ok"),
-            status => failure(status, "Told so"),
+            status => failure(status, "KubeletInputs so"),
         },
         ("GET", "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes") => object(&json!({
             "kind": "EndpointSlice",

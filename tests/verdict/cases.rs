@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use headroom::verdict::eval::Evaluator;
+use headroom::verdict::promql::eval::Evaluator;
+use headroom::verdict::promql::expression;
 use headroom::verdict::rules::{self, Group, Rule, duration};
-use headroom::verdict::{Labels, STALE, Store, expression};
+use headroom::verdict::{Labels, STALE, Store};
 use serde::Deserialize;
 
 use super::series;

@@ -1,6 +1,7 @@
 //! The notation of promtool's cases: `0+1x3 _x2 stale`.
 
-use headroom::verdict::{Labels, NAME, STALE, Store, expression};
+use headroom::verdict::promql::expression;
+use headroom::verdict::{Labels, NAME, STALE, Store};
 use promql_parser::parser::Expr;
 
 pub(crate) fn labels(text: &str) -> Labels {

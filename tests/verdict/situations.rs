@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use headroom::verdict::eval::Evaluator;
+use headroom::verdict::promql::eval::Evaluator;
 use headroom::verdict::rules::{FOLDERS, groups};
 use headroom::verdict::{EXPORTER, Finding, History, Labels, Level, Limits, NAME, Store, judge};
 

@@ -7,7 +7,7 @@ use netlink_packet_core::{Emitable as _, Parseable as _};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
 use netlink_packet_sock_diag::{AF_INET, AF_INET6, INET_DIAG_INFO, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_ESTABLISHED};
 
-use super::netlink;
+use super::super::netlink;
 use crate::error::{Error, Result};
 use crate::host::Deadline;
 
@@ -186,7 +186,7 @@ pub(super) fn inodes(state: TcpState, deadline: Deadline) -> Result<Vec<u32>> {
     Ok(inodes)
 }
 
-pub(super) fn request(family: u8, peer_port: u16, state: TcpState) -> Vec<u8> {
+pub(in crate::host) fn request(family: u8, peer_port: u16, state: TcpState) -> Vec<u8> {
     let id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     let request = InetRequest {
         family,

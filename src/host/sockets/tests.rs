@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::netlink::{Progress, messages};
+use super::super::netlink::{Progress, messages};
 use super::*;
 use crate::error::Reason;
 use crate::host::Roots;
@@ -101,7 +101,7 @@ fn a_recorded_dead_connection() {
 fn an_older_kernel_tells_less() {
     let payload = &payloads(TCP4)[0];
     let whole = tcp::parse(payload).unwrap().unwrap().info.unwrap();
-    let attribute = netlink::attributes(&payload[72..]).find(|(kind, _)| *kind == 2).unwrap().1;
+    let attribute = crate::host::netlink::attributes(&payload[72..]).find(|(kind, _)| *kind == 2).unwrap().1;
     assert_eq!(TcpInfo::parse(attribute), Some(whole.clone()));
     // Linux 3.10: up to tcpi_total_retrans.
     let oldest = TcpInfo {

@@ -10,7 +10,7 @@ use netlink_packet_sock_diag::{
     TCP_ESTABLISHED, TCP_LISTEN, UNIX_DIAG_NAME, UNIX_DIAG_PEER, UNIX_DIAG_RQLEN, UNIX_DIAG_SHUTDOWN, UNIX_DIAG_VFS,
 };
 
-use super::netlink;
+use super::super::netlink;
 use crate::error::{Error, Result};
 use crate::host::Deadline;
 

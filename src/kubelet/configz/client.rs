@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use super::address::Address;
 use super::trust::Trust;
-use crate::credentials::{Handshake, Token};
+use crate::client::credentials::{Handshake, Token};
 use crate::error::{Error, Reason};
 use crate::host::Deadline;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::{CertificateError, ClientConfig};
 
-use crate::credentials::Verifier;
+use crate::client::credentials::Verifier;
 use crate::error::{Error, Reason, Result};
 
 /// A TLS configuration, and the words for when it does not believe.

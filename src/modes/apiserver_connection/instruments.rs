@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::apiserver::{Exchange, Outcome, Phase, Why};
+use crate::apiserver::{Exchange, Outcome, Phase, ReconnectReason};
 use crate::error::Error;
 use crate::metric::{Histogram, Metric, Samples, Unit};
 
@@ -135,10 +135,10 @@ impl Met {
 #[derive(Debug, Default)]
 struct State {
     met: BTreeMap<Kind, Met>,
-    made: BTreeMap<Why, u64>,
-    /// Why nothing can be asked at the moment: a file of ours that cannot be read.
+    made: BTreeMap<ReconnectReason, u64>,
+    /// ReconnectReason nothing can be asked at the moment: a file of ours that cannot be read.
     hindered: BTreeMap<Kind, Error>,
-    /// Why the endpoints behind the service stay unknown.
+    /// ReconnectReason the endpoints behind the service stay unknown.
     slice: Option<Error>,
     /// Bugs that were not shown yet.
     panics: Vec<Error>,
@@ -161,7 +161,7 @@ impl Instruments {
 
     /// The reused connection had to be made. It was if there is a total, which is no probe's; an attempt that failed does not count
     /// the same loss once more.
-    pub(super) fn made(&self, why: Why, timings: &[(Phase, Duration)]) {
+    pub(super) fn made(&self, why: ReconnectReason, timings: &[(Phase, Duration)]) {
         let mut state = self.lock();
         let stands = timings.iter().any(|(phase, _)| *phase == Phase::Total);
         *state.made.entry(why).or_default() += u64::from(stands);
@@ -247,7 +247,7 @@ impl Instruments {
             samples.push_some(&RETRY_AFTER, &[connection], met.retry_after.map(|time| time.as_secs_f64()));
         }
         if state.met.contains_key(&Kind::Reused) {
-            for why in Why::ALL {
+            for why in ReconnectReason::ALL {
                 samples.push(&RECONNECTS, &[why.as_str()], state.made.get(&why).copied().unwrap_or(0) as f64);
             }
         }
@@ -299,18 +299,20 @@ mod tests {
         let instruments = Instruments::default();
         instruments.begin(Kind::Reused);
         let phase = |phase| (phase, Duration::from_millis(1));
-        instruments.made(Why::Dead, &[]);
-        instruments.made(Why::Dead, &[phase(Phase::Connect)]);
+        instruments.made(ReconnectReason::Dead, &[]);
+        instruments.made(ReconnectReason::Dead, &[phase(Phase::Connect)]);
         assert_eq!(shown(&instruments).value(&RECONNECTS, &["dead"]), Some(0.0));
-        instruments.made(Why::Dead, &[phase(Phase::Connect), phase(Phase::Tls), phase(Phase::Total)]);
+        instruments.made(ReconnectReason::Dead, &[phase(Phase::Connect), phase(Phase::Tls), phase(Phase::Total)]);
         assert_eq!(shown(&instruments).value(&RECONNECTS, &["dead"]), Some(1.0));
     }
 
     #[test]
     fn dead_but_in_use_is_told_from_slow() {
         let instruments = Instruments::default();
-        instruments
-            .made(Why::Start, &[(Phase::Tls, Duration::from_millis(3)), (Phase::Total, Duration::from_millis(5))]);
+        instruments.made(
+            ReconnectReason::Start,
+            &[(Phase::Tls, Duration::from_millis(3)), (Phase::Total, Duration::from_millis(5))],
+        );
         instruments.note(
             Kind::Reused,
             &exchange(Outcome::Ok, None, &[(Phase::Request, 700), (Phase::Total, 700), (Phase::Ping, 90)]),

@@ -16,7 +16,7 @@ use crate::apiserver::{Apiserver, Client, Exchange, Outcome};
 use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
 use crate::kubelet::node::Node;
-use crate::modes::{Probe, Work, pace};
+use crate::modes::{Probe, Work, schedule};
 
 /// How often the endpoints behind the service address are asked for, and how long the apiserver may tell us to wait.
 const SLICE_EVERY: Duration = Duration::from_secs(300);
@@ -107,7 +107,7 @@ impl Shared {
         let Some(client) = self.apiserver.client(&host) else { return };
         self.instruments.begin(kind);
         let interval = self.settings.interval;
-        sleep(pace::first(interval)).await;
+        sleep(schedule::first(interval)).await;
         loop {
             let began = Instant::now();
             let result = match kind {
@@ -115,7 +115,7 @@ impl Shared {
                 Kind::Fresh => client.fresh(&client.settings().path).await,
                 Kind::ToKubelet => self.to_kubelet(&client, &host).await,
             };
-            let next = pace::next(began, interval, result.as_ref().ok());
+            let next = schedule::next(began, interval, result.as_ref().ok());
             match result {
                 Ok(exchange) => {
                     self.instruments.hindered(kind, refusal(kind.permission(), &exchange));
@@ -172,7 +172,7 @@ impl Shared {
 
     async fn slice(self: Arc<Self>, host: Arc<Host>) {
         let Some(client) = self.apiserver.client(&host) else { return };
-        sleep(pace::first(self.settings.interval)).await;
+        sleep(schedule::first(self.settings.interval)).await;
         loop {
             let pause = match client.get(SLICE, LARGEST_SLICE).await {
                 // The token is not known: that shows at the probes, and a new one may come at any moment.
@@ -191,7 +191,7 @@ impl Shared {
                 // The probes say so, for everybody to see.
                 Err(_) => SLICE_EVERY,
             };
-            sleep(pace::about(pause)).await;
+            sleep(schedule::about(pause)).await;
         }
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::snapshot::{Memory, Seen, Snapshot};
-use super::strangers::SETTLE;
+use super::unknown_to_runtime::SETTLE;
 use super::{
-    CGROUPS, DIRECTORIES, DYING, KUBEPODS, MEMCG_IDS, MEMCG_IDS_LIMIT, MEMCG_IDS_USED, Memories, ORPHANED, live,
+    CGROUPS, DIRECTORIES, DYING, KUBEPODS, MEMCG_IDS, MEMCG_IDS_LIMIT, MEMCG_IDS_USED, Memories, ORPHANED, containers,
 };
 use crate::error::Error;
 use crate::kubelet::cgroup_name::{self, Qos};
@@ -58,37 +58,37 @@ fn ids_used(snapshot: &Snapshot) -> Option<u64> {
 }
 
 /// What the container runtime had to say before the walk.
-pub(super) enum Word {
+pub(super) enum RuntimeAnswer {
     /// There is no runtime: the cgroups are asked.
-    Nobody,
+    None,
     /// There is one, and it did not answer: nothing is said in its place.
-    Silence,
+    Failed,
     /// What it knew when it was asked.
-    Known(Arc<Inventory>, Instant),
+    Inventory(Arc<Inventory>, Instant),
 }
 
 /// What lies below kubepods, and what of it is nobody's. `walked` is when the walk ended.
 pub(super) fn kubepods(
     snapshot: &Snapshot,
-    word: &Word,
+    word: &RuntimeAnswer,
     memories: &mut Memories,
     grace: Duration,
     walked: Instant,
     samples: &mut Samples,
 ) {
-    if let Word::Known(inventory, _) = word {
-        live::from_runtime(inventory, samples);
+    if let RuntimeAnswer::Inventory(inventory, _) = word {
+        containers::from_runtime(inventory, samples);
     }
     let directories = snapshot.kubepods.as_deref().unwrap_or_default();
     let idle = idle(directories);
     memories.idle.update(idle.iter().map(|&index| directories[index].inode), snapshot.complete, walked);
     let unknown = match word {
-        Word::Known(inventory, asked) => {
+        RuntimeAnswer::Inventory(inventory, asked) => {
             let unknown = Known::new(inventory).without(directories);
             memories.strangers.update(unknown.iter().map(|one| one.inode), *asked, walked, snapshot.complete);
             unknown
         }
-        Word::Nobody | Word::Silence => {
+        RuntimeAnswer::None | RuntimeAnswer::Failed => {
             if !memories.strangers.is_empty() {
                 let present = directories.iter().map(|directory| directory.inode).collect();
                 memories.strangers.pause(&present, snapshot.complete);
@@ -115,14 +115,14 @@ pub(super) fn kubepods(
         of_kind.filter(|one| memories.idle.reached(one.inode, grace, walked)).count()
     };
     match word {
-        Word::Nobody => {
-            live::from_cgroups(directories, samples);
+        RuntimeAnswer::None => {
+            containers::from_cgroups(directories, samples);
             if all_read {
                 Kind::ALL.into_iter().for_each(|kind| push(samples, kind, idle_for(kind, grace)));
             }
         }
-        Word::Silence | Word::Known(..) => {
-            if let Word::Known(inventory, _) = word {
+        RuntimeAnswer::Failed | RuntimeAnswer::Inventory(..) => {
+            if let RuntimeAnswer::Inventory(inventory, _) = word {
                 let old = |one: &&&Directory<Seen>| memories.strangers.reached(one.inode, grace);
                 let orphans: Vec<_> = unknown.iter().filter(old).collect();
                 let mine = directories.iter().filter(|one| one.kind != Kind::Other).count();

@@ -187,7 +187,7 @@ fn walk_v1(
     samples: &mut Samples,
 ) {
     let held = |rows: &[Subsystem]| rows.iter().find(|row| hierarchy.has(&row.name)).map(|row| row.cgroups);
-    // Told of no process, every directory would look like one that nobody is in.
+    // KubeletInputs of no process, every directory would look like one that nobody is in.
     let told = if want.searched { host.is_told_of_the_machines_processes() } else { Ok(()) };
     let mut before = snapshot.v1.iter().find(|one| hierarchy.has(&one.name)).and_then(|one| one.held);
     for first in [true, false] {

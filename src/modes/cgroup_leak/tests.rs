@@ -318,9 +318,9 @@ impl Scraped {
         let context = Context { host: &self.machine.host, deadline };
         let asked = self.start + Duration::from_secs(seconds);
         let word = match answer {
-            Ok(inventory) => Word::Known(inventory.clone().into(), asked),
-            Err(error) if error.reason() == Reason::Absent => Word::Nobody,
-            Err(_) => Word::Silence,
+            Ok(inventory) => RuntimeAnswer::Inventory(inventory.clone().into(), asked),
+            Err(error) if error.reason() == Reason::Absent => RuntimeAnswer::None,
+            Err(_) => RuntimeAnswer::Failed,
         };
         let snapshot = snapshot::read(context, &settings(), true, &mut samples).unwrap();
         let walked = asked + Duration::from_millis(10);

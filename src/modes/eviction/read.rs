@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::error::{Error, Reason, Result};
 use crate::host::cgroup::{self, Layout};
-use crate::host::filesystem::{Filesystem, Patience};
-use crate::host::{Deadline, Host, text};
+use crate::host::filesystem::Filesystem;
+use crate::host::{CallBudget, Deadline, Host, text};
 use crate::kubelet::configuration::{Configuration, Source};
 use crate::kubelet::configz::drift::{self, Drift};
 use crate::kubelet::configz::{Configz, Running};
@@ -59,7 +59,7 @@ impl Snapshot {
         deadline: Deadline,
     ) -> Self {
         let mut snapshot = Snapshot::default();
-        let mut statfs = Statfs { host, patience: Patience::new(deadline), asked: Vec::new() };
+        let mut statfs = Statfs { host, patience: CallBudget::new(deadline), asked: Vec::new() };
         snapshot.read_memory(host);
         snapshot.read_pids(host);
 
@@ -279,7 +279,7 @@ fn has_socket(host: &Host, endpoint: &str) -> bool {
 /// Asks each path for its file system once per scrape.
 struct Statfs<'a> {
     host: &'a Host,
-    patience: Patience,
+    patience: CallBudget,
     asked: Vec<(PathBuf, Result<Filesystem>)>,
 }
 
@@ -394,7 +394,7 @@ mod tests {
         let table = disks.iter().map(|&(path, device, size)| (path.into(), on(device, size))).collect();
         let host = Host::recorded(Roots { root: dir.path().into(), ..Roots::default() }, table);
         let deadline = Deadline::after(Duration::from_secs(5));
-        let mut statfs = Statfs { host: &host, patience: Patience::new(deadline), asked: Vec::new() };
+        let mut statfs = Statfs { host: &host, patience: CallBudget::new(deadline), asked: Vec::new() };
         statfs.of_image_store(endpoint).unwrap().map(|filesystem| filesystem.capacity_bytes)
     }
 

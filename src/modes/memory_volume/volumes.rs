@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::Volume;
 use crate::error::{Error, Result};
-use crate::host::filesystem::{DeviceNumber, Mount, Patience, Usage};
-use crate::host::{Deadline, Host};
+use crate::host::filesystem::{DeviceNumber, Mount, Usage};
+use crate::host::{CallBudget, Deadline, Host};
 use crate::metric::Samples;
 
 /// The directory of every emptyDir in its pod's (`pkg/volume/emptydir/empty_dir.go:67`, the `/` of the plugin's name escaped).
@@ -88,7 +88,7 @@ pub(super) fn measure(
 ) -> Vec<Option<Usage>> {
     let mut usages = vec![None; volumes.len()];
     let mut hidden: Vec<usize> = (0..volumes.len()).collect();
-    let mut patience = Patience::new(deadline);
+    let mut patience = CallBudget::new(deadline);
     // A kubelet in a container, or in a mount namespace of its own, may see what the machine's root does not show.
     for tree in [host.tree()].into_iter().chain(kubelet.map(|pid| host.tree_of(pid))) {
         let asked = std::mem::take(&mut hidden);

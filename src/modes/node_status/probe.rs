@@ -12,7 +12,7 @@ use crate::apiserver::{Apiserver, Client, Exchange, Outcome};
 use crate::error::{Error, Reason, Result};
 use crate::host::Host;
 use crate::kubelet::node::Node;
-use crate::modes::{Probe, Work, pace};
+use crate::modes::{Probe, Work, schedule};
 
 /// A node with 50 images and many managed fields has some hundred kilobytes.
 const LARGEST: usize = 4 << 20;
@@ -134,11 +134,11 @@ impl Shared {
         self.begin();
         let interval = self.interval(object);
         // The first read of both soon, so that a new exporter has something to tell; then each on its own clock.
-        sleep(pace::first(interval.min(self.settings.lease_interval))).await;
+        sleep(schedule::first(interval.min(self.settings.lease_interval))).await;
         loop {
             let began = Instant::now();
             let asked = self.ask(object, &client, &host).await;
-            let next = pace::next(began, interval, asked.as_ref().ok());
+            let next = schedule::next(began, interval, asked.as_ref().ok());
             self.note(object, asked);
             sleep_until(next).await;
         }

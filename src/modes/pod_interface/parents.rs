@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use crate::host::iflink::LinkPeer;
 use crate::host::links::{Link, Links};
-use crate::host::lower::Stacked;
 
 /// Interfaces that are remembered.
 const MOST_DEVICES: usize = 128;
@@ -38,7 +38,10 @@ pub(super) struct Parents {
 }
 
 /// What carries others now: numbers of interfaces with what they are.
-fn roles<'a>(by_index: &HashMap<u32, &Link>, pods: impl Iterator<Item = &'a Stacked>) -> BTreeMap<u32, BTreeSet<Kind>> {
+fn roles<'a>(
+    by_index: &HashMap<u32, &Link>,
+    pods: impl Iterator<Item = &'a LinkPeer>,
+) -> BTreeMap<u32, BTreeSet<Kind>> {
     let mut roles: BTreeMap<u32, BTreeSet<Kind>> = BTreeMap::new();
     let mut add = |index: u32, kind: Kind| {
         if by_index.contains_key(&index) {
@@ -93,7 +96,7 @@ impl Parents {
     pub(super) fn update<'a>(
         &mut self,
         links: &Links,
-        pods: impl Iterator<Item = &'a Stacked>,
+        pods: impl Iterator<Item = &'a LinkPeer>,
         grace: Duration,
         now: Instant,
     ) -> (States, u64) {

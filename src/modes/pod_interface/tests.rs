@@ -1,6 +1,6 @@
 #![allow(clippy::disallowed_methods, reason = "tests write the files of a recorded machine")]
 
-mod lives;
+mod history;
 mod parents;
 
 use super::*;

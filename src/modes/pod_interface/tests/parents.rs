@@ -3,8 +3,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::super::parents::Parents;
+use crate::host::iflink::LinkPeer;
 use crate::host::links::{Link, Links};
-use crate::host::lower::Stacked;
 
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -42,7 +42,7 @@ fn machine() -> Vec<Link> {
 struct Story {
     parents: Parents,
     start: Instant,
-    pods: Vec<Stacked>,
+    pods: Vec<LinkPeer>,
 }
 
 impl Story {
@@ -151,7 +151,7 @@ fn a_thousand_veths_are_nobody() {
         }
         links.extend([link(90, "tunl0", "ipip"), link(91, "cali12", "veth"), link(92, "tap0", "tun")]);
         story.pods =
-            (0..1_000).map(|pod| Stacked { index: 2, lower: 100 + round * 1_000 + pod, devtype: None }).collect();
+            (0..1_000).map(|pod| LinkPeer { index: 2, lower: 100 + round * 1_000 + pod, devtype: None }).collect();
         assert_eq!(story.at(15 * u64::from(round), &links, true), steady);
     }
     story.pods.clear();
@@ -168,7 +168,7 @@ fn parents_of_interfaces_inside_pods() {
         link(4, "eth2", ""),
         Link { lower_namespace: Some(0), ..on(7, link(5, "veth1", "veth")) },
     ];
-    let stacked = |index, lower, devtype: &str| Stacked {
+    let stacked = |index, lower, devtype: &str| LinkPeer {
         index,
         lower,
         devtype: (!devtype.is_empty()).then(|| devtype.to_owned()),
@@ -229,7 +229,7 @@ fn recorded_nodes() {
             .collect();
         assert!(links.iter().any(|link| link.master.is_some()) && links.len() > 10);
         let mut story = Story::new();
-        story.pods = links.iter().map(|link| Stacked { index: 2, lower: link.index, devtype: None }).collect();
+        story.pods = links.iter().map(|link| LinkPeer { index: 2, lower: link.index, devtype: None }).collect();
         story.pods.retain(|stacked| links.iter().any(|link| link.index == stacked.lower && link.lower == Some(2)));
         assert_eq!(story.at(0, &links, true), [""; 0]);
         story.at(20, &[], true);

@@ -1,0 +1,17 @@
+//! How a Kubernetes server is reached: address, credentials, trust, connection, and what came of asking.
+
+mod address;
+pub(crate) mod blocking;
+pub(crate) mod connect;
+pub mod credentials;
+pub(crate) mod http1;
+pub(crate) mod http2;
+mod outcome;
+pub(crate) mod phases;
+pub(crate) mod request;
+pub(crate) mod target;
+
+pub use address::Address;
+pub use http2::{Pong, ReconnectReason};
+pub(crate) use outcome::Failure;
+pub use outcome::{Exchange, Outcome, Phase};

@@ -1,0 +1,114 @@
+//! Whom a request goes to: address, trust, credentials.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{CertificateError, ClientConfig};
+
+use super::address::Address;
+use super::credentials::{Token, Verifier, certificates};
+use crate::error::{Error, Reason, Result};
+
+/// Everything for one request.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: Address,
+    pub(crate) token: Option<Token>,
+    pub(crate) tls: Arc<Tls>,
+}
+
+/// The TLS side of it.
+pub(crate) struct Tls {
+    pub(crate) material: Material,
+    /// What the certificate must be made out to, and what is sent as SNI.
+    pub(crate) name: ServerName<'static>,
+    pub(crate) http1: Arc<ClientConfig>,
+    pub(crate) http2: Arc<ClientConfig>,
+    /// Counts up when anything of it has changed.
+    pub(crate) generation: u64,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("name", &self.name).field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+/// What it is made of. Holds a private key: never printed.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Material {
+    pub(crate) address: Address,
+    pub(crate) name: String,
+    /// Where it comes from, and its PEM. `None`: not verified.
+    pub(crate) ca: Option<(String, Vec<u8>)>,
+    /// Certificate and key, with where they come from.
+    pub(crate) client: Option<(String, Vec<u8>, Vec<u8>)>,
+}
+
+impl Target {
+    pub(crate) fn is_anonymous(&self) -> bool {
+        self.token.is_none() && self.tls.material.client.is_none()
+    }
+
+    /// What an operator needs to know about a certificate that does not verify.
+    pub(crate) fn refusal(&self, error: &CertificateError) -> Error {
+        let Material { name, ca, .. } = &self.tls.material;
+        let advice = match error {
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => format!(
+                "it is not made out to {name}: --apiserver.server-name names what it is made out to, or --apiserver.url another address"
+            ),
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "it is not valid yet: a clock is wrong".to_owned()
+            }
+            _ => format!(
+                "no authority in {} signed it: --apiserver.ca-file names another",
+                ca.as_ref().map_or("none", |(place, _)| place)
+            ),
+        };
+        Error::new(
+            Reason::Denied,
+            format!("the apiserver's certificate does not verify ({error}); {advice}; the token was not sent"),
+        )
+    }
+}
+
+impl Tls {
+    pub(crate) fn of(material: Material, generation: u64) -> Result<Self> {
+        let name = ServerName::try_from(material.name.clone()).map_err(|_| {
+            Error::malformed(format!(
+                "{:?} is not a name that a server can have (--apiserver.server-name)",
+                material.name
+            ))
+        })?;
+        let verifier = match &material.ca {
+            None => Verifier::anyone(),
+            Some((place, pem)) => Verifier::signed_by(pem, std::slice::from_ref(&material.name))
+                .map_err(|what| Error::malformed(format!("{place}: {what} (--apiserver.ca-file)")))?,
+        };
+        let builder = ClientConfig::builder_with_provider(verifier.provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::new(Reason::Io, format!("TLS: {error}")))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match &material.client {
+            None => builder.with_no_client_auth(),
+            Some((place, chain, key)) => {
+                let malformed =
+                    |what: String| Error::malformed(format!("{place}: {what} (client-certificate of --kubeconfig)"));
+                let chain = certificates(chain).map_err(malformed)?;
+                let key = PrivateKeyDer::from_pem_slice(key)
+                    .map_err(|_| malformed("its client-key is no private key in PEM".to_owned()))?;
+                builder.with_client_auth_cert(chain, key).map_err(|error| malformed(error.to_string()))?
+            }
+        };
+        // A resumed handshake would prove nothing about the certificate, and measure something else.
+        config.resumption = rustls::client::Resumption::disabled();
+        let mut http2 = config.clone();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        http2.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Tls { material, name, http1: Arc::new(config), http2: Arc::new(http2), generation })
+    }
+}

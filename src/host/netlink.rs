@@ -1,0 +1,353 @@
+//! A dump by `sock_diag` netlink: one request, then messages until the kernel says that there are no more.
+//!
+//! The socket is opened for one request and closed after it: two cheap system calls, and in return nothing is shared between
+//! scrapes and no late reply to an abandoned dump can be taken for one of the next. It does not block; what waits is `poll(2)`,
+//! until the deadline.
+//!
+//! The kernel makes a dump while we receive it, one datagram per call. A dump in which nothing matches is one call that walks
+//! the whole table and cannot be interrupted; how long that takes is in the documentation of [`super`].
+
+use std::io;
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NlasIterator};
+use netlink_packet_sock_diag::SOCK_DIAG_BY_FAMILY;
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use netlink_sys::{Socket, SocketAddr};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+
+use crate::error::{Error, Reason, Result};
+use crate::host::Deadline;
+
+/// The kernel makes datagrams of at most 32 KiB (`netlink_recvmsg` in net/netlink/af_netlink.c), so none is ever cut.
+const LARGEST_DATAGRAM: usize = 32 << 10;
+
+/// Set on every message of a dump that may be inconsistent, because the table changed under it. Same bit as `NLM_F_REPLACE`.
+const NLM_F_DUMP_INTR: u16 = 0x10;
+
+/// `MSG_TRUNC` as a flag of `recvmsg`: tell the true length of a datagram that does not fit.
+const MSG_TRUNC: i32 = 0x20;
+
+const HEADER: usize = 16;
+
+/// What a datagram of a dump ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// More datagrams follow.
+    More,
+    /// That was all.
+    Done,
+    /// That was all, and the kernel says that it may be inconsistent.
+    Interrupted,
+}
+
+/// Asks for a dump and reads at most `most` replies with `parse`, which may pass over one. A dump that the kernel calls
+/// interrupted is asked for once more.
+pub(super) fn dump<T>(
+    what: &str,
+    request: &[u8],
+    deadline: Deadline,
+    most: usize,
+    parse: impl Fn(&[u8]) -> Result<Option<T>>,
+) -> Result<Vec<T>> {
+    collect(what, most, parse, |visit| dump_once(what, request, deadline, visit))
+}
+
+/// What is shown the payload of each reply; its error ends the dump.
+type Visit<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
+
+/// The replies of the first dump of two that was not interrupted.
+fn collect<T>(
+    what: &str,
+    most: usize,
+    parse: impl Fn(&[u8]) -> Result<Option<T>>,
+    mut dump_once: impl FnMut(Visit<'_>) -> Result<Progress>,
+) -> Result<Vec<T>> {
+    for _ in 0..2 {
+        let mut replies = Vec::new();
+        let progress = dump_once(&mut |payload| {
+            if replies.len() == most {
+                return Err(Error::malformed(format!("{what}: more than {most}")));
+            }
+            replies.extend(parse(payload)?);
+            Ok(())
+        })?;
+        if progress == Progress::Done {
+            return Ok(replies);
+        }
+    }
+    Err(Error::new(Reason::Busy, format!("{what}: the kernel's table changed during the dump, twice")))
+}
+
+fn dump_once(what: &str, request: &[u8], deadline: Deadline, visit: Visit<'_>) -> Result<Progress> {
+    let os = |error: io::Error| kernels(what, &error);
+    let kernel = SocketAddr::new(0, 0);
+    let socket = Socket::new(NETLINK_SOCK_DIAG).map_err(os)?;
+    socket.set_non_blocking(true).map_err(os)?;
+    while let Err(error) = socket.send_to(&message(request), &kernel, 0) {
+        if error.kind() != io::ErrorKind::Interrupted || deadline.expired() {
+            return Err(os(error));
+        }
+    }
+    let mut datagram = Vec::with_capacity(LARGEST_DATAGRAM);
+    let mut interrupted = false;
+    loop {
+        wait(what, &socket, deadline)?;
+        datagram.clear();
+        let (length, sender) = match socket.recv_from(&mut datagram, MSG_TRUNC) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => continue,
+            result => result.map_err(os)?,
+        };
+        // Another privileged process could write to us, too.
+        if sender.port_number() != 0 {
+            continue;
+        }
+        if length > datagram.len() {
+            return Err(Error::malformed(format!("{what}: a datagram of {length} bytes, of which we got a part")));
+        }
+        match messages(what, &datagram, visit)? {
+            Progress::More => {}
+            Progress::Interrupted => interrupted = true,
+            Progress::Done => return Ok(if interrupted { Progress::Interrupted } else { Progress::Done }),
+        }
+    }
+}
+
+/// Until there is something to receive.
+fn wait(what: &str, socket: &Socket, deadline: Deadline) -> Result<()> {
+    loop {
+        let left = deadline.remaining();
+        if left.is_zero() {
+            return Err(Error::new(Reason::Timeout, format!("{what}: not all of the dump before the deadline")));
+        }
+        let timeout = Timespec::try_from(left).map_err(|_| Error::malformed(format!("{what}: deadline too far")))?;
+        match rustix::event::poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(errno) => return Err(Error::os(what, &errno.into())),
+        }
+    }
+}
+
+/// The request with its `nlmsghdr`.
+fn message(request: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; HEADER + request.len()];
+    let length = bytes.len() as u32;
+    bytes[HEADER..].copy_from_slice(request);
+    let mut header = NetlinkBuffer::new(&mut bytes);
+    header.set_length(length);
+    header.set_message_type(SOCK_DIAG_BY_FAMILY);
+    header.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
+    header.set_sequence_number(1);
+    bytes
+}
+
+/// Shows the payloads of the messages of one datagram to `visit`.
+pub(super) fn messages(what: &str, datagram: &[u8], visit: Visit<'_>) -> Result<Progress> {
+    const NLMSG_NOOP: u16 = 1;
+    const NLMSG_ERROR: u16 = 2;
+    const NLMSG_DONE: u16 = 3;
+    let mut rest = datagram;
+    let mut interrupted = false;
+    while !rest.is_empty() {
+        let message = NetlinkBuffer::new_checked(rest)
+            .map_err(|error| Error::malformed(format!("{what}: a message: {error}")))?;
+        let (length, payload) = (message.length() as usize, message.payload());
+        interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+        match message.message_type() {
+            NLMSG_NOOP => {}
+            // The end has an error number, too: what a handler returned after the dump had begun.
+            kind @ (NLMSG_ERROR | NLMSG_DONE) => {
+                let code = number(payload, 0).map(u32::cast_signed);
+                match (code, kind) {
+                    (Some(0) | None, NLMSG_DONE) if interrupted => return Ok(Progress::Interrupted),
+                    (Some(0) | None, NLMSG_DONE) => return Ok(Progress::Done),
+                    (Some(code @ ..0), _) => {
+                        let error = io::Error::from_raw_os_error(code.saturating_neg());
+                        // EINTR is how some handlers say that the table changed.
+                        if error.kind() == io::ErrorKind::Interrupted {
+                            return Ok(Progress::Interrupted);
+                        }
+                        return Err(kernels(what, &error));
+                    }
+                    _ => return Err(Error::malformed(format!("{what}: an error message without an error: {code:?}"))),
+                }
+            }
+            SOCK_DIAG_BY_FAMILY => visit(payload)?,
+            other => return Err(Error::malformed(format!("{what}: a message of type {other}"))),
+        }
+        // Each begins at a multiple of four; the last may end before one.
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(Progress::More)
+}
+
+/// An error of the kernel's, with what it means of a `sock_diag` request.
+fn kernels(what: &str, error: &io::Error) -> Error {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOENT) => {
+            Error::absent(format!("{what}: this kernel has no such dump (tcp_diag, unix_diag): {error}"))
+        }
+        Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) => {
+            Error::absent(format!("{what}: this kernel has no sock_diag: {error}"))
+        }
+        _ => Error::os(what, error),
+    }
+}
+
+/// The attributes behind a header: kind and bytes. What is cut off ends them.
+pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let attribute = NlasIterator::new(rest).next()?.ok()?;
+        let (kind, length) = (attribute.kind(), attribute.length() as usize);
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// A number of the kernel's byte order at this offset; `None` beyond the end.
+pub(super) fn number(bytes: &[u8], offset: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(offset..)?.first_chunk().copied()?))
+}
+
+/// As [`number`], with 64 bits.
+pub(super) fn long(bytes: &[u8], offset: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(bytes.get(offset..)?.first_chunk().copied()?))
+}
+
+/// Two words, the low one first, each in the kernel's byte order (`sock_diag_save_cookie`).
+pub(super) fn cookie(bytes: [u8; 8]) -> u64 {
+    let word = |at| u64::from(number(&bytes, at).unwrap_or(0));
+    word(4) << 32 | word(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend((16 + payload.len() as u32).to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn read(datagram: &[u8]) -> Result<(Progress, Vec<Vec<u8>>)> {
+        let mut seen = Vec::new();
+        let progress = messages("dump", datagram, &mut |payload| {
+            seen.push(payload.to_vec());
+            Ok(())
+        })?;
+        Ok((progress, seen))
+    }
+
+    #[test]
+    fn messages_until_the_end() {
+        let two = [reply(20, 2, b"seven b"), reply(20, 2, b"four")].concat();
+        assert_eq!(read(&two).unwrap(), (Progress::More, vec![b"seven b".to_vec(), b"four".to_vec()]));
+        let end = [two, reply(3, 2, &[0; 4]), reply(20, 2, b"never")].concat();
+        assert_eq!(read(&end).unwrap().0, Progress::Done);
+        assert_eq!(read(&end).unwrap().1.len(), 2);
+        assert_eq!(read(&reply(3, 2, b"")).unwrap().0, Progress::Done, "of an old kernel");
+        assert_eq!(read(&reply(1, 0, b"")).unwrap().0, Progress::More);
+    }
+
+    #[test]
+    fn errors_have_their_reason() {
+        let reason = |kind, errno: i32| read(&reply(kind, 0, &(-errno).to_ne_bytes())).unwrap_err().reason();
+        // As NLMSG_ERROR, and as the end of a dump that could not be made.
+        for kind in [2, 3] {
+            assert_eq!(reason(kind, 1), Reason::Denied);
+            assert_eq!(reason(kind, 2), Reason::Absent);
+            assert_eq!(reason(kind, 12), Reason::Busy);
+            assert_eq!(reason(kind, 22), Reason::Io);
+        }
+        let absent = read(&reply(2, 0, &(-2i32).to_ne_bytes())).unwrap_err();
+        assert!(absent.to_string().contains("this kernel has no such dump"), "{absent}");
+        for odd in [&[0; 4][..], &7i32.to_ne_bytes(), b"", b"xx", &i32::MIN.to_ne_bytes()] {
+            assert!(read(&reply(2, 0, odd)).is_err(), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn an_interrupted_dump_is_known() {
+        let marked = [reply(20, 0x12, b"four"), reply(3, 2, &[0; 4])].concat();
+        assert_eq!(read(&marked).unwrap().0, Progress::Interrupted);
+        assert_eq!(read(&reply(3, 0x12, &[0; 4])).unwrap().0, Progress::Interrupted);
+        assert_eq!(read(&reply(2, 0, &(-4i32).to_ne_bytes())).unwrap().0, Progress::Interrupted);
+    }
+
+    #[test]
+    fn an_interrupted_dump_is_asked_for_once_more() {
+        let first = [reply(20, 0x12, b"old"), reply(3, 2, &[0; 4])].concat();
+        let second = [reply(20, 2, b"new"), reply(20, 2, b"odd"), reply(20, 2, b"two"), reply(3, 2, &[0; 4])].concat();
+        let of = |most: usize, dumps: [&[u8]; 2]| {
+            let mut dumps = dumps.into_iter();
+            let parse = |payload: &[u8]| Ok(Some(payload.to_vec()).filter(|payload| payload != b"odd"));
+            collect("dump", most, parse, |visit| messages("dump", dumps.next().unwrap(), visit))
+        };
+        assert_eq!(of(9, [&first, &second]).unwrap(), [b"new", b"two"], "nothing of the first");
+        assert_eq!(of(9, [&first, &first]).unwrap_err().reason(), Reason::Busy);
+        let cut = of(1, [&first, &second]).unwrap_err();
+        assert_eq!((cut.reason(), cut.to_string()), (Reason::Malformed, "dump: more than 1".to_owned()));
+        assert_eq!(of(2, [&first, &second]).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn garbage_is_malformed_and_never_a_panic() {
+        let whole = [reply(20, 2, b"seven b"), reply(3, 2, &[0; 4])].concat();
+        for cut in 1..whole.len() {
+            match read(&whole[..cut]) {
+                Ok((progress, seen)) => assert_eq!((progress, seen.len()), (Progress::More, 1), "{cut}"),
+                Err(error) => assert_eq!(error.reason(), Reason::Malformed, "{cut}"),
+            }
+        }
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..20_000 {
+            let mut bytes = whole.clone();
+            (0..4).for_each(|_| bytes[random.usize(..whole.len())] = random.u8(..));
+            let _ = read(&bytes);
+            attributes(&bytes).for_each(drop);
+        }
+        assert_eq!(read(&reply(77, 0, b"")).unwrap_err().reason(), Reason::Malformed);
+    }
+
+    #[test]
+    fn attributes_that_are_cut_off_end_the_list() {
+        let mut bytes = vec![];
+        for (kind, value) in [(2u16, &b"abcde"[..]), (9, b"")] {
+            bytes.extend((4 + value.len() as u16).to_ne_bytes());
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend(value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        assert_eq!(attributes(&bytes).collect::<Vec<_>>(), [(2, &b"abcde"[..]), (9, b"")]);
+        assert_eq!(attributes(&bytes[..8]).count(), 0);
+        assert_eq!(attributes(&[0; 8]).count(), 0, "a length of nothing is no attribute");
+    }
+
+    #[test]
+    fn a_deadline_that_has_passed_waits_for_nothing() {
+        let request = super::super::sockets::tcp::request(
+            netlink_packet_sock_diag::AF_INET,
+            1,
+            super::super::sockets::TcpState::Established,
+        );
+        let passed = Deadline::after(std::time::Duration::ZERO);
+        assert_eq!(dump("dump", &request, passed, 9, |_| Ok(Some(()))).unwrap_err().reason(), Reason::Timeout);
+    }
+
+    #[test]
+    fn a_family_that_nobody_dumps_is_absent() {
+        // AF_UNSPEC has no handler in any kernel.
+        let request = [0; 56];
+        let deadline = Deadline::after(std::time::Duration::from_secs(10));
+        assert_eq!(dump("dump", &request, deadline, 9, |_| Ok(Some(()))).unwrap_err().reason(), Reason::Absent);
+    }
+}

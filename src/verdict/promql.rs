@@ -1,0 +1,11 @@
+//! PromQL as Prometheus evaluates it, and the templates of its alerts, over a store of our own samples.
+
+mod aggregate;
+pub mod eval;
+pub mod expression;
+mod functions;
+pub mod humanize;
+pub(in crate::verdict) mod labels;
+mod matching;
+pub(in crate::verdict) mod store;
+pub(in crate::verdict) mod template;
