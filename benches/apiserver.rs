@@ -134,7 +134,7 @@ fn looks() {
             let connections = host.tcp_connections(&[address.port()], deadline()).unwrap();
             assert_eq!(connections.iter().filter(|connection| connection.peer == address).count(), number);
         };
-        let look = || collector.collect(modes::Context { host: &host, deadline: deadline() }).unwrap();
+        let look = || collector.collect(modes::Context::new(&host, deadline())).unwrap();
         let seen = look();
         let counted = seen.rows().iter().filter(|row| row.metric.name == "headroom_apiserver_connections");
         let counted: f64 = counted.map(|row| row.value).sum();

@@ -22,4 +22,5 @@ pub mod report;
 pub mod runtime;
 pub mod scrape;
 pub mod self_metrics;
+pub mod single_flight;
 pub mod verdict;

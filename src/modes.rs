@@ -16,6 +16,7 @@ mod schedule;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::apiserver::Apiserver;
 use crate::error::{Error, Result};
@@ -33,6 +34,15 @@ pub struct Context<'a> {
     pub host: &'a Host,
     /// When the answer must be there. Anything that loops looks at it now and then and stops, with a partial result.
     pub deadline: Deadline,
+    /// When the scrape began. What several modes look at is looked at once after that, and shared.
+    pub began: Instant,
+}
+
+impl<'a> Context<'a> {
+    /// Of a scrape that begins now.
+    pub fn new(host: &'a Host, deadline: Deadline) -> Self {
+        Context { host, deadline, began: Instant::now() }
+    }
 }
 
 /// Reads one mode's evidence. Called once per scrape, never twice at the same time.

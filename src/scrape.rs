@@ -132,6 +132,7 @@ impl Slot {
         self: &Arc<Self>,
         host: &Arc<Host>,
         deadline: Deadline,
+        began: Instant,
     ) -> Result<(Instant, watch::Receiver<Option<Arc<Run>>>)> {
         let mut flight = self.lock();
         if let Some(flight) = &*flight {
@@ -146,7 +147,7 @@ impl Slot {
         *flight = Some(Flight { started, result: result.clone(), overdue: false });
         let (slot, host) = (Arc::clone(self), Arc::clone(host));
         tokio::task::spawn_blocking(move || {
-            let context = Context { host: &host, deadline };
+            let context = Context { host: &host, deadline, began };
             let result = catch_unwind(AssertUnwindSafe(|| slot.collector.collect(context)))
                 .unwrap_or_else(|panic| Err(Error::new(Reason::Panic, panic_text(&*panic))));
             let run = Run::of(slot.mode, result, started.elapsed());
@@ -161,8 +162,8 @@ impl Slot {
         Ok((started, result))
     }
 
-    async fn run(self: Arc<Self>, host: Arc<Host>, deadline: Deadline) -> Arc<Run> {
-        let (started, mut result) = match self.join(&host, deadline) {
+    async fn run(self: Arc<Self>, host: Arc<Host>, deadline: Deadline, began: Instant) -> Arc<Run> {
+        let (started, mut result) = match self.join(&host, deadline, began) {
             Ok(joined) => joined,
             Err(busy) => return self.failed(busy, Duration::ZERO),
         };
@@ -265,8 +266,9 @@ impl Scraper {
     /// Outside a tokio runtime with a blocking pool.
     pub async fn scrape(&self, deadline: Deadline, selected: impl Fn(&Mode) -> bool) -> Scrape {
         let picked: Vec<_> = self.slots.iter().filter(|slot| selected(slot.mode)).collect();
-        let waiting: Vec<_> =
-            picked.iter().map(|slot| tokio::spawn(Arc::clone(slot).run(Arc::clone(&self.host), deadline))).collect();
+        let began = Instant::now();
+        let start = |slot: &&Arc<Slot>| tokio::spawn(Arc::clone(slot).run(Arc::clone(&self.host), deadline, began));
+        let waiting: Vec<_> = picked.iter().map(start).collect();
         let mut scrape = Scrape { runs: Vec::with_capacity(picked.len()), about: Samples::new() };
         for (slot, waiting) in picked.into_iter().zip(waiting) {
             let run = waiting.await.unwrap_or_else(|error| {

@@ -8,6 +8,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("metric", &["error"]),
     ("host", &["error"]),
+    ("single_flight", &["host"]),
     ("client", &["host", "error"]),
     ("kubelet", &["client", "host", "error"]),
     ("apiserver", &["client", "kubelet", "host", "error"]),

@@ -61,7 +61,7 @@ impl Lab {
     }
 
     fn scrape(&self) -> Samples {
-        let context = Context { host: &self.host, deadline: Deadline::after(Duration::from_secs(20)) };
+        let context = Context::new(&self.host, Deadline::after(Duration::from_secs(20)));
         self.collector.collect(context).unwrap()
     }
 

@@ -113,7 +113,7 @@ impl Machine {
 
     fn page(&self, collector: &dyn modes::Collector) -> Samples {
         let host = self.host();
-        let mut samples = collector.collect(Context { host: &host, deadline: soon() }).unwrap();
+        let mut samples = collector.collect(Context::new(&host, soon())).unwrap();
         samples.refuse_undeclared(eviction::MODE.metrics);
         samples.refuse_duplicates();
         samples

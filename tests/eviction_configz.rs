@@ -78,7 +78,7 @@ impl Machine {
     fn collect(&self) -> Samples {
         let settings = modes::Settings { kubelet: self.settings.clone(), ..modes::Settings::default() };
         let host = self.host();
-        let mut samples = (eviction::MODE.build)(&settings).collect(Context { host: &host, deadline: soon() }).unwrap();
+        let mut samples = (eviction::MODE.build)(&settings).collect(Context::new(&host, soon())).unwrap();
         samples.refuse_duplicates();
         samples
     }
@@ -741,7 +741,7 @@ fn a_machine_without_any_of_it_is_not_applicable() {
     let roots = Roots { proc: at("proc"), sys: at("sys"), root: at("root") };
     let host = Host::recorded(roots, Vec::new());
     let collector = (eviction::MODE.build)(&modes::Settings::default());
-    let error = collector.collect(Context { host: &host, deadline: soon() }).unwrap_err();
+    let error = collector.collect(Context::new(&host, soon())).unwrap_err();
     assert_eq!(error.reason(), Reason::Absent);
 }
 

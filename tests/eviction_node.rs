@@ -66,7 +66,7 @@ impl Node {
         let host = Host::recorded(self.roots(), self.filesystems());
         let deadline = Deadline::after(Duration::from_secs(10));
         let collector = (eviction::MODE.build)(&modes::Settings::default());
-        let mut samples = collector.collect(Context { host: &host, deadline }).unwrap();
+        let mut samples = collector.collect(Context::new(&host, deadline)).unwrap();
         samples.refuse_duplicates();
         assert!(samples.errors().is_empty(), "{:?}", samples.errors());
         samples

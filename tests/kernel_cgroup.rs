@@ -134,7 +134,7 @@ fn collector(grace: Duration) -> CgroupLeak {
 }
 
 fn collect(collector: &CgroupLeak, host: &Host) -> Result<Samples> {
-    let mut samples = collector.collect(Context { host, deadline: Deadline::after(Duration::from_secs(60)) })?;
+    let mut samples = collector.collect(Context::new(host, Deadline::after(Duration::from_secs(60))))?;
     samples.refuse_duplicates();
     Ok(samples)
 }
@@ -374,7 +374,7 @@ fn churn_while_collecting() {
                     for kind in ["pod", "container", "other"] {
                         assert!(kubepods(&samples, kind)[1] <= 10.0, "{kind}: {:?}", kubepods(&samples, kind));
                     }
-                    let context = Context { host: &host, deadline: Deadline::after(Duration::from_secs(60)) };
+                    let context = Context::new(&host, Deadline::after(Duration::from_secs(60)));
                     let samples = kmem.collect(context).unwrap();
                     assert!(samples.errors().is_empty(), "{:?}", samples.errors());
                 }
@@ -426,8 +426,7 @@ fn kernel_memory_of_this_kernel() {
     let host = Lab::v1();
     let kmem = (kmem::MODE.build)(&headroom::modes::Settings::default());
     let collect = || {
-        let samples =
-            kmem.collect(Context { host: &host, deadline: Deadline::after(Duration::from_secs(60)) }).unwrap();
+        let samples = kmem.collect(Context::new(&host, Deadline::after(Duration::from_secs(60)))).unwrap();
         assert!(samples.errors().is_empty(), "{:?}", samples.errors());
         samples
     };

@@ -91,7 +91,7 @@ fn collect(kubelet: &Overrides) -> Samples {
     let settings = modes::Settings { kubelet: kubelet.clone(), ..modes::Settings::default() };
     let host = Host::new(Roots::default());
     let deadline = Deadline::after(Duration::from_secs(20));
-    let mut samples = (eviction::MODE.build)(&settings).collect(Context { host: &host, deadline }).unwrap();
+    let mut samples = (eviction::MODE.build)(&settings).collect(Context::new(&host, deadline)).unwrap();
     samples.refuse_duplicates();
     assert!(samples.errors().is_empty(), "{:?}", samples.errors());
     samples

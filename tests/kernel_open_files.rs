@@ -49,8 +49,7 @@ fn mode(change: impl FnOnce(&mut open_files::Settings)) -> Box<dyn Collector> {
 
 fn collect(mode: &dyn Collector) -> Samples {
     let host = host();
-    let mut samples =
-        mode.collect(Context { host: &host, deadline: Deadline::after(Duration::from_secs(60)) }).unwrap();
+    let mut samples = mode.collect(Context::new(&host, Deadline::after(Duration::from_secs(60)))).unwrap();
     samples.refuse_duplicates();
     samples
 }

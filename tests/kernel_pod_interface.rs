@@ -113,7 +113,7 @@ impl Lab {
     }
 
     fn scrape(&self, collector: &PodInterface) -> Samples {
-        let context = Context { host: &self.host, deadline: Deadline::after(Duration::from_secs(60)) };
+        let context = Context::new(&self.host, Deadline::after(Duration::from_secs(60)));
         let mut samples = collector.collect(context).unwrap();
         samples.refuse_duplicates();
         samples

@@ -38,7 +38,7 @@ fn mode(socket: &Path, change: impl FnOnce(&mut open_files::Settings)) -> Box<dy
 fn collect(mode: &dyn Collector) -> Samples {
     let host = Host::new(Roots::default());
     let deadline = Deadline::after(Duration::from_secs(60));
-    let mut samples = mode.collect(Context { host: &host, deadline }).unwrap();
+    let mut samples = mode.collect(Context::new(&host, deadline)).unwrap();
     samples.refuse_duplicates();
     samples.refuse_undeclared(open_files::MODE.metrics);
     assert!(samples.errors().is_empty(), "{:?}", samples.errors());
@@ -121,7 +121,7 @@ fn helper() {
                 let host = Host::new(Roots::default());
                 let deadline = Deadline::after(Duration::from_secs(60));
                 let mode = mode(Path::new(&target), |_| {});
-                let samples = mode.collect(Context { host: &host, deadline }).unwrap();
+                let samples = mode.collect(Context::new(&host, deadline)).unwrap();
                 let of_sockets = |name: &str| name.contains("runtime_socket") || name.contains("close_wait");
                 let rows = samples.rows().iter().filter(|row| of_sockets(row.metric.name)).count();
                 let errors: Vec<_> = samples.errors().iter().map(|error| error.reason().as_str()).collect();

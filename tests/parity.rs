@@ -122,7 +122,7 @@ impl Node {
         let host = Host::recorded(self.roots(), filesystems);
         let settings = modes::Settings { runtime, ..modes::Settings::default() };
         let collector = (eviction::MODE.build)(&settings);
-        let context = Context { host: &host, deadline: Deadline::after(Duration::from_secs(10)) };
+        let context = Context::new(&host, Deadline::after(Duration::from_secs(10)));
         let mut samples = collector.collect(context).unwrap();
         samples.refuse_duplicates();
         assert_eq!(samples.errors(), []);

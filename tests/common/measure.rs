@@ -56,7 +56,7 @@ pub fn collector(mode: &Mode, host: &Host) -> f64 {
 pub fn collection(collector: &dyn Collector, host: &Host) -> f64 {
     let once = || {
         let deadline = Deadline::after(Duration::from_secs(60));
-        std::hint::black_box(collector.collect(Context { host, deadline }).ok());
+        std::hint::black_box(collector.collect(Context::new(host, deadline)).ok());
     };
     // Warm caches first: the steady state is what a node pays every few seconds for years.
     (0..30).for_each(|_| once());

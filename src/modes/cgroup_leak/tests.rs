@@ -24,7 +24,7 @@ fn without_runtime(settings: Settings) -> CgroupLeak {
 
 fn try_collect(collector: &CgroupLeak, machine: &Machine) -> Result<Samples> {
     let deadline = Deadline::after(Duration::from_secs(30));
-    let mut samples = collector.collect(Context { host: &machine.host, deadline })?;
+    let mut samples = collector.collect(Context::new(&machine.host, deadline))?;
     samples.refuse_duplicates();
     Ok(samples)
 }
@@ -277,7 +277,7 @@ fn a_cut_walk_leaves_out_what_would_be_wrong() {
         assert_eq!((samples.value(&MEMCG_IDS_USED, &[]), by_qos(&samples, "pod")), (None, [None; 3]));
         assert_eq!(samples.value(&DIRECTORIES, &["memory"]), None);
 
-        let context = Context { host: &machine.host, deadline: Deadline::after(Duration::ZERO) };
+        let context = Context::new(&machine.host, Deadline::after(Duration::ZERO));
         let samples = without_runtime(settings()).collect(context).unwrap();
         assert_eq!(reasons(&samples), [Reason::Timeout]);
         assert_eq!((samples.value(&MEMCG_IDS_USED, &[]), by_qos(&samples, "pod")), (None, [None; 3]));
@@ -315,7 +315,7 @@ impl Scraped {
     fn at(&mut self, seconds: u64, answer: Result<&Inventory>) -> Samples {
         let mut samples = Samples::new();
         let deadline = Deadline::after(Duration::from_secs(30));
-        let context = Context { host: &self.machine.host, deadline };
+        let context = Context::new(&self.machine.host, deadline);
         let asked = self.start + Duration::from_secs(seconds);
         let word = match answer {
             Ok(inventory) => RuntimeAnswer::Inventory(inventory.clone().into(), asked),

@@ -38,7 +38,7 @@ impl Node {
         };
         let table = vec![("/var/lib".into(), on("/dev/a", 1000)), (NAMED.into(), on("/dev/b", 2000))];
         let host = Host::recorded(Roots { proc: at("proc"), sys: at("sys"), root: at("root") }, table);
-        let context = Context { host: &host, deadline: Deadline::after(std::time::Duration::from_secs(10)) };
+        let context = Context::new(&host, Deadline::after(std::time::Duration::from_secs(10)));
         collector.collect(context).unwrap()
     }
 }

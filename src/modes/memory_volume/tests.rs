@@ -24,7 +24,7 @@ fn collector(root_dir: &str, runtime: Runtime) -> Box<dyn Collector> {
 }
 
 fn try_collect(collector: &dyn Collector, host: &Host) -> Result<Samples> {
-    let mut samples = collector.collect(Context { host, deadline: Deadline::after(Duration::from_secs(30)) })?;
+    let mut samples = collector.collect(Context::new(host, Deadline::after(Duration::from_secs(30))))?;
     samples.refuse_duplicates();
     samples.refuse_undeclared(MODE.metrics);
     Ok(samples)

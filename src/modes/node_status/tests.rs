@@ -53,7 +53,7 @@ fn after(answers: Vec<(Object, Result<Exchange>)>) -> Samples {
     let mode = NodeStatus(Arc::new(shared));
     let host = crate::host::Host::new(Default::default());
     let deadline = crate::host::Deadline::after(Duration::from_secs(5));
-    let mut samples = mode.collect(Context { host: &host, deadline }).unwrap();
+    let mut samples = mode.collect(Context::new(&host, deadline)).unwrap();
     samples.refuse_undeclared(MODE.metrics);
     samples.refuse_duplicates();
     samples
@@ -163,6 +163,6 @@ fn nobody_to_ask() {
     let mode = (MODE.build)(&crate::modes::Settings::default());
     let host = crate::host::Host::new(Default::default());
     let deadline = crate::host::Deadline::after(Duration::from_secs(5));
-    let error = mode.collect(Context { host: &host, deadline }).unwrap_err();
+    let error = mode.collect(Context::new(&host, deadline)).unwrap_err();
     assert_eq!(error.reason(), Reason::Absent);
 }

@@ -93,8 +93,7 @@ impl FakeProc {
 
     fn collect(&self, mode: &OpenFiles) -> Samples {
         let host = self.host();
-        let mut samples =
-            mode.collect(Context { host: &host, deadline: Deadline::after(Duration::from_secs(60)) }).unwrap();
+        let mut samples = mode.collect(Context::new(&host, Deadline::after(Duration::from_secs(60)))).unwrap();
         samples.refuse_duplicates();
         samples
     }
@@ -192,7 +191,7 @@ fn a_procfs_without_our_files_is_absent() {
     let fake = FakeProc(tempfile::tempdir().unwrap());
     fake.write("meminfo", b"");
     let collect = |host: &Host| {
-        let context = Context { host, deadline: Deadline::after(Duration::from_secs(60)) };
+        let context = Context::new(host, Deadline::after(Duration::from_secs(60)));
         mode_with(Settings::default()).collect(context).unwrap_err().reason()
     };
     assert_eq!(collect(&fake.host()), Reason::Absent);
@@ -312,7 +311,7 @@ fn sockets_in_close_wait_are_counted_or_absent() {
     let sockets = Sockets::recorded(tcp.map(|(state, inode)| socket(state, inode)).to_vec(), Vec::new());
     let mode = mode_with(Settings { max_readlinks: 100, ..Settings::default() });
     let host = fake.host_with(sockets);
-    let samples = mode.collect(Context { host: &host, deadline: Deadline::after(Duration::from_secs(60)) }).unwrap();
+    let samples = mode.collect(Context::new(&host, Deadline::after(Duration::from_secs(60)))).unwrap();
     assert_eq!(samples.errors(), []);
     let value = |pid, comm| samples.value(&CLOSE_WAIT, &[pid, comm]);
     assert_eq!((value("2", "leaks"), value("3", "well")), (Some(2.0), Some(0.0)));
@@ -364,7 +363,7 @@ fn a_passed_deadline_leaves_no_sums() {
     fake.process(1, b"a", 100, &[FILE, "anon_inode:inotify"]);
     let (mode, host) = (mode_with(Settings::default()), fake.host());
     assert_eq!(fake.collect(&mode).value(&INSTANCES, &["1000"]), Some(1.0));
-    let late = mode.collect(Context { host: &host, deadline: Deadline::after(Duration::ZERO) }).unwrap();
+    let late = mode.collect(Context::new(&host, Deadline::after(Duration::ZERO))).unwrap();
     assert!(late.errors().iter().all(|error| error.reason() == Reason::Timeout) && !late.errors().is_empty());
     for metric in [&PROCESSES, &OPEN_FDS, &COMMAND_OPEN_FDS, &COMMAND_PROCESSES, &INSTANCES] {
         assert!(!late.rows().iter().any(|row| std::ptr::eq(row.metric, metric)), "{}", metric.name);

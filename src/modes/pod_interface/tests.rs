@@ -56,7 +56,7 @@ fn recorded_runtime() -> Runtime {
 }
 
 fn scrape(collector: &PodInterface, machine: &Machine) -> Samples {
-    let context = Context { host: &machine.host, deadline: Deadline::after(Duration::from_secs(60)) };
+    let context = Context::new(&machine.host, Deadline::after(Duration::from_secs(60)));
     let mut samples = collector.collect(context).unwrap();
     samples.refuse_duplicates();
     samples.refuse_undeclared(MODE.metrics);
@@ -247,7 +247,7 @@ fn a_hundred_pods_without_interface_are_shown_and_no_more() {
 #[test]
 fn no_kubepods_and_no_interfaces_is_no_such_machine() {
     let machine = Machine::empty();
-    let context = Context { host: &machine.host, deadline: Deadline::after(Duration::from_secs(60)) };
+    let context = Context::new(&machine.host, Deadline::after(Duration::from_secs(60)));
     let error = collector(Runtime::default()).collect(context).unwrap_err();
     assert_eq!(error.reason(), Reason::Absent);
 }
