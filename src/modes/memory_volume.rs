@@ -166,7 +166,7 @@ struct State {
 
 impl Collector for MemoryVolume {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
-        let Context { host, deadline } = context;
+        let Context { host, deadline, .. } = context;
         let mut samples = Samples::new();
         let vmstat = samples.ok(host.read_some(host.proc("vmstat"))).flatten();
         let node_kills = vmstat.as_deref().and_then(|text| keyed(text, "oom_kill"));

@@ -201,7 +201,7 @@ impl OpenFiles {
 
 impl Collector for OpenFiles {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
-        let Context { host, deadline } = context;
+        let Context { host, deadline, .. } = context;
         let mut samples = Samples::new();
         let handles = samples.ok(FileHandles::read(host)).flatten();
         if let Err(error) = host.require_host_pid() {

@@ -54,14 +54,14 @@ impl Source {
 
 /// A place as it is written: a name or an IP address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct CgroupRole {
+pub(super) struct HostPort {
     host: String,
     port: u16,
 }
 
-impl From<&Address> for CgroupRole {
+impl From<&Address> for HostPort {
     fn from(address: &Address) -> Self {
-        CgroupRole { host: address.host().to_owned(), port: address.port() }
+        HostPort { host: address.host().to_owned(), port: address.port() }
     }
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Known {
 /// Finds them out, and remembers.
 #[derive(Debug)]
 pub(super) struct Endpoints {
-    flags: Vec<CgroupRole>,
+    flags: Vec<HostPort>,
     overrides: Overrides,
     state: Mutex<State>,
 }
@@ -87,7 +87,7 @@ pub(super) struct Endpoints {
 #[derive(Debug, Default)]
 struct State {
     kubeconfig: Option<Read>,
-    probe: Option<CgroupRole>,
+    probe: Option<HostPort>,
     names: BTreeMap<String, Name>,
     slice: Vec<SocketAddr>,
 }
@@ -97,7 +97,7 @@ struct State {
 struct Read {
     pid: Option<u32>,
     at: Instant,
-    server: Result<Option<CgroupRole>>,
+    server: Result<Option<HostPort>>,
 }
 
 #[derive(Debug, Default)]
@@ -108,7 +108,7 @@ struct Name {
 
 impl Endpoints {
     pub(super) fn new(flags: &[Address], overrides: Overrides) -> Self {
-        Endpoints { flags: flags.iter().map(CgroupRole::from).collect(), overrides, state: Mutex::default() }
+        Endpoints { flags: flags.iter().map(HostPort::from).collect(), overrides, state: Mutex::default() }
     }
 
     /// True if somebody names addresses by a flag: then the others are a convenience.
@@ -132,7 +132,7 @@ impl Endpoints {
         places.extend(kubeconfig.map(|place| (place, Source::Kubeconfig)));
         places.extend(state.probe.clone().map(|place| (place, Source::Probe)));
         known.named |= !places.is_empty();
-        for (CgroupRole { host, port }, source) in places {
+        for (HostPort { host, port }, source) in places {
             if let Ok(ip) = host.parse::<IpAddr>() {
                 known.addresses.entry(SocketAddr::new(ip, port)).or_insert(source);
                 continue;
@@ -191,7 +191,7 @@ impl State {
         host: &Host,
         kubelet: Option<&Kubelet>,
         overrides: &Overrides,
-    ) -> Result<Option<CgroupRole>> {
+    ) -> Result<Option<HostPort>> {
         let pid = kubelet.map(|kubelet| kubelet.pid);
         if let Some(read) = &self.kubeconfig
             && read.pid == pid
@@ -202,7 +202,7 @@ impl State {
         let server = Sources::of(host, kubelet, overrides).kubeconfig().and_then(|text| {
             let Some(text) = text else { return Ok(None) };
             let server = kubeconfig::server(&text.text).map_err(|error| error.context(text.path.display()))?;
-            Ok(Some(CgroupRole::from(&server)))
+            Ok(Some(HostPort::from(&server)))
         });
         self.kubeconfig = Some(Read { pid, at: Instant::now(), server: server.clone() });
         server

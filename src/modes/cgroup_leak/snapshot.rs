@@ -59,7 +59,7 @@ pub(super) enum Memory {
 
 /// Reads it all, with the `names` of directories or without. Errors of parts go to `samples`.
 pub(super) fn read(context: Context<'_>, settings: &Settings, names: bool, samples: &mut Samples) -> Result<Snapshot> {
-    let Context { host, deadline } = context;
+    let Context { host, deadline, .. } = context;
     let bounds = Bounds { directories: settings.max_directories as u64, deadline };
     let layout = Layout::detect(host);
     let rows = rows(host);
