@@ -22,6 +22,7 @@ use std::time::Duration;
 use headroom::apiserver::{Ask, Client, Exchange, Outcome, Settings};
 use headroom::host::{Deadline, Host, Roots};
 use headroom::modes::{self, apiserver_connection};
+use headroom::services::Services;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -128,7 +129,7 @@ fn looks() {
             ..apiserver_connection::Settings::default()
         };
         let settings = modes::Settings { apiserver_connection: settings, ..modes::Settings::default() };
-        let collector = (apiserver_connection::MODE.build)(&settings);
+        let collector = (apiserver_connection::MODE.build)(&settings, &Services::default());
         let deadline = || Deadline::after(Duration::from_secs(60));
         let dump = || {
             let connections = host.tcp_connections(&[address.port()], deadline()).unwrap();

@@ -20,7 +20,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use headroom::host::{Host, Roots};
+use headroom::kubelet::handle;
+use headroom::kubelet::sources::Overrides;
 use headroom::modes::{MODES, Settings};
+use headroom::services::Services;
 use measure::{Server, collection, cpu_of, floor, ms};
 use sleepers::Process;
 
@@ -87,10 +90,11 @@ fn sum(page: &str, family: &str) -> usize {
 /// CPU seconds of one collection of this mode.
 fn of(id: &str, host: &Host, node: &Node) -> f64 {
     let mut settings = Settings::default();
-    settings.kubelet.root_dir = Some(node.root_dir.clone());
     settings.open_files.runtime_sockets = vec![node.socket().display().to_string()];
     let mode = MODES.iter().find(|mode| mode.id == id).unwrap();
-    collection(&*(mode.build)(&settings), host)
+    let overrides = Overrides { root_dir: Some(node.root_dir.clone()), ..Overrides::default() };
+    let services = Services::with_kubelet(handle::Settings { overrides, ..handle::Settings::default() });
+    collection(&*(mode.build)(&settings, &services), host)
 }
 
 /// A node's pods. A shell takes everything away when its standard input ends, which is when this is dropped, panics or is killed.

@@ -55,16 +55,16 @@ use crate::client::request::Request;
 use crate::client::target::Target;
 use crate::error::Result;
 use crate::host::{Deadline, Host};
+use crate::values::{defaults, some_time};
 
 /// How long it may take to read our own files. It is no part of an exchange: a machine that is busy for a moment is not an apiserver that
 /// does not answer.
 const FILES: Duration = Duration::from_secs(5);
 
 /// Whether there is an apiserver to ask, and where.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// Never.
-    #[default]
     Never,
     /// That of the kubeconfig; without one that of the pod, if it has a service account; without either nobody.
     IfConfigured {
@@ -75,39 +75,57 @@ pub enum Ask {
     At(Address),
 }
 
-/// How the apiserver is asked. By default it is not.
-#[derive(Clone, Debug, PartialEq, Eq)]
+fn url_flag(text: &str) -> std::result::Result<Ask, String> {
+    match text {
+        "off" => Ok(Ask::Never),
+        "auto" => Ok(Ask::IfConfigured { in_cluster: None }),
+        url => url.parse().map(Ask::At),
+    }
+}
+
+fn path_flag(text: &str) -> std::result::Result<String, String> {
+    let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
+    if text.starts_with('/') && text.bytes().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a path such as /livez".to_owned())
+    }
+}
+
+/// How the apiserver is asked.
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
+#[group(skip)]
+#[command(next_help_heading = "Apiserver")]
 pub struct Settings {
-    /// Whom.
+    /// The apiserver that this exporter's own probe asks: https://HOST:PORT, or off [default: that of --kubeconfig, else in a pod with a service account the cluster's, else off]
+    #[arg(id = "apiserver.url", long = "apiserver.url", value_name = "URL", default_value = "auto", hide_default_value = true, value_parser = url_flag)]
     pub ask: Ask,
-    /// A kubeconfig; its current context counts.
+    /// A kubeconfig with the apiserver, the authority that signed its certificate, and our credentials (token or client certificate)
+    #[arg(id = "kubeconfig", long = "kubeconfig", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// The token; not set: that of the kubeconfig, without one that of the service account, if there is one.
+    /// Token for the apiserver, read for each request [default: that of the kubeconfig, else of the pod's service account]
+    #[arg(id = "apiserver.token-file", long = "apiserver.token-file", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Who may have signed the apiserver's certificate; not set: as for the token.
+    /// Who may have signed the apiserver's certificate, as PEM [default: as for the token]
+    #[arg(id = "apiserver.ca-file", long = "apiserver.ca-file", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
-    /// The name that the certificate must be valid for, in place of the address.
+    /// The name that the apiserver's certificate must be made out to [default: the host of the URL]
+    #[arg(id = "apiserver.server-name", long = "apiserver.server-name", value_name = "NAME")]
     pub server_name: Option<String>,
-    /// Send the token to whoever answers.
+    /// Do not verify the apiserver's certificate: the token goes to whoever answers at that address
+    #[arg(id = "apiserver.insecure-skip-verify", long = "apiserver.insecure-skip-verify")]
     pub insecure_skip_verify: bool,
-    /// What is asked for to see whether it comes.
+    /// What the probe asks for; /livez?exclude=etcd spares etcd, /version is answered without any check
+    #[arg(id = "apiserver.probe-path", long = "apiserver.probe-path", value_name = "PATH", default_value = "/livez", value_parser = path_flag)]
     pub path: String,
-    /// How long an exchange may take.
+    /// How long one probe, or one request for an object, may take
+    #[arg(id = "apiserver.probe-timeout", long = "apiserver.probe-timeout", value_name = "DURATION", default_value = "10s", value_parser = some_time)]
     pub timeout: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings {
-            ask: Ask::Never,
-            kubeconfig: None,
-            token_file: None,
-            ca_file: None,
-            server_name: None,
-            insecure_skip_verify: false,
-            path: "/livez".to_owned(),
-            timeout: Duration::from_secs(10),
-        }
+        defaults()
     }
 }
 

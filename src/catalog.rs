@@ -6,11 +6,12 @@ use std::fmt::Write as _;
 
 use crate::metric::{Kind, Metric};
 use crate::modes::MODES;
-use crate::{config, http, scrape, self_metrics};
+use crate::{config, http, scrape, self_metrics, services};
 
 /// Every declared metric with the collector that exposes it; `None` for the exporter's own.
 pub fn metrics() -> impl Iterator<Item = (Option<&'static str>, &'static Metric)> {
-    let own = self_metrics::METRICS.iter().chain(http::METRICS).chain(scrape::METRICS).map(|metric| (None, *metric));
+    let own = self_metrics::METRICS.iter().chain(http::METRICS).chain(scrape::METRICS).chain(services::METRICS);
+    let own = own.map(|metric| (None, *metric));
     own.chain(MODES.iter().flat_map(|mode| mode.metrics.iter().map(|metric| (Some(mode.id), *metric))))
 }
 
@@ -38,6 +39,7 @@ pub fn metrics_document() -> String {
     for mode in MODES {
         section(mode.id, &format!("{}. `--no-collector.{}` switches it off.", mode.title, mode.id), mode.metrics);
     }
+    section("the node", "What is known of the node itself, whatever collector is off.", services::METRICS);
     section("the collectors", "How each collector fared in this scrape.", scrape::METRICS);
     section("the web side", "Who asks the exporter, and who was not let in: docs/web.md.", http::METRICS);
     section("the exporter", "The exporter's own process.", self_metrics::METRICS);

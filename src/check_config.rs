@@ -22,8 +22,9 @@ use crate::kubelet::configuration::{Configuration, KubeletInputs, Source};
 use crate::kubelet::flags::Flags;
 use crate::kubelet::provenance::{self, Provenance};
 use crate::kubelet::signals::Signal;
+use crate::kubelet::sources;
 use crate::kubelet::thresholds::{self, Thresholds};
-use crate::kubelet::{quantity, sources};
+use crate::values::duration;
 
 /// For one configuration: files may be on a file system that hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -206,7 +207,7 @@ fn rows(thresholds: &Thresholds, provenance: &Provenance, capacities: &[Capacity
                 });
                 Some(Limit { text, source, figure, on: value.is_some() })
             };
-            let grace = entry(2).and_then(|(text, source)| Some((quantity::duration(text).ok()?, source.clone())));
+            let grace = entry(2).and_then(|(text, source)| Some((duration(text).ok()?, source.clone())));
             let mut reclaim = limit(3);
             if let (Some(reclaim), Some(value)) = (&mut reclaim, thresholds.minimum_reclaim.get(&signal)) {
                 // Other bounds than a threshold's: 0 is allowed here, and 100% means it.

@@ -22,19 +22,18 @@ use clap::{ArgMatches, FromArgMatches as _};
 pub use command::{command, environment_variable};
 
 use command::enabled;
-use flags::{Apiserver, CgroupLeak, Kubelet, Log, MemoryVolume, NodeStatus, OpenFiles, Paths, PodInterface, Runtime};
-use values::{at_least_one, duration, some_time, telemetry_path};
+use flags::{Log, Paths};
+use values::telemetry_path;
 
 use crate::apiserver::{self, Address};
 use crate::check_config;
 use crate::host::Roots;
 use crate::http;
 use crate::http::ListenAddress;
-use crate::kubelet::configz;
-use crate::kubelet::node::Node;
-use crate::kubelet::process::Finder;
-use crate::kubelet::sources::Overrides;
 use crate::modes::{self, MODES, Mode};
+use crate::services;
+use crate::values::{at_least_one, duration_flag, some_time};
+use crate::{kubelet, runtime};
 
 /// The default port. 9100–9999 is allotted to the last number and a DaemonSet on the host network meets every other one.
 pub const DEFAULT_LISTEN_ADDRESS: &str = ":10843";
@@ -76,6 +75,8 @@ pub struct Config {
     pub in_a_pod: bool,
     /// The modes that run.
     pub modes: Vec<&'static Mode>,
+    /// How what they share is found and asked.
+    pub services: services::Settings,
     /// Their settings.
     pub settings: modes::Settings,
     /// The lowest level that is logged.
@@ -85,27 +86,20 @@ pub struct Config {
 }
 
 #[derive(clap::Args, Debug)]
+#[group(skip)]
 struct Flags {
     #[command(flatten)]
     web: Web,
     #[command(flatten)]
     paths: Paths,
     #[command(flatten)]
-    kubelet: Kubelet,
+    kubelet: kubelet::handle::Settings,
     #[command(flatten)]
-    apiserver: Apiserver,
+    apiserver: apiserver::Settings,
     #[command(flatten)]
-    runtime: Runtime,
+    runtime: runtime::Settings,
     #[command(flatten)]
-    cgroup_leak: CgroupLeak,
-    #[command(flatten)]
-    open_files: OpenFiles,
-    #[command(flatten)]
-    memory_volume: MemoryVolume,
-    #[command(flatten)]
-    pod_interface: PodInterface,
-    #[command(flatten)]
-    node_status: NodeStatus,
+    modes: modes::Settings,
     #[command(flatten)]
     log: Log,
 }
@@ -126,7 +120,7 @@ struct Web {
     #[arg(long = "web.scrape-timeout", value_name = "DURATION", default_value = "5s", value_parser = some_time)]
     scrape_timeout: Duration,
     /// How long requests under way may take once SIGTERM or SIGINT has come
-    #[arg(long = "web.shutdown-timeout", value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    #[arg(long = "web.shutdown-timeout", value_name = "DURATION", default_value = "5s", value_parser = duration_flag)]
     shutdown_timeout: Duration,
     /// TLS, passwords, headers and a rate limit, in the format of Prometheus's exporter-toolkit; read again when it changes (docs/web.md)
     #[arg(long = "web.config.file", value_name = "FILE")]
@@ -196,74 +190,11 @@ impl Config {
     /// From the flags of a command that has them all, as `command::with_flags` adds them.
     fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let flags = Flags::from_arg_matches(matches)?;
-        let kubelet = Overrides {
-            config: flags.kubelet.config,
-            config_dir: flags.kubelet.config_dir,
-            root_dir: flags.kubelet.root_dir,
-            kubeconfig: flags.kubelet.kubeconfig,
-        };
-        let finder = Finder::default();
-        let settings = modes::Settings {
-            node: Node::new(flags.apiserver.node_name, kubelet.clone(), finder.clone()),
-            kubelet,
-            finder,
-            apiserver: apiserver::Apiserver::new(apiserver::Settings {
-                ask: flags.apiserver.url.unwrap_or_else(|| apiserver::Ask::IfConfigured { in_cluster: in_cluster() }),
-                kubeconfig: flags.apiserver.kubeconfig,
-                token_file: flags.apiserver.token_file,
-                ca_file: flags.apiserver.ca_file,
-                server_name: flags.apiserver.server_name,
-                insecure_skip_verify: flags.apiserver.insecure_skip_verify,
-                path: flags.apiserver.probe_path,
-                timeout: flags.apiserver.probe_timeout,
-            }),
-            apiserver_connection: modes::apiserver_connection::Settings {
-                endpoints: flags.apiserver.endpoints,
-                stall_threshold: flags.apiserver.stall_threshold,
-                interval: flags.apiserver.probe_interval,
-                probe_kubelet: flags.apiserver.probe_kubelet,
-            },
-            node_status: modes::node_status::Settings {
-                lease_interval: flags.node_status.lease_interval,
-                node_interval: flags.node_status.node_interval,
-                set_once: flags.node_status.set_once,
-            },
-            cgroup_leak: modes::cgroup_leak::Settings {
-                orphan_grace: flags.cgroup_leak.orphan_grace,
-                max_directories: flags.cgroup_leak.max_directories,
-                v1_hierarchies: flags.cgroup_leak.v1_hierarchies,
-            },
-            eviction: modes::eviction::Settings {
-                configz: configz::Settings {
-                    ask: flags.kubelet.url.unwrap_or(configz::Ask::IfToken),
-                    token_file: flags.kubelet.token_file,
-                    ca_file: flags.kubelet.ca_file,
-                    server_name: flags.kubelet.server_name,
-                    insecure_skip_verify: flags.kubelet.insecure_skip_verify,
-                    interval: flags.kubelet.configz_interval,
-                },
-            },
-            open_files: modes::open_files::Settings {
-                top: flags.open_files.top,
-                commands: flags.open_files.commands,
-                max_readlinks: flags.open_files.max_readlinks,
-                daemons: flags.open_files.daemons,
-                runtime_sockets: flags.open_files.runtime_sockets,
-                socket_max_readlinks: flags.open_files.socket_max_readlinks,
-                inotify_max_readlinks: flags.open_files.inotify_max_readlinks,
-                inotify_reexamine: flags.open_files.inotify_reexamine,
-            },
-            memory_volume: modes::memory_volume::Settings { max_volumes: flags.memory_volume.max_volumes },
-            pod_interface: modes::pod_interface::Settings {
-                max_pods: flags.pod_interface.max_pods,
-                grace: flags.pod_interface.grace,
-            },
-            runtime: crate::runtime::Runtime::new(crate::runtime::Settings {
-                endpoint: flags.runtime.endpoint,
-                disabled: flags.runtime.disabled || !flags.runtime.enabled,
-                ..crate::runtime::Settings::default()
-            }),
-        };
+        let mut services =
+            services::Settings { kubelet: flags.kubelet, apiserver: flags.apiserver, runtime: flags.runtime };
+        if let apiserver::Ask::IfConfigured { in_cluster: address } = &mut services.apiserver.ask {
+            *address = in_cluster();
+        }
         Ok(Config {
             listen: flags.web.listen_address,
             http: http::Settings {
@@ -278,7 +209,8 @@ impl Config {
             roots: Roots { proc: flags.paths.procfs, sys: flags.paths.sysfs, root: flags.paths.rootfs },
             in_a_pod: variable(IN_A_POD).is_some(),
             modes: MODES.iter().copied().filter(|mode| enabled(mode, matches)).collect(),
-            settings,
+            services,
+            settings: flags.modes,
             log_level: flags.log.level,
             log_format: flags.log.format,
         })
@@ -319,16 +251,10 @@ mod tests {
         assert_eq!(config.listen, ["".to_owned() + DEFAULT_LISTEN_ADDRESS].map(|text| text.parse().unwrap()));
         assert_eq!(config.roots, Roots::default());
         assert_eq!(config.modes.len(), MODES.len());
-        assert_eq!(config.settings.open_files, modes::open_files::Settings::default());
-        assert_eq!(config.settings.cgroup_leak, modes::cgroup_leak::Settings::default());
-        assert_eq!(config.settings.apiserver_connection, modes::apiserver_connection::Settings::default());
-        assert_eq!(config.settings.node_status, modes::node_status::Settings::default());
-        assert_eq!(config.settings.memory_volume, modes::memory_volume::Settings::default());
-        assert_eq!(config.settings.pod_interface, modes::pod_interface::Settings::default());
-        // Without flags the kubelet is asked where there is a token; what nobody set up at all asks nobody.
-        let configz = modes::eviction::Settings::default().configz;
-        let expected = configz::Settings { ask: configz::Ask::IfToken, ..configz };
-        assert_eq!(config.settings.eviction.configz, expected);
+        // Without flags the kubelet and the apiserver are asked where a pod has a token for them.
+        assert_eq!(config.services.kubelet, kubelet::handle::Settings::default());
+        assert_eq!(config.services.kubelet.configz.ask, kubelet::configz::Ask::IfToken);
+        assert_eq!(config.services.apiserver, apiserver::Settings::default());
     }
 
     #[test]
@@ -353,7 +279,10 @@ mod tests {
 
     #[test]
     fn the_runtime_is_named_or_switched_off() {
-        let runtime = |arguments| format!("{:?}", parse(arguments).unwrap().settings.runtime);
+        let runtime = |arguments| {
+            let settings = parse(arguments).unwrap().services.runtime;
+            format!("{:?}", runtime::Runtime::new(settings))
+        };
         assert_eq!(runtime(&["--no-runtime"]), "Runtime(None)");
         assert_eq!(runtime(&["--runtime=false"]), "Runtime(None)");
         assert!(runtime(&["--no-runtime", "--runtime"]).contains("endpoint: None"));

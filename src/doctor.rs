@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::host::{Deadline, Host};
+use crate::kubelet::handle::Kubelet;
 use crate::modes::{self, Mode};
 use crate::probes::Probes;
 use crate::report::{self, Report};
 use crate::scrape::{Scrape, Scraper};
 use crate::self_metrics;
+use crate::services::{self, Services};
 use crate::verdict::{History, Limits};
 
 /// From one sample to the next. Three in five seconds tell a slope from a step.
@@ -55,6 +57,8 @@ pub struct Subject {
     pub host: Host,
     /// The modes that are on.
     pub modes: Vec<&'static Mode>,
+    /// How what they share is found and asked.
+    pub services: services::Settings,
     /// Their settings.
     pub settings: modes::Settings,
 }
@@ -64,18 +68,18 @@ pub struct Subject {
 /// # Panics
 /// Outside a tokio runtime.
 pub async fn examine(subject: Subject, options: &Options, progress: impl Fn(Duration)) -> Report {
-    let Subject { host, modes, settings } = subject;
-    let settings = hasten(settings);
+    let Subject { host, modes, services, settings } = subject;
+    let (services, settings) = (Services::new(services), hasten(settings));
     let host = Arc::new(host);
-    let modes: Vec<_> = modes.into_iter().map(|mode| (mode, (mode.build)(&settings))).collect();
+    let modes: Vec<_> = modes.into_iter().map(|mode| (mode, (mode.build)(&settings, &services))).collect();
     let mut probes = Probes::default();
     for (_, collector) in &modes {
         probes.start(&host, &**collector);
     }
     let asked = modes.iter().any(|(mode, _)| mode.id == "apiserver_connection" || mode.id == "node_status")
-        && settings.apiserver.client(&host).is_some();
-    let scraper = Scraper::new(Arc::clone(&host), modes);
-    let node = node_name(&settings, &host).await;
+        && services.apiserver.client(&host).is_some();
+    let node = node_name(&services.kubelet, &host).await;
+    let scraper = Scraper::new(Arc::clone(&host), services, modes);
     let mut history = History::new(&node, Limits::default());
     let began = Instant::now();
     let mut first = None;
@@ -83,7 +87,7 @@ pub async fn examine(subject: Subject, options: &Options, progress: impl Fn(Dura
         progress(began.elapsed());
         let scrape = scraper.scrape(Deadline::after(PATIENCE), |_| true).await;
         let (at, about) = (SystemTime::now(), self_metrics::samples());
-        history.add(at, scrape.runs.iter().map(|(_, run)| &*run.samples).chain([&scrape.about, &about]));
+        history.add(at, scrape.runs.iter().map(|(_, run)| &*run.samples).chain([&scrape.node, &scrape.about, &about]));
         let first = *first.get_or_insert(at);
         let lasted = began.elapsed();
         let waiting = asked && !probes_answered(&scrape) && lasted < options.time + FOR_PROBES;
@@ -108,8 +112,8 @@ fn hasten(mut settings: modes::Settings) -> modes::Settings {
 }
 
 /// As the kubelet calls it, else as the machine calls itself.
-async fn node_name(settings: &modes::Settings, host: &Arc<Host>) -> String {
-    match settings.node.name(host).await {
+async fn node_name(kubelet: &Kubelet, host: &Arc<Host>) -> String {
+    match kubelet.node_name(host).await {
         Ok(name) => name,
         Err(_) => report::machine_name(),
     }

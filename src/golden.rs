@@ -19,6 +19,7 @@ use crate::host::{Deadline, Host};
 use crate::modes::{MODES, Settings};
 use crate::runtime::Runtime;
 use crate::scrape::{self, Outcome, Scraper};
+use crate::services::{self, Services};
 
 pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -86,12 +87,14 @@ impl Node {
     }
 
     async fn page(&self) -> String {
-        let settings = Settings { runtime: self.runtime.clone(), ..Settings::default() };
-        let modes = MODES.iter().map(|mode| (*mode, (mode.build)(&settings))).collect();
-        let scraper = Scraper::new(Arc::clone(&self.host), modes);
+        let settings = Settings::default();
+        let services = Services { runtime: self.runtime.clone(), ..Services::default() };
+        let modes = MODES.iter().map(|mode| (*mode, (mode.build)(&settings, &services))).collect();
+        let scraper = Scraper::new(Arc::clone(&self.host), services, modes);
         let scrape = scraper.scrape(Deadline::after(Duration::from_secs(60)), |_| true).await;
         let mut page = Page::default();
         page.add(scrape::METRICS, Arc::new(scrape.about));
+        page.add(services::METRICS, Arc::new(scrape.node));
         for (mode, run) in scrape.runs {
             // Nobody answers as the apiserver here: see the mode's own tests.
             let expected = if mode.id == "node_status" { Outcome::NotApplicable } else { Outcome::Ok };

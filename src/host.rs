@@ -20,17 +20,21 @@ pub mod pids;
 pub mod process;
 mod read;
 pub mod rootfs;
+pub mod single_flight;
 pub mod sockets;
 pub mod text;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 pub use deadline::{CallBudget, Deadline};
 pub use file_version::FileVersion;
 use filesystem::{DeviceNumber, Filesystem, Filesystems, Usage};
 use rootfs::Tree;
+use single_flight::SingleFlight;
 use sockets::Sockets;
 
 /// The kernel of the observed machine.
@@ -78,6 +82,9 @@ pub struct Host {
     links: links::Source,
     /// Questions about interfaces that the kernel may keep us waiting for.
     network: bounded_call::Guard,
+    /// Reading of files that may lie on a file system that hangs.
+    files: bounded_call::Guard,
+    listing: SingleFlight<Result<Arc<[u32]>>>,
     in_a_pod: bool,
 }
 
@@ -94,7 +101,16 @@ impl Host {
     }
 
     fn with(roots: Roots, filesystems: Filesystems, links: links::Source, sockets: Sockets) -> Self {
-        Host { roots, filesystems, links, network: bounded_call::Guard::default(), sockets, in_a_pod: false }
+        Host {
+            roots,
+            filesystems,
+            links,
+            network: bounded_call::Guard::default(),
+            files: bounded_call::Guard::default(),
+            sockets,
+            listing: SingleFlight::default(),
+            in_a_pod: false,
+        }
     }
 
     /// Says whether we run in a container of Kubernetes, where process 1 may be one of the same pod.
@@ -218,6 +234,32 @@ impl Host {
         self.filesystems.resolve(&self.roots.root, path.as_ref(), deadline)
     }
 
+    /// Runs `call`, which reads files that may lie on a file system that hangs, on a thread of its own: a call that hangs costs that
+    /// thread once, and never the caller.
+    ///
+    /// # Errors
+    /// The call's own; `timeout` for the first call under this name that hangs, `busy` for later ones.
+    pub fn bounded<T: Send + 'static>(
+        &self,
+        name: &str,
+        deadline: Deadline,
+        call: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.files.run(name, deadline, call)
+    }
+
+    /// The processes that were there at `since` or later, in ascending order. All of one scrape share one listing.
+    ///
+    /// # Errors
+    /// The operating system's, with the path; `timeout` if a listing under way does not end in time.
+    pub fn pids_since(&self, since: Instant, deadline: Deadline) -> Result<Arc<[u32]>> {
+        let list = || self.pids().and_then(|pids| pids.list()).map(Arc::from);
+        let listed = self.listing.since(since, deadline, list);
+        let late =
+            || Error::new(Reason::Timeout, format!("{}: not listed before the deadline", self.proc("").display()));
+        listed.ok_or_else(late)?.value
+    }
+
     /// The running kernel, from `sys/kernel/osrelease` of procfs.
     ///
     /// # Errors
@@ -233,7 +275,6 @@ impl Host {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Reason;
 
     #[test]
     fn kernel_releases() {

@@ -27,10 +27,11 @@ use tower_http::compression::CompressionLayer;
 
 use crate::exposition::{Format, Page};
 use crate::host::Deadline;
-use crate::kubelet::node::Node;
+use crate::kubelet::handle::Kubelet;
 use crate::modes::MODES;
 use crate::scrape::{self, Scraper};
 use crate::self_metrics;
+use crate::services;
 
 pub use auth::policy::{METRICS, Security};
 use landing::Name;
@@ -76,7 +77,7 @@ pub struct App {
 
 impl App {
     /// An application that serves this scraper of this node, and shows what became of whom `security` did not let in.
-    pub fn new(scraper: Scraper, settings: Settings, security: Arc<Security>, node: Node) -> Arc<Self> {
+    pub fn new(scraper: Scraper, settings: Settings, security: Arc<Security>, kubelet: Kubelet) -> Arc<Self> {
         Arc::new(App {
             scraper,
             permits: Arc::new(Semaphore::new(settings.max_requests)),
@@ -84,7 +85,7 @@ impl App {
             security,
             ready: AtomicBool::new(false),
             recent: Recent::default(),
-            name: Name::new(node),
+            name: Name::new(kubelet),
             judging: Semaphore::new(1),
         })
     }
@@ -162,6 +163,7 @@ async fn metrics(
     page.add(self_metrics::METRICS, Arc::clone(&taken.own));
     page.add(METRICS, Arc::new(app.security.samples()));
     page.add(scrape::METRICS, Arc::clone(&taken.collectors));
+    page.add(services::METRICS, Arc::clone(&taken.node));
     for (mode, run) in &taken.runs {
         page.add(mode.metrics, Arc::clone(&run.samples));
     }

@@ -4,7 +4,7 @@
 //! what real kubelets did: [`quantity`] (Go's and Kubernetes' number formats), [`flags`] (its command line),
 //! [`configuration`] (the precedence of its sources), [`thresholds`] (what they mean for eviction), [`signals`] (what is
 //! compared with them). Only [`process`] (finding it), [`sources`] (reading what it was told) and [`configz`] (asking it)
-//! touch the machine; [`http2`] is about its connection to the apiserver.
+//! touch the machine, and [`handle`] puts what they say together, once for all modes; [`http2`] is about its connection to the apiserver.
 //!
 //! Paths like `cmd/kubelet/app/server.go:216` in comments are of the kubernetes/kubernetes repository at 1.36.
 
@@ -13,9 +13,9 @@ mod config_file;
 pub mod configuration;
 pub mod configz;
 pub mod flags;
+pub mod handle;
 pub mod http2;
 pub mod kubepods;
-pub mod node;
 pub mod process;
 pub mod provenance;
 pub mod quantity;

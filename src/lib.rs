@@ -22,5 +22,6 @@ pub mod report;
 pub mod runtime;
 pub mod scrape;
 pub mod self_metrics;
-pub mod single_flight;
+pub mod services;
+pub mod values;
 pub mod verdict;

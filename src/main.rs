@@ -13,6 +13,7 @@ use headroom::http::{self, App, Security};
 use headroom::probes::Probes;
 use headroom::report;
 use headroom::scrape::Scraper;
+use headroom::services::Services;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -48,6 +49,7 @@ fn examine(options: &doctor::Options, config: Config) -> ExitCode {
     let subject = doctor::Subject {
         host: Host::new(config.roots).in_a_pod(config.in_a_pod),
         modes: config.modes,
+        services: config.services,
         settings: config.settings,
     };
     let progress = |lasted: Duration| {
@@ -87,7 +89,8 @@ async fn run(config: Config) -> ExitCode {
         Err(error) => return fail("cannot handle signals", &error),
     };
     let host = Arc::new(Host::new(config.roots).in_a_pod(config.in_a_pod));
-    let security = match Security::start(&config.http, &host, &config.settings.apiserver).await {
+    let services = Services::new(config.services);
+    let security = match Security::start(&config.http, &host, &services.apiserver).await {
         Ok(security) => security,
         Err(error) => return fail("the web side cannot be as secure as it is asked to be", &error),
     };
@@ -100,7 +103,7 @@ async fn run(config: Config) -> ExitCode {
     }
     let bound: Vec<String> =
         listeners.iter().filter_map(|listener| listener.local_addr().ok()).map(|bound| bound.to_string()).collect();
-    let modes: Vec<_> = config.modes.iter().map(|mode| (*mode, (mode.build)(&config.settings))).collect();
+    let modes: Vec<_> = config.modes.iter().map(|mode| (*mode, (mode.build)(&config.settings, &services))).collect();
     let collectors: Vec<&str> = config.modes.iter().map(|mode| mode.id).collect();
     tracing::info!(
         version = headroom::self_metrics::VERSION,
@@ -114,8 +117,9 @@ async fn run(config: Config) -> ExitCode {
     for (_, collector) in &modes {
         probes.start(&host, &**collector);
     }
-    let scraper = Scraper::new(host, modes);
-    let app = App::new(scraper, config.http, Arc::clone(&security), config.settings.node);
+    let kubelet = services.kubelet.clone();
+    let scraper = Scraper::new(host, services, modes);
+    let app = App::new(scraper, config.http, Arc::clone(&security), kubelet);
     let (stop, stopped) = watch::channel(false);
     let serving =
         tokio::spawn(http::serve(listeners, Arc::clone(&app).router(), security, stopped, config.shutdown_grace));

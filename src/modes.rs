@@ -18,14 +18,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::apiserver::Apiserver;
 use crate::error::{Error, Result};
 use crate::host::{Deadline, Host};
-use crate::kubelet::node::Node;
-use crate::kubelet::process::Finder;
-use crate::kubelet::sources::Overrides;
 use crate::metric::{Metric, Samples};
-use crate::runtime::Runtime;
+use crate::services::Services;
 
 /// What a collector gets to work with for one scrape.
 #[derive(Clone, Copy, Debug)]
@@ -91,36 +87,31 @@ pub struct Mode {
     /// Every metric that it may expose.
     pub metrics: &'static [&'static Metric],
     /// Builds its collector.
-    pub build: fn(&Settings) -> Box<dyn Collector>,
+    pub build: fn(&Settings, &Services) -> Box<dyn Collector>,
 }
 
-/// The settings of every mode, as `config` hands them down.
-#[derive(Clone, Debug, Default)]
+/// The settings of every mode, each a group of flags that its file declares.
+#[derive(clap::Args, Clone, Debug, Default)]
+#[group(skip)]
 pub struct Settings {
-    /// Paths in place of the kubelet's own.
-    pub kubelet: Overrides,
-    /// Where the kubelet's process is; one memory for all modes, so that they look for it once.
-    pub finder: Finder,
-    /// Who this node is.
-    pub node: Node,
     /// Of [`cgroup_leak`].
+    #[command(flatten)]
     pub cgroup_leak: cgroup_leak::Settings,
-    /// Of [`eviction`].
-    pub eviction: eviction::Settings,
     /// Of [`open_files`].
+    #[command(flatten)]
     pub open_files: open_files::Settings,
     /// Of [`memory_volume`].
+    #[command(flatten)]
     pub memory_volume: memory_volume::Settings,
     /// Of [`pod_interface`].
+    #[command(flatten)]
     pub pod_interface: pod_interface::Settings,
     /// Of [`apiserver_connection`].
+    #[command(flatten)]
     pub apiserver_connection: apiserver_connection::Settings,
     /// Of [`node_status`].
+    #[command(flatten)]
     pub node_status: node_status::Settings,
-    /// The apiserver that modes may ask, over one connection.
-    pub apiserver: Apiserver,
-    /// The container runtime that modes may ask; one handle for all of them, so that one scrape polls once.
-    pub runtime: Runtime,
 }
 
 /// Every mode, in the order of the page.

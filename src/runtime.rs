@@ -12,11 +12,16 @@ mod fake;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use clap::builder::BoolishValueParser;
+
 use crate::error::{Error, Reason, Result};
+use crate::host::single_flight::{Landed, SingleFlight};
 use crate::host::{Deadline, Host};
+use crate::kubelet::handle::Kubelet;
+use crate::values::defaults;
 use detect::Poller;
 
 /// Which protocol answered.
@@ -147,20 +152,40 @@ impl Inventory {
     }
 }
 
-/// What is set by flags.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Whether the runtime is asked, and where.
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
+#[group(skip)]
+#[command(next_help_heading = "Container runtime")]
 pub struct Settings {
-    /// `--runtime.endpoint`: `unix:///run/…sock`. Not set: the kubelet's word if it has one, else the well-known sockets.
-    pub endpoint: Option<String>,
-    /// `--no-runtime`: never talk to a socket that is as good as root.
+    /// Ask the container runtime which containers and images there are (on by default). Only calls that list are made
+    #[arg(id = "runtime", long = "runtime", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true",
+          default_missing_value = "true", hide_possible_values = true, hide_default_value = true,
+          value_parser = BoolishValueParser::new(), overrides_with = "no-runtime")]
+    pub enabled: bool,
+    /// Never talk to the container runtime: its socket is as good as root
+    #[arg(id = "no-runtime", long = "no-runtime", overrides_with = "runtime")]
     pub disabled: bool,
+    /// The runtime's socket: CRI v1, or the Docker Engine API if it is called docker.sock [default: the first of the well-known ones that answers]
+    #[arg(id = "runtime.endpoint", long = "runtime.endpoint", value_name = "unix:///PATH", value_parser = endpoint_flag)]
+    pub endpoint: Option<String>,
     /// How long an answer, or an error, serves further callers.
+    #[arg(skip = FRESH)]
     pub fresh: Duration,
 }
 
+/// How long an answer serves: the modes of one scrape.
+const FRESH: Duration = Duration::from_secs(1);
+
 impl Default for Settings {
     fn default() -> Self {
-        Settings { endpoint: None, disabled: false, fresh: Duration::from_secs(1) }
+        defaults()
+    }
+}
+
+fn endpoint_flag(text: &str) -> std::result::Result<String, String> {
+    match endpoint_path(text) {
+        Some(path) => Ok(format!("unix://{path}")),
+        None => Err("expected unix:///PATH or /PATH of a socket".to_owned()),
     }
 }
 
@@ -190,98 +215,80 @@ impl fmt::Debug for Runtime {
 
 struct Shared {
     settings: Settings,
-    flight: Mutex<Flight>,
-    landed: Condvar,
+    kubelet: Option<Kubelet>,
+    polls: SingleFlight<Answer>,
+    /// Between polls; whoever polls takes it.
+    poller: Mutex<Option<Box<Poller>>>,
+    /// The last endpoint of the kubelet's at which there was a socket.
+    last_endpoint: Mutex<Option<String>>,
 }
 
-#[derive(Default)]
-struct Flight {
-    /// What the kubelet was told, see [`Runtime::hint`].
-    hint: Option<String>,
-    /// Held by the thread that polls, here between polls.
-    poller: Option<Box<Poller>>,
-    under_way: bool,
-    last: Option<Last>,
-}
-
-/// The last answer.
+/// What a poll brought.
 #[derive(Clone)]
-struct Last {
-    began: Instant,
-    landed: Instant,
+struct Answer {
+    endpoint: Option<String>,
     result: Result<Arc<Inventory>>,
 }
 
-impl Last {
-    fn answer(&self) -> Result<(Arc<Inventory>, Instant)> {
-        self.result.clone().map(|inventory| (inventory, self.began))
-    }
-}
-
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Flight> {
-        self.flight.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Ends a poll, however it ends.
-struct Landing<'a> {
-    shared: &'a Shared,
-    began: Instant,
-    poller: Option<Box<Poller>>,
-    result: Option<Result<Arc<Inventory>>>,
-}
-
-impl Drop for Landing<'_> {
-    fn drop(&mut self) {
-        let result =
-            self.result.take().unwrap_or_else(|| Err(Error::new(Reason::Panic, "the poll of the runtime panicked")));
-        let mut flight = self.shared.lock();
-        flight.under_way = false;
-        // A poller that panicked is not used again, and one that the kubelet has overruled in the meantime neither.
-        if self.poller.as_ref().is_some_and(|poller| poller.endpoint() == self.shared.endpoint(&flight)) {
-            flight.poller = self.poller.take();
+    /// The socket that is asked, if somebody names one: a flag, else the kubelet. Of two runtimes on one machine the kubelet's is
+    /// meant. While its socket was never there it is no runtime that fails, but one that may come.
+    fn endpoint(&self, host: &Host, deadline: Deadline) -> Option<String> {
+        if self.settings.endpoint.is_some() {
+            return self.settings.endpoint.clone();
         }
-        flight.last = Some(Last { began: self.began, landed: Instant::now(), result });
-        drop(flight);
-        self.shared.landed.notify_all();
+        let now = Instant::now();
+        let since = now.checked_sub(self.settings.fresh).unwrap_or(now);
+        let look = self.kubelet.as_ref()?.look(host, deadline, since).ok();
+        let told = look.as_ref().and_then(|look| look.runtime_endpoint(host, deadline));
+        let mut last = self.last_endpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = |endpoint: &&str| endpoint_path(endpoint).is_some_and(|path| host.tree().kind(path).is_ok());
+        if let Some(endpoint) = told.filter(there) {
+            *last = Some(endpoint.to_owned());
+        }
+        last.clone()
     }
-}
 
-impl Shared {
-    fn endpoint<'a>(&'a self, flight: &'a Flight) -> Option<&'a str> {
-        self.settings.endpoint.as_deref().or(flight.hint.as_deref())
+    fn poll(&self, host: &Host, endpoint: Option<String>, deadline: Deadline) -> Answer {
+        let take = || self.poller.lock().unwrap_or_else(PoisonError::into_inner);
+        // A poller that panics is not put back. One that the kubelet has overruled in the meantime is of no use.
+        let poller = take().take().filter(|poller| poller.endpoint() == endpoint.as_deref());
+        let mut poller = poller.unwrap_or_else(|| Box::new(Poller::new(endpoint.as_deref())));
+        let result = poller.poll(host, deadline).map(Arc::new);
+        *take() = Some(poller);
+        Answer { endpoint, result }
     }
 }
 
 impl Runtime {
-    /// A runtime that is looked for, and asked, when somebody wants to know.
+    /// A runtime that is looked for, and asked, when somebody wants to know: where the settings say, else at the well-known sockets.
     pub fn new(settings: Settings) -> Self {
-        if settings.disabled {
+        Self::with(settings, None)
+    }
+
+    /// As [`Runtime::new`], but before the well-known sockets the one counts that `kubelet` was told of.
+    pub fn of_kubelet(settings: Settings, kubelet: Kubelet) -> Self {
+        Self::with(settings, Some(kubelet))
+    }
+
+    fn with(settings: Settings, kubelet: Option<Kubelet>) -> Self {
+        if settings.disabled || !settings.enabled {
             return Runtime::default();
         }
-        let shared = Shared { settings, flight: Mutex::default(), landed: Condvar::new() };
+        let shared = Shared {
+            settings,
+            kubelet,
+            polls: SingleFlight::default(),
+            poller: Mutex::default(),
+            last_endpoint: Mutex::default(),
+        };
         Runtime { shared: Some(Arc::new(shared)), ..Runtime::default() }
     }
 
-    /// The endpoint that the kubelet itself uses (`containerRuntimeEndpoint`): asked instead of the well-known sockets, unless one was
-    /// set. Cheap to repeat.
-    pub fn hint(&self, endpoint: Option<&str>) {
-        if let Some(shared) = &self.shared {
-            let mut flight = shared.lock();
-            let endpoint = endpoint.filter(|endpoint| endpoint_path(endpoint).is_some());
-            if flight.hint.as_deref() != endpoint {
-                flight.hint = endpoint.map(str::to_owned);
-                flight.poller = None;
-                flight.last = None;
-            }
-        }
-    }
-
     /// The path of the socket that is asked, if somebody named one.
-    pub fn endpoint(&self) -> Option<String> {
-        let shared = self.shared.as_ref()?;
-        shared.endpoint(&shared.lock()).and_then(endpoint_path).map(str::to_owned)
+    pub fn endpoint(&self, host: &Host, deadline: Deadline) -> Option<String> {
+        let endpoint = self.shared.as_ref()?.endpoint(host, deadline)?;
+        endpoint_path(&endpoint).map(str::to_owned)
     }
 
     /// What runs now. Blocks, so not from asynchronous code. The modes of one scrape that ask within a second of each other share one poll, and its error.
@@ -289,15 +296,15 @@ impl Runtime {
     /// # Errors
     /// Absent: no runtime here (no socket, or switched off). Others: there is a socket, or was, or ought to be, and it did not answer, or nonsense.
     pub fn inventory(&self, host: &Host, deadline: Deadline) -> Result<Arc<Inventory>> {
-        self.inventory_and_when(host, deadline).map(|(inventory, _)| inventory)
+        self.inventory_and_when(host, deadline).map(|poll| poll.inventory)
     }
 
-    /// As [`Runtime::inventory`], with when its poll began: what is listed was so at some moment after that. A shared answer may
-    /// be of a poll that began well before this call.
+    /// As [`Runtime::inventory`], with when its poll began and ended: what is listed was so at some moment between. A shared answer
+    /// may be of a poll that began well before this call.
     ///
     /// # Errors
     /// As [`Runtime::inventory`].
-    pub fn inventory_and_when(&self, host: &Host, deadline: Deadline) -> Result<(Arc<Inventory>, Instant)> {
+    pub fn inventory_and_when(&self, host: &Host, deadline: Deadline) -> Result<Poll> {
         self.answer(host, deadline, None)
     }
 
@@ -307,55 +314,36 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::inventory`].
     pub fn inventory_since(&self, host: &Host, deadline: Deadline, since: Instant) -> Result<Arc<Inventory>> {
-        self.answer(host, deadline, Some(since)).map(|(inventory, _)| inventory)
+        self.answer(host, deadline, Some(since)).map(|poll| poll.inventory)
     }
 
-    fn answer(&self, host: &Host, deadline: Deadline, since: Option<Instant>) -> Result<(Arc<Inventory>, Instant)> {
-        let young = |last: &Last| since.is_none_or(|since| last.began >= since);
+    fn answer(&self, host: &Host, deadline: Deadline, since: Option<Instant>) -> Result<Poll> {
         if let Some(answer) = self.fake.answer() {
             return answer;
         }
         let Some(shared) = &self.shared else {
             return Err(Error::absent("asking the container runtime is switched off"));
         };
-        let mut flight = shared.lock();
-        loop {
-            match &flight.last {
-                Some(last) if !flight.under_way && young(last) && last.landed.elapsed() < shared.settings.fresh => {
-                    return last.answer();
-                }
-                _ => {}
-            }
-            if !flight.under_way {
-                break;
-            }
-            let before = flight.last.as_ref().map(|last| last.landed);
-            let waited = shared.landed.wait_timeout_while(flight, deadline.remaining(), |flight| flight.under_way);
-            let timeout;
-            (flight, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-            match &flight.last {
-                Some(last) if Some(last.landed) != before && young(last) => return last.answer(),
-                _ if timeout.timed_out() => {
-                    return Err(Error::new(
-                        Reason::Timeout,
-                        "the container runtime: a poll under way did not end in time",
-                    ));
-                }
-                _ => {}
-            }
-        }
-        flight.under_way = true;
-        let endpoint = shared.endpoint(&flight).map(str::to_owned);
-        let poller = flight.poller.take();
-        drop(flight);
-
-        let began = Instant::now();
-        let mut landing = Landing { shared, began, poller: None, result: None };
-        let mut poller = poller.unwrap_or_else(|| Box::new(Poller::new(endpoint.as_deref())));
-        let result = poller.poll(host, deadline).map(Arc::new);
-        landing.poller = Some(poller);
-        landing.result = Some(result.clone());
-        drop(landing);
-        result.map(|inventory| (inventory, began))
+        let endpoint = shared.endpoint(host, deadline);
+        let usable = |last: &Landed<Answer>, waited: bool| {
+            last.value.endpoint == endpoint
+                && since.is_none_or(|since| last.began >= since)
+                && (waited || last.ended.elapsed() < shared.settings.fresh)
+        };
+        let late = || Error::new(Reason::Timeout, "the container runtime: a poll under way did not end in time");
+        let landed = shared.polls.get(deadline, usable, || shared.poll(host, endpoint.clone(), deadline));
+        let Landed { began, ended, value } = landed.ok_or_else(late)?;
+        value.result.map(|inventory| Poll { inventory, began, ended })
     }
+}
+
+/// An answer, and when it was given.
+#[derive(Clone, Debug)]
+pub struct Poll {
+    /// What runs.
+    pub inventory: Arc<Inventory>,
+    /// When the poll began.
+    pub began: Instant,
+    /// When it ended.
+    pub ended: Instant,
 }

@@ -21,6 +21,7 @@ use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
 use crate::metric::{Metric, Samples, Unit};
 use crate::modes::{Collector, Context, Mode};
+use crate::services::Services;
 
 static OUTCOME: Metric = Metric::gauge(
     "headroom_collector_outcome",
@@ -227,17 +228,20 @@ pub struct Scrape {
     pub runs: Vec<(&'static Mode, Arc<Run>)>,
     /// Outcome, duration, errors and dropped series of each.
     pub about: Samples,
+    /// What is known of the node whatever mode is off.
+    pub node: Samples,
 }
 
 /// The enabled modes of one machine.
 pub struct Scraper {
     host: Arc<Host>,
+    services: Services,
     slots: Vec<Arc<Slot>>,
 }
 
 impl Scraper {
-    /// A scraper of these modes, each with its collector.
-    pub fn new(host: Arc<Host>, modes: Vec<(&'static Mode, Box<dyn Collector>)>) -> Self {
+    /// A scraper of these modes, each with its collector, which share these services.
+    pub fn new(host: Arc<Host>, services: Services, modes: Vec<(&'static Mode, Box<dyn Collector>)>) -> Self {
         let slot = |(mode, collector)| {
             Arc::new(Slot {
                 mode,
@@ -247,7 +251,7 @@ impl Scraper {
                 logged: Mutex::default(),
             })
         };
-        Scraper { host, slots: modes.into_iter().map(slot).collect() }
+        Scraper { host, services, slots: modes.into_iter().map(slot).collect() }
     }
 
     /// The modes that it runs.
@@ -269,13 +273,18 @@ impl Scraper {
         let began = Instant::now();
         let start = |slot: &&Arc<Slot>| tokio::spawn(Arc::clone(slot).run(Arc::clone(&self.host), deadline, began));
         let waiting: Vec<_> = picked.iter().map(start).collect();
-        let mut scrape = Scrape { runs: Vec::with_capacity(picked.len()), about: Samples::new() };
+        let (services, host) = (self.services.clone(), Arc::clone(&self.host));
+        let node = tokio::task::spawn_blocking(move || services.samples(&host, deadline, began));
+        let mut scrape = Scrape { runs: Vec::with_capacity(picked.len()), about: Samples::new(), node: Samples::new() };
         for (slot, waiting) in picked.into_iter().zip(waiting) {
             let run = waiting.await.unwrap_or_else(|error| {
                 slot.failed(Error::new(Reason::Panic, format!("the scrape task: {error}")), Duration::ZERO)
             });
             describe(slot, &run, &mut scrape.about);
             scrape.runs.push((slot.mode, run));
+        }
+        if let Ok(Ok(node)) = tokio::time::timeout_at(deadline.instant().into(), node).await {
+            scrape.node = node;
         }
         scrape
     }
@@ -303,8 +312,8 @@ mod tests {
 
     static X: Metric = Metric::gauge("headroom_x", Unit::None, &[], "x");
     static UNDECLARED: Metric = Metric::gauge("headroom_undeclared", Unit::None, &[], "x");
-    static FAST: Mode = Mode { id: "fast", title: "", metrics: &[&X], build: |_| unreachable!() };
-    static ODD: Mode = Mode { id: "odd", title: "", metrics: &[&X], build: |_| unreachable!() };
+    static FAST: Mode = Mode { id: "fast", title: "", metrics: &[&X], build: |_, _| unreachable!() };
+    static ODD: Mode = Mode { id: "odd", title: "", metrics: &[&X], build: |_, _| unreachable!() };
 
     struct Call<F>(F);
     impl<F: Fn(Context<'_>) -> Result<Samples> + Send + Sync> Collector for Call<F> {
@@ -321,7 +330,7 @@ mod tests {
 
     fn scraper(odd: impl Fn(Context<'_>) -> Result<Samples> + Send + Sync + 'static) -> Scraper {
         let host = Arc::new(Host::new(Roots::default()));
-        Scraper::new(host, vec![(&FAST, Box::new(Call(one))), (&ODD, Box::new(Call(odd)))])
+        Scraper::new(host, Services::default(), vec![(&FAST, Box::new(Call(one))), (&ODD, Box::new(Call(odd)))])
     }
 
     fn soon() -> Deadline {

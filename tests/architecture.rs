@@ -8,7 +8,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("metric", &["error"]),
     ("host", &["error"]),
-    ("single_flight", &["host"]),
     ("client", &["host", "error"]),
     ("kubelet", &["client", "host", "error"]),
     ("apiserver", &["client", "kubelet", "host", "error"]),

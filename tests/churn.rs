@@ -17,6 +17,7 @@ use headroom::metric::Samples;
 use headroom::modes::cgroup_leak::{CONTAINERS, CgroupLeak, KUBEPODS, ORPHANED, RUNTIME_INFO, SANDBOXES, Settings};
 use headroom::modes::{Collector as _, Context};
 use headroom::runtime::{self, Runtime};
+use headroom::services::Services;
 
 const PODS: u64 = 50;
 const LEFT_OVER: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -57,7 +58,10 @@ impl Lab {
         let settings =
             runtime::Settings { endpoint: Some(endpoint), fresh: Duration::from_millis(50), ..Default::default() };
         let leak = Settings { orphan_grace: Duration::ZERO, ..Settings::default() };
-        Lab { collector: CgroupLeak::new(leak, Runtime::new(settings)), host: Host::new(Roots::default()) }
+        Lab {
+            collector: CgroupLeak::new(leak, &Services::with_runtime(Runtime::new(settings))),
+            host: Host::new(Roots::default()),
+        }
     }
 
     fn scrape(&self) -> Samples {

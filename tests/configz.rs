@@ -17,9 +17,11 @@ use headroom::host::{Deadline, Host, Roots};
 use headroom::kubelet::configuration::{Configuration, KubeletInputs, Text};
 use headroom::kubelet::configz::{Answer, Ask, Configz, Settings, drift};
 use headroom::kubelet::flags::Flags;
-use headroom::kubelet::process::Kubelet;
+use headroom::kubelet::handle;
+use headroom::kubelet::process::KubeletProcess;
 use headroom::metric::Samples;
 use headroom::modes::{self, Context, eviction};
+use headroom::services::Services;
 use server::{Act, Authority, Identity, Server};
 
 const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.secret-of-the-first-hour.sig";
@@ -107,8 +109,8 @@ impl Machine {
     }
 
     fn collector(&self, configz: Settings) -> Box<dyn modes::Collector> {
-        let eviction = eviction::Settings { configz };
-        (eviction::MODE.build)(&modes::Settings { eviction, ..modes::Settings::default() })
+        let services = Services::with_kubelet(handle::Settings { configz, ..handle::Settings::default() });
+        (eviction::MODE.build)(&Default::default(), &services)
     }
 
     fn page(&self, collector: &dyn modes::Collector) -> Samples {
@@ -121,7 +123,7 @@ impl Machine {
 
     fn ask(&self, configz: &Configz) -> Answer {
         let host = self.host();
-        let kubelet = Kubelet { pid: 1234, arguments: Vec::new() };
+        let kubelet = KubeletProcess { pid: 1234, arguments: Vec::new() };
         let kubelet = self.path("proc/1234/stat").exists().then_some(kubelet);
         configz.ask(&host, kubelet.as_ref(), None, soon())
     }

@@ -8,16 +8,18 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headroom::error::Reason;
 use headroom::host::filesystem::{Filesystem, Mount};
 use headroom::host::{Deadline, Host, Roots};
+use headroom::kubelet::handle;
 use headroom::kubelet::process::Finder;
 use headroom::kubelet::sources::{Overrides, Sources};
 use headroom::kubelet::thresholds::Thresholds;
 use headroom::metric::Samples;
-use headroom::modes::{self, Context, eviction};
+use headroom::modes::{Context, eviction};
+use headroom::services::{CONTROL_PLANE, Services};
 
 const GIB: u64 = 1 << 30;
 const DISK: u64 = 100 * GIB;
@@ -75,10 +77,14 @@ impl Machine {
         Host::recorded(Roots { proc: at("proc"), sys: at("sys"), root: at("root") }, vec![("/".into(), disk)])
     }
 
+    fn services(&self) -> Services {
+        Services::with_kubelet(handle::Settings { overrides: self.settings.clone(), ..handle::Settings::default() })
+    }
+
     fn collect(&self) -> Samples {
-        let settings = modes::Settings { kubelet: self.settings.clone(), ..modes::Settings::default() };
         let host = self.host();
-        let mut samples = (eviction::MODE.build)(&settings).collect(Context::new(&host, soon())).unwrap();
+        let mut samples =
+            (eviction::MODE.build)(&Default::default(), &self.services()).collect(Context::new(&host, soon())).unwrap();
         samples.refuse_duplicates();
         samples
     }
@@ -86,7 +92,7 @@ impl Machine {
     /// The configuration alone, by the same path.
     fn configuration(&self) -> headroom::error::Result<headroom::kubelet::configuration::Configuration> {
         let host = self.host();
-        let found = Finder::default().find(&host, soon())?;
+        let found = Finder::default().find(&host, soon(), Instant::now())?;
         let told = Sources::of(&host, found.kubelet.as_ref(), &self.settings).read(soon())?;
         let configuration = told.effective()?;
         Thresholds::parse(&configuration)?;
@@ -694,13 +700,15 @@ fn every_source_is_named() {
 
 #[test]
 fn without_a_kubelet_its_defaults_and_they_say_so() {
-    let samples = Machine::new().collect();
+    let machine = Machine::new();
+    let samples = machine.collect();
     assert_eq!(sources(&samples), ["default"]);
     assert!(samples.errors().is_empty(), "{:?}", samples.errors());
     // Whether pods are held to a limit is then not known.
     assert_eq!(thresholds(&samples), expected(&pairs(DEFAULTS), &Pairs::new(), false));
     assert_eq!(samples.value(&eviction::AVAILABLE_BYTES, &["allocatableMemory.available"]), None);
-    assert_eq!(samples.value(&eviction::CONTROL_PLANE, &[]), Some(0.0));
+    let about = machine.services().samples(&machine.host(), soon(), Instant::now());
+    assert_eq!(about.value(&CONTROL_PLANE, &[]), Some(0.0));
 }
 
 #[test]
@@ -740,7 +748,7 @@ fn a_machine_without_any_of_it_is_not_applicable() {
     let at = |name: &str| dir.path().join(name);
     let roots = Roots { proc: at("proc"), sys: at("sys"), root: at("root") };
     let host = Host::recorded(roots, Vec::new());
-    let collector = (eviction::MODE.build)(&modes::Settings::default());
+    let collector = (eviction::MODE.build)(&Default::default(), &Services::default());
     let error = collector.collect(Context::new(&host, soon())).unwrap_err();
     assert_eq!(error.reason(), Reason::Absent);
 }

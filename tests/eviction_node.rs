@@ -12,16 +12,17 @@ mod node;
 
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headroom::host::filesystem::Filesystem;
 use headroom::host::{Deadline, Host};
 use headroom::metric::Samples;
+use headroom::modes::Context;
 use headroom::modes::eviction::{
     self, AVAILABLE_BYTES, AVAILABLE_INODES, AVAILABLE_PIDS, CAPACITY_BYTES, CAPACITY_INODES, CAPACITY_PIDS,
     GRACE_PERIOD, HEADROOM, THRESHOLD_BYTES, THRESHOLD_INODES, THRESHOLD_PIDS,
 };
-use headroom::modes::{self, Context};
+use headroom::services::{CONTROL_PLANE, Services};
 use node::Recorded;
 use serde_json::Value;
 
@@ -65,7 +66,7 @@ impl Node {
     fn collect(&self) -> Samples {
         let host = Host::recorded(self.roots(), self.filesystems());
         let deadline = Deadline::after(Duration::from_secs(10));
-        let collector = (eviction::MODE.build)(&modes::Settings::default());
+        let collector = (eviction::MODE.build)(&Default::default(), &Services::default());
         let mut samples = collector.collect(Context::new(&host, deadline)).unwrap();
         samples.refuse_duplicates();
         assert!(samples.errors().is_empty(), "{:?}", samples.errors());
@@ -223,5 +224,7 @@ fn cgroup_v2() {
     assert_eq!(threshold(&THRESHOLD_PIDS, "pid.available", "hard"), Some(2351.0));
     assert_eq!(threshold(&THRESHOLD_BYTES, "memory.available", "soft"), Some(209_715_200.0));
     assert_eq!(samples.value(&eviction::MEMORY_AVAILABLE, &[]), Some(5_202_948.0 * 1024.0));
-    assert_eq!(samples.value(&eviction::CONTROL_PLANE, &[]), Some(0.0), "its apiserver and etcd were not recorded");
+    let host = Host::recorded(node.roots(), node.filesystems());
+    let about = Services::default().samples(&host, Deadline::after(Duration::from_secs(10)), Instant::now());
+    assert_eq!(about.value(&CONTROL_PLANE, &[]), Some(0.0), "its apiserver and etcd were not recorded");
 }

@@ -19,6 +19,7 @@ use headroom::metric::Samples;
 use headroom::modes::cgroup_leak::{self, CgroupLeak, Settings};
 use headroom::modes::{Collector as _, Context, kmem};
 use headroom::runtime::Runtime;
+use headroom::services::Services;
 
 const V1: &str = "/sys/fs/cgroup/memory";
 const V2: &str = "/sys/fs/cgroup/unified";
@@ -130,7 +131,10 @@ impl Drop for Sleeper {
 }
 
 fn collector(grace: Duration) -> CgroupLeak {
-    CgroupLeak::new(Settings { orphan_grace: grace, ..Settings::default() }, Runtime::default())
+    CgroupLeak::new(
+        Settings { orphan_grace: grace, ..Settings::default() },
+        &Services::with_runtime(Runtime::default()),
+    )
 }
 
 fn collect(collector: &CgroupLeak, host: &Host) -> Result<Samples> {
@@ -365,7 +369,8 @@ fn churn_while_collecting() {
                     tree.make("burstable");
                 }
             });
-            let (leak, kmem) = (collector(Duration::ZERO), (kmem::MODE.build)(&headroom::modes::Settings::default()));
+            let (leak, kmem) =
+                (collector(Duration::ZERO), (kmem::MODE.build)(&Default::default(), &Services::default()));
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 for _ in 0..200 {
                     let samples = collect(&leak, &host).unwrap();
@@ -424,7 +429,7 @@ fn a_directory_that_we_may_not_read() {
 fn kernel_memory_of_this_kernel() {
     let Some(_lab) = Lab::open() else { return };
     let host = Lab::v1();
-    let kmem = (kmem::MODE.build)(&headroom::modes::Settings::default());
+    let kmem = (kmem::MODE.build)(&Default::default(), &Services::default());
     let collect = || {
         let samples = kmem.collect(Context::new(&host, Deadline::after(Duration::from_secs(60)))).unwrap();
         assert!(samples.errors().is_empty(), "{:?}", samples.errors());

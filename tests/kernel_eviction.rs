@@ -12,13 +12,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use headroom::host::{Deadline, Host, Roots};
+use headroom::kubelet::handle;
 use headroom::kubelet::sources::Overrides;
 use headroom::metric::Samples;
+use headroom::modes::Context;
 use headroom::modes::eviction::{
     self, AVAILABLE_BYTES, AVAILABLE_INODES, AVAILABLE_PIDS, CAPACITY_BYTES, CAPACITY_INODES, CAPACITY_PIDS,
-    CONFIG_INFO, CONTROL_PLANE, FILESYSTEM_INFO, FILESYSTEM_READONLY, HEADROOM, THRESHOLD_BYTES, THRESHOLD_INODES,
+    CONFIG_INFO, FILESYSTEM_INFO, FILESYSTEM_READONLY, HEADROOM, THRESHOLD_BYTES, THRESHOLD_INODES,
 };
-use headroom::modes::{self, Context};
+use headroom::services::{CONTROL_PLANE, Services};
 
 /// A kubelet of one test must not be found by another.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -87,11 +89,22 @@ fn statvfs(path: &Path) -> [f64; 5] {
     numbers.try_into().unwrap()
 }
 
+fn services(kubelet: &Overrides) -> Services {
+    Services::with_kubelet(handle::Settings { overrides: kubelet.clone(), ..handle::Settings::default() })
+}
+
+fn control_plane() -> Option<f64> {
+    let deadline = Deadline::after(Duration::from_secs(10));
+    let samples = Services::default().samples(&Host::new(Roots::default()), deadline, Instant::now());
+    samples.value(&CONTROL_PLANE, &[])
+}
+
 fn collect(kubelet: &Overrides) -> Samples {
-    let settings = modes::Settings { kubelet: kubelet.clone(), ..modes::Settings::default() };
+    let services = services(kubelet);
     let host = Host::new(Roots::default());
     let deadline = Deadline::after(Duration::from_secs(20));
-    let mut samples = (eviction::MODE.build)(&settings).collect(Context::new(&host, deadline)).unwrap();
+    let mut samples =
+        (eviction::MODE.build)(&Default::default(), &services).collect(Context::new(&host, deadline)).unwrap();
     samples.refuse_duplicates();
     assert!(samples.errors().is_empty(), "{:?}", samples.errors());
     samples
@@ -315,9 +328,9 @@ fn a_running_kubelet_is_found_with_its_files() {
     assert_eq!(samples.value(&CONFIG_INFO, &["flag", ""]), Some(1.0));
     assert_eq!(samples.value(&eviction::IMAGE_GC, &["high"]), Some(0.91));
     assert_eq!(samples.value(&CAPACITY_BYTES, &["nodefs.available"]), Some(statvfs(&root)[0]));
-    if samples.value(&CONTROL_PLANE, &[]) == Some(0.0) {
+    if control_plane() == Some(0.0) {
         let _etcd = start(&mut Command::new(dir.path().join("etcd")), "etcd");
-        assert_eq!(collect(&Overrides::default()).value(&CONTROL_PLANE, &[]), Some(1.0));
+        assert_eq!(control_plane(), Some(1.0));
     } else {
         common::say_skip(format_args!("a control plane runs on this machine"));
     }

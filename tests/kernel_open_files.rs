@@ -19,6 +19,7 @@ use headroom::host::process::Processes;
 use headroom::host::{Deadline, Host, Roots};
 use headroom::metric::Samples;
 use headroom::modes::{Collector, Context, Settings, open_files};
+use headroom::services::Services;
 use helper_process::Helper;
 
 const INOTIFY_USER: u32 = 64_321;
@@ -44,7 +45,7 @@ fn host() -> Host {
 fn mode(change: impl FnOnce(&mut open_files::Settings)) -> Box<dyn Collector> {
     let mut settings = Settings::default();
     change(&mut settings.open_files);
-    (open_files::MODE.build)(&settings)
+    (open_files::MODE.build)(&settings, &Services::default())
 }
 
 fn collect(mode: &dyn Collector) -> Samples {

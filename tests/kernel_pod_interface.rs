@@ -22,6 +22,7 @@ use headroom::metric::Samples;
 use headroom::modes::pod_interface::{INTERFACES, LOST, LOST_TOTAL, PARENT_UP, PODS, PodInterface, Settings, WITHOUT};
 use headroom::modes::{Collector as _, Context};
 use headroom::runtime::{self, Runtime};
+use headroom::services::Services;
 use sleepers::Process;
 
 const V1: &str = "/sys/fs/cgroup/memory";
@@ -200,7 +201,7 @@ impl Drop for Device {
 }
 
 fn collector(grace: Duration) -> PodInterface {
-    PodInterface::new(Settings { grace, ..Settings::default() }, Runtime::default())
+    PodInterface::new(Settings { grace, ..Settings::default() }, &Services::with_runtime(Runtime::default()))
 }
 
 /// Looked at, without an interface, lost in pods.
@@ -474,7 +475,7 @@ fn pods_of_a_real_containerd() {
         ..runtime::Settings::default()
     };
     let grace = Settings { grace: NOW, ..Settings::default() };
-    let collector = PodInterface::new(grace, Runtime::new(settings));
+    let collector = PodInterface::new(grace, &Services::with_runtime(Runtime::new(settings)));
     let resident = containerd.run_sandbox("resident", &Lab::uid(0));
     let container = containerd.run_container(&resident, "sleep", &["sleep", "1000000"]);
     assert_eq!(numbers(&lab.well(&collector)), [1.0, 0.0, 0.0]);

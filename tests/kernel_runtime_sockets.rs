@@ -24,6 +24,7 @@ use common::{eventually, shell};
 use headroom::host::{Deadline, Host, Roots};
 use headroom::metric::Samples;
 use headroom::modes::{Collector, Context, Settings, open_files};
+use headroom::services::Services;
 use helper_process::Helper;
 
 const CONNECTIONS: &str = "headroom_runtime_socket_connections";
@@ -32,7 +33,7 @@ fn mode(socket: &Path, change: impl FnOnce(&mut open_files::Settings)) -> Box<dy
     let mut settings = Settings::default();
     settings.open_files.runtime_sockets = vec![socket.to_str().unwrap().to_owned()];
     change(&mut settings.open_files);
-    (open_files::MODE.build)(&settings)
+    (open_files::MODE.build)(&settings, &Services::default())
 }
 
 fn collect(mode: &dyn Collector) -> Samples {

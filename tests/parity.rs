@@ -27,12 +27,13 @@ use std::time::Duration;
 use headroom::host::filesystem::Filesystem;
 use headroom::host::{Deadline, Host};
 use headroom::metric::{Metric, Samples};
+use headroom::modes::Context;
 use headroom::modes::eviction::{
     self, AVAILABLE_BYTES, AVAILABLE_INODES, AVAILABLE_PIDS, CAPACITY_BYTES, CAPACITY_INODES, CAPACITY_PIDS, HEADROOM,
     THRESHOLD_BYTES, THRESHOLD_INODES, THRESHOLD_PIDS,
 };
-use headroom::modes::{self, Context};
 use headroom::runtime::{Identity, Inventory, Protocol, Runtime};
+use headroom::services::Services;
 use node::Recorded;
 use serde_json::Value;
 
@@ -120,8 +121,7 @@ impl Node {
             errors: Vec::new(),
         }));
         let host = Host::recorded(self.roots(), filesystems);
-        let settings = modes::Settings { runtime, ..modes::Settings::default() };
-        let collector = (eviction::MODE.build)(&settings);
+        let collector = (eviction::MODE.build)(&Default::default(), &Services::with_runtime(runtime));
         let context = Context::new(&host, Deadline::after(Duration::from_secs(10)));
         let mut samples = collector.collect(context).unwrap();
         samples.refuse_duplicates();

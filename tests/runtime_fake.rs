@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use fake_runtime::{Fake, Raw, Reply, empty, recorded, reply};
 use headroom::error::Reason;
 use headroom::host::{Deadline, Host, Roots};
+use headroom::kubelet::handle::{self, Kubelet};
+use headroom::kubelet::sources::Overrides;
 use headroom::runtime::{ContainerState, Protocol, Runtime, Settings};
 
 const CONTAINERD: &str = "run/containerd/containerd.sock";
@@ -398,12 +400,23 @@ fn a_named_socket_is_the_only_one() {
     assert_eq!(machine.ask().unwrap().identity.endpoint, "unix:///run/other.sock");
 
     // The kubelet's word counts as much, unless a flag says otherwise.
-    let machine = Machine::new();
+    let mut machine = Machine::new();
     let _containerd = Fake::start(&machine.path(CONTAINERD), one_pod());
-    assert_eq!(machine.ask().unwrap().sandboxes.len(), 1);
-    machine.runtime.hint(Some("unix:///run/crio/crio.sock"));
+    let overrides = Overrides { config: Some("/kubelet.yaml".into()), ..Overrides::default() };
+    let kubelet = Kubelet::new(handle::Settings { overrides, ..handle::Settings::default() });
+    machine.runtime = Runtime::of_kubelet(Settings { fresh: Duration::ZERO, ..Settings::default() }, kubelet);
+    let told = |socket: &str| {
+        let text = format!("containerRuntimeEndpoint: unix://{socket}\n");
+        std::fs::write(machine.path("kubelet.yaml"), text).unwrap();
+    };
+    told("/run/crio/crio.sock");
+    assert_eq!(machine.ask().unwrap().sandboxes.len(), 1, "its socket was never there: a runtime that may come");
+    let other = Fake::start(&machine.path("run/crio/crio.sock"), empty());
+    assert_eq!(machine.ask().unwrap().identity.endpoint, "unix:///run/crio/crio.sock");
+    drop(other);
+    let _ = std::fs::remove_file(machine.path("run/crio/crio.sock"));
     assert_eq!(machine.ask().unwrap_err().reason(), Reason::Vanished);
-    machine.runtime.hint(None);
+    told(&format!("/{CONTAINERD}"));
     assert_eq!(machine.ask().unwrap().sandboxes.len(), 1);
 }
 

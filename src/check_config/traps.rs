@@ -208,7 +208,7 @@ fn is_misspelt(field: &str) -> bool {
 /// Units that people write and Kubernetes does not know.
 fn unit(field: &str, signal: &str, text: &str) -> Option<Finding> {
     let seconds = field == FIELDS[2];
-    let wrong = if seconds { quantity::duration(text).is_err() } else { quantity::quantity(text).is_err() };
+    let wrong = if seconds { crate::values::duration(text).is_err() } else { quantity::quantity(text).is_err() };
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let (number, suffix) = text.split_at(end);
     if !wrong || number.is_empty() || suffix.trim_end() == "%" && suffix == "%" {

@@ -9,9 +9,10 @@ use clap::{Args as _, Command, FromArgMatches as _};
 
 use super::Config;
 use super::command::with_flags;
-use super::values::{COLORS, Color, some_time};
+use super::values::{COLORS, Color};
 use crate::doctor::Options;
 use crate::modes::MODES;
+use crate::values::some_time;
 
 /// The name of the subcommand.
 pub(super) const NAME: &str = "doctor";

@@ -1,10 +1,6 @@
 //! Texts of the command line and the environment become values, or one clear sentence.
 
-use std::time::Duration;
-
-use crate::apiserver::{self, Address};
 use crate::check_config::Capacity;
-use crate::kubelet::configz;
 
 pub(super) fn telemetry_path(text: &str) -> Result<String, String> {
     let reserved = ["/healthz", "/readyz"];
@@ -15,59 +11,6 @@ pub(super) fn telemetry_path(text: &str) -> Result<String, String> {
         return Err(format!("{text} is taken"));
     }
     Ok(text.to_owned())
-}
-
-pub(super) fn endpoint(text: &str) -> Result<String, String> {
-    match crate::runtime::endpoint_path(text) {
-        Some(path) => Ok(format!("unix://{path}")),
-        None => Err("expected unix:///PATH or /PATH of a socket".to_owned()),
-    }
-}
-
-pub(super) fn socket_path(text: &str) -> Result<String, String> {
-    let path = crate::runtime::endpoint_path(text).ok_or("expected unix:///PATH or /PATH of a socket")?;
-    Ok(path.to_owned())
-}
-
-pub(super) fn kubelet_url(text: &str) -> Result<configz::Ask, String> {
-    if text == "off" { Ok(configz::Ask::Never) } else { text.parse().map(configz::Ask::At) }
-}
-
-pub(super) fn apiserver_url(text: &str) -> Result<apiserver::Ask, String> {
-    if text == "off" { Ok(apiserver::Ask::Never) } else { text.parse().map(apiserver::Ask::At) }
-}
-
-pub(super) fn apiserver_endpoint(text: &str) -> Result<Address, String> {
-    let wrong = || format!("expected HOST:PORT, found {text:?}");
-    if text.contains('/') {
-        return Err(wrong());
-    }
-    format!("https://{text}").parse().map_err(|_| wrong())
-}
-
-pub(super) fn probe_path(text: &str) -> Result<String, String> {
-    let fits = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
-    if text.starts_with('/') && text.bytes().all(fits) {
-        Ok(text.to_owned())
-    } else {
-        Err("expected a path such as /livez".to_owned())
-    }
-}
-
-pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".to_owned()),
-        Ok(number) => Ok(number),
-        Err(error) => Err(format!("{error}")),
-    }
-}
-
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    crate::kubelet::quantity::duration(text).map_err(|_| "expected a duration such as 500ms, 10s or 1m30s".to_owned())
-}
-
-pub(super) fn some_time(text: &str) -> Result<Duration, String> {
-    duration(text).and_then(|time| if time.is_zero() { Err("must be longer than 0s".to_owned()) } else { Ok(time) })
 }
 
 /// One `NAME=QUANTITY` of `--capacity`.

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use super::scrape_history::Taken;
 use super::{App, Refused, limits};
 use crate::host::{Deadline, Host};
-use crate::kubelet::node::Node;
+use crate::kubelet::handle::Kubelet;
 use crate::report::{self, Report, html};
 use crate::verdict::{History, Limits};
 
@@ -28,22 +28,22 @@ const FOR_TURN: Duration = Duration::from_secs(10);
 /// Who this node is, as far as is known.
 #[derive(Debug)]
 pub(super) struct Name {
-    node: Node,
+    kubelet: Kubelet,
     known: Mutex<Option<String>>,
     /// One look at a time: one that hangs holds one thread, however many pages are asked for.
     looking: Arc<Semaphore>,
 }
 
 impl Name {
-    pub(super) fn new(node: Node) -> Arc<Self> {
-        Arc::new(Name { node, known: Mutex::default(), looking: Arc::new(Semaphore::new(1)) })
+    pub(super) fn new(kubelet: Kubelet) -> Arc<Self> {
+        Arc::new(Name { kubelet, known: Mutex::default(), looking: Arc::new(Semaphore::new(1)) })
     }
 
     async fn get(self: &Arc<Self>, host: &Arc<Host>) -> String {
         if let Ok(turn) = Arc::clone(&self.looking).try_acquire_owned() {
             let (name, host) = (Arc::clone(self), Arc::clone(host));
             let look = tokio::spawn(async move {
-                if let Ok(found) = name.node.name(&host).await {
+                if let Ok(found) = name.kubelet.node_name(&host).await {
                     *name.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
                 }
                 drop(turn);

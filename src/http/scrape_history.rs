@@ -33,18 +33,26 @@ pub(super) struct Taken {
     pub(super) runs: Vec<(&'static Mode, Arc<Run>)>,
     /// How the collectors fared.
     pub(super) collectors: Arc<Samples>,
+    /// What is known of the node itself.
+    pub(super) node: Arc<Samples>,
     /// The exporter's own process.
     pub(super) own: Arc<Samples>,
 }
 
 impl Taken {
     pub(super) fn new(at: SystemTime, scrape: Scrape, own: Samples) -> Self {
-        Taken { at, runs: scrape.runs, collectors: Arc::new(scrape.about), own: Arc::new(own) }
+        Taken {
+            at,
+            runs: scrape.runs,
+            collectors: Arc::new(scrape.about),
+            node: Arc::new(scrape.node),
+            own: Arc::new(own),
+        }
     }
 
     /// All its samples.
     pub(super) fn samples(&self) -> impl Iterator<Item = &Samples> {
-        self.runs.iter().map(|(_, run)| &*run.samples).chain([&*self.collectors, &*self.own])
+        self.runs.iter().map(|(_, run)| &*run.samples).chain([&*self.collectors, &*self.node, &*self.own])
     }
 }
 
@@ -100,7 +108,7 @@ mod tests {
 
     fn taken(seconds: u64) -> Arc<Taken> {
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        Arc::new(Taken { at, runs: Vec::new(), collectors: Arc::default(), own: Arc::default() })
+        Arc::new(Taken { at, runs: Vec::new(), collectors: Arc::default(), node: Arc::default(), own: Arc::default() })
     }
 
     fn ages(recent: &Recent, now: u64) -> Vec<u64> {

@@ -429,7 +429,7 @@ fn rate(section: file::RateLimit) -> Told<Option<Rate>> {
     let interval = match section.interval {
         None => Duration::ZERO,
         Some(file::Interval::Nanoseconds(number)) => Duration::from_nanos(number),
-        Some(file::Interval::Text(text)) => crate::kubelet::quantity::duration(&text)
+        Some(file::Interval::Text(text)) => crate::values::duration(&text)
             .map_err(|_| "interval: expected a duration such as 500ms or 1s".to_owned())?,
     };
     if interval.is_zero() {

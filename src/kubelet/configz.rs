@@ -37,11 +37,12 @@ use std::time::{Duration, Instant};
 
 use super::configuration::Configuration;
 use super::flags::Flags;
-use super::process::Kubelet;
+use super::process::KubeletProcess;
 use super::thresholds::Thresholds;
 use crate::client::credentials::{SERVICE_ACCOUNT, Token, present};
 use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
+use crate::values::{defaults, some_time};
 use client::Failure;
 use trust::Trust;
 
@@ -52,10 +53,9 @@ const RETRY: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether there is a kubelet to ask, and where.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// Never.
-    #[default]
     Never,
     /// The one on this machine, if we are in a pod with a service-account token.
     IfToken,
@@ -63,33 +63,42 @@ pub enum Ask {
     At(Address),
 }
 
-/// How the kubelet is asked. By default it is not.
-#[derive(Clone, Debug, PartialEq, Eq)]
+fn url_flag(text: &str) -> std::result::Result<Ask, String> {
+    match text {
+        "off" => Ok(Ask::Never),
+        "auto" => Ok(Ask::IfToken),
+        url => url.parse().map(Ask::At),
+    }
+}
+
+/// How the kubelet is asked.
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
+#[group(skip)]
+#[command(next_help_heading = "Kubelet")]
 pub struct Settings {
-    /// Whom.
+    /// The kubelet's API, whose /configz tells what it really runs with: https://HOST:PORT, or off [default: https://127.0.0.1:10250 in a pod with a service-account token, else off]
+    #[arg(id = "kubelet.url", long = "kubelet.url", value_name = "URL", default_value = "auto", hide_default_value = true, value_parser = url_flag)]
     pub ask: Ask,
-    /// The token; not set: that of the service account, if there is one.
+    /// Token for the kubelet, read for each request; it needs the verb get on nodes/configz [default: that of the pod's service account]
+    #[arg(id = "kubelet.token-file", long = "kubelet.token-file", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Who may have signed the kubelet's certificate; not set: the service account's `ca.crt`.
+    /// Who may have signed the kubelet's certificate, as PEM [default: ca.crt of the pod's service account]
+    #[arg(id = "kubelet.ca-file", long = "kubelet.ca-file", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
-    /// The name that the certificate must be valid for, in place of the address.
+    /// The name that the kubelet's certificate must be made out to [default: the host of the URL; for a loopback address the machine's host name too]
+    #[arg(id = "kubelet.server-name", long = "kubelet.server-name", value_name = "NAME")]
     pub server_name: Option<String>,
-    /// Send the token to whoever answers.
+    /// Do not verify the kubelet's certificate: the token goes to whoever answers at that address
+    #[arg(id = "kubelet.insecure-skip-verify", long = "kubelet.insecure-skip-verify")]
     pub insecure_skip_verify: bool,
-    /// How long an answer holds while the kubelet's process is the same.
+    /// How long an answer of /configz holds while the kubelet's process is the same
+    #[arg(id = "kubelet.configz-interval", long = "kubelet.configz-interval", value_name = "DURATION", default_value = "5m", value_parser = some_time)]
     pub interval: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings {
-            ask: Ask::Never,
-            token_file: None,
-            ca_file: None,
-            server_name: None,
-            insecure_skip_verify: false,
-            interval: Duration::from_secs(300),
-        }
+        defaults()
     }
 }
 
@@ -136,7 +145,7 @@ struct Process {
 }
 
 impl Process {
-    fn of(host: &Host, kubelet: Option<&Kubelet>) -> Option<Self> {
+    fn of(host: &Host, kubelet: Option<&KubeletProcess>) -> Option<Self> {
         let pid = kubelet?.pid;
         let started = host.pids().and_then(|pids| pids.started(pid)).ok()?;
         Some(Process { pid, started })
@@ -151,7 +160,13 @@ impl Configz {
 
     /// What the kubelet runs with. `kubelet` is its process, if it can be seen, and `flags` its command line: two things are
     /// only there.
-    pub fn ask(&self, host: &Host, kubelet: Option<&Kubelet>, flags: Option<&Flags>, deadline: Deadline) -> Answer {
+    pub fn ask(
+        &self,
+        host: &Host,
+        kubelet: Option<&KubeletProcess>,
+        flags: Option<&Flags>,
+        deadline: Deadline,
+    ) -> Answer {
         if self.settings.ask == Ask::Never {
             return Answer::default();
         }

@@ -5,7 +5,7 @@
 //! reading it waits for the memory lock of that process, which a stuck one may hold.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Reason, Result};
@@ -21,7 +21,7 @@ const CONTROL_PLANE: [&str; 3] = ["kube-apiserver", "etcd", "k3s-server"];
 
 /// A kubelet that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kubelet {
+pub struct KubeletProcess {
     /// Its process.
     pub pid: u32,
     /// What follows the program's name on its command line.
@@ -32,17 +32,17 @@ pub struct Kubelet {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// The kubelet; of several the one with the lowest pid whose parent is not one of them.
-    pub kubelet: Option<Kubelet>,
+    pub kubelet: Option<KubeletProcess>,
     /// Processes that look like kubelets as well (Kubernetes in containers on this machine).
     pub others: Vec<u32>,
     /// The apiserver or etcd runs here.
     pub control_plane: bool,
 }
 
-/// Finds them, and remembers where they were. Modes share one: a clone has the same memory.
-#[derive(Clone, Debug, Default)]
+/// Finds them, and remembers where they were.
+#[derive(Debug, Default)]
 pub struct Finder {
-    last: Arc<Mutex<Option<Sweep>>>,
+    last: Mutex<Option<Sweep>>,
 }
 
 /// What the last sweep found.
@@ -67,27 +67,27 @@ impl Known {
 }
 
 impl Finder {
-    /// The kubelet and the control plane as they are now.
+    /// The kubelet and the control plane as they are now. Where a sweep is needed it goes over the processes listed at `since` or later.
     ///
     /// # Errors
     /// Denied in a process namespace of our own; the operating system's if processes cannot be listed or the kubelet's command line not be
     /// read; timeout if there
     /// are too many to look at before the deadline.
-    pub fn find(&self, host: &Host, deadline: Deadline) -> Result<Found> {
+    pub fn find(&self, host: &Host, deadline: Deadline, since: Instant) -> Result<Found> {
         host.require_host_pid()?;
         let pids = host.pids()?;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let sweep = match last.take() {
             Some(sweep) if sweep.holds(&pids) => sweep,
             before => {
-                let sweep = Sweep::make(&pids, deadline)?;
+                let sweep = Sweep::make(&pids, &host.pids_since(since, deadline)?, deadline)?;
                 sweep.tell(before.and_then(|sweep| sweep.kubelet));
                 sweep
             }
         };
         let kubelet = match &sweep.kubelet {
             Some(known) => match pids.cmdline(known.pid) {
-                Ok(argv) => Some(Kubelet { pid: known.pid, arguments: arguments(&argv).to_vec() }),
+                Ok(argv) => Some(KubeletProcess { pid: known.pid, arguments: arguments(&argv).to_vec() }),
                 // It exited between two looks; the next scrape sweeps.
                 Err(error) if error.is_gone() => None,
                 Err(error) => {
@@ -116,8 +116,7 @@ impl Sweep {
         }
     }
 
-    fn make(pids: &Pids, deadline: Deadline) -> Result<Self> {
-        let all = pids.list()?;
+    fn make(pids: &Pids, all: &[u32], deadline: Deadline) -> Result<Self> {
         let mut named = Vec::new();
         let mut control_plane = None;
         let look = |index: usize| {
@@ -251,8 +250,8 @@ mod tests {
             (90, 80, "kubelet", "/usr/bin/kubelet --in-a-container"),
             (30, 1, "kubelet", ""),
         ]);
-        let found = Finder::default().find(&host, soon()).unwrap();
-        assert_eq!(found.kubelet, Some(Kubelet { pid: 41, arguments: vec!["--config=/a".into()] }));
+        let found = Finder::default().find(&host, soon(), Instant::now()).unwrap();
+        assert_eq!(found.kubelet, Some(KubeletProcess { pid: 41, arguments: vec!["--config=/a".into()] }));
         assert_eq!(found.others, [90]);
         assert!(!found.control_plane);
     }
@@ -260,9 +259,9 @@ mod tests {
     #[test]
     fn by_its_arguments_only_if_none_has_the_name() {
         let (_dir, host) = procfs(&[(5, 1, "sleep", "kubelet 60"), (7, 1, "kubelet", "/usr/bin/kubelet")]);
-        assert_eq!(Finder::default().find(&host, soon()).unwrap().kubelet.unwrap().pid, 7);
+        assert_eq!(Finder::default().find(&host, soon(), Instant::now()).unwrap().kubelet.unwrap().pid, 7);
         let (_dir, host) = procfs(&[(5, 1, "hyperkube", "/hyperkube kubelet --v=2"), (7, 1, "vim", "vim kubelet")]);
-        let kubelet = Finder::default().find(&host, soon()).unwrap().kubelet.unwrap();
+        let kubelet = Finder::default().find(&host, soon(), Instant::now()).unwrap().kubelet.unwrap();
         assert_eq!((kubelet.pid, kubelet.arguments), (5, vec!["--v=2".to_owned()]));
     }
 
@@ -270,17 +269,17 @@ mod tests {
     fn the_control_plane() {
         for comm in CONTROL_PLANE {
             let (_dir, host) = procfs(&[(5, 1, comm, comm)]);
-            assert!(Finder::default().find(&host, soon()).unwrap().control_plane, "{comm}");
+            assert!(Finder::default().find(&host, soon(), Instant::now()).unwrap().control_plane, "{comm}");
         }
         let (_dir, host) = procfs(&[(5, 1, "kube-scheduler", "kube-scheduler")]);
-        assert!(!Finder::default().find(&host, soon()).unwrap().control_plane);
+        assert!(!Finder::default().find(&host, soon(), Instant::now()).unwrap().control_plane);
     }
 
     #[test]
     fn what_was_found_is_only_looked_at_again() {
         let (dir, host) = procfs(&[(41, 1, "kubelet", "/usr/bin/kubelet --a")]);
         let finder = Finder::default();
-        assert_eq!(finder.find(&host, soon()).unwrap().kubelet.unwrap().pid, 41);
+        assert_eq!(finder.find(&host, soon(), Instant::now()).unwrap().kubelet.unwrap().pid, 41);
         // One that comes later is not seen while the first is there: no new sweep was made.
         let twin = |pid: u32| {
             let at = dir.path().join(pid.to_string());
@@ -290,25 +289,25 @@ mod tests {
             std::fs::write(at.join("cmdline"), "kubelet\0--b\0").unwrap();
         };
         twin(12);
-        assert_eq!(finder.find(&host, soon()).unwrap().kubelet.unwrap().pid, 41);
+        assert_eq!(finder.find(&host, soon(), Instant::now()).unwrap().kubelet.unwrap().pid, 41);
         // The first is gone, and another program got its pid.
         std::fs::write(dir.path().join("41/comm"), "bash\n").unwrap();
-        let found = finder.find(&host, soon()).unwrap();
-        assert_eq!(found.kubelet, Some(Kubelet { pid: 12, arguments: vec!["--b".into()] }));
+        let found = finder.find(&host, soon(), Instant::now()).unwrap();
+        assert_eq!(found.kubelet, Some(KubeletProcess { pid: 12, arguments: vec!["--b".into()] }));
     }
 
     #[test]
     fn no_process_at_all() {
         let (_dir, host) = procfs(&[]);
-        assert_eq!(Finder::default().find(&host, soon()).unwrap(), Found::default());
+        assert_eq!(Finder::default().find(&host, soon(), Instant::now()).unwrap(), Found::default());
         let host = Host::new(Roots { proc: "/nonexistent".into(), ..Roots::default() });
-        assert_eq!(Finder::default().find(&host, soon()).unwrap_err().reason(), Reason::Absent);
+        assert_eq!(Finder::default().find(&host, soon(), Instant::now()).unwrap_err().reason(), Reason::Absent);
     }
 
     #[test]
     fn too_many_processes_for_the_time_left() {
         let (_dir, host) = procfs(&[(5, 1, "kubelet", "kubelet")]);
-        let error = Finder::default().find(&host, Deadline::after(Duration::ZERO)).unwrap_err();
+        let error = Finder::default().find(&host, Deadline::after(Duration::ZERO), Instant::now()).unwrap_err();
         assert_eq!(error.reason(), Reason::Timeout);
     }
 }

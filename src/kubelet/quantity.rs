@@ -1,8 +1,6 @@
-//! The number formats of Kubernetes and Go: `resource.Quantity` (`100Mi`), durations (`1m30s`), percentages (`10%`).
+//! The number formats of Kubernetes: `resource.Quantity` (`100Mi`), percentages (`10%`).
 //!
 //! The expected values of the tests came out of the real libraries: k8s.io/apimachinery 0.36 and Go 1.26.
-
-use std::time::Duration;
 
 use crate::error::{Error, Result};
 
@@ -86,61 +84,6 @@ fn scale(suffix: &str) -> Option<(i128, i32)> {
     }
 }
 
-/// A Go duration that is not negative.
-///
-/// # Errors
-/// Malformed if Go would not take it, or if it is negative.
-pub fn duration(text: &str) -> Result<Duration> {
-    let nanos = parse_duration(text)
-        .ok_or_else(|| Error::malformed(format!("{text:?} is not a duration like 90s, 1m30s or 1.5h")))?;
-    u64::try_from(nanos)
-        .map(Duration::from_nanos)
-        .map_err(|_| Error::malformed(format!("{text:?} is a negative duration")))
-}
-
-fn parse_duration(text: &str) -> Option<i64> {
-    let (negative, mut rest) = match text.as_bytes().first()? {
-        b'-' => (true, &text[1..]),
-        b'+' => (false, &text[1..]),
-        _ => (false, text),
-    };
-    if rest == "0" {
-        return Some(0);
-    }
-    if rest.is_empty() {
-        return None;
-    }
-    let mut total: i128 = 0;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let (number, tail) = rest.split_at(end);
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
-            return None;
-        }
-        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(end);
-        let unit: i128 = match unit {
-            "ns" => 1,
-            "us" | "µs" | "μs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            _ => return None,
-        };
-        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse::<i64>().ok()?.into() };
-        total += whole * unit;
-        // A fraction of a nanosecond is dropped.
-        let kept = &fraction[..fraction.len().min(18)];
-        if let Ok(digits) = kept.parse::<i128>() {
-            total += digits * unit / 10_i128.pow(u32::try_from(kept.len()).ok()?);
-        }
-        rest = tail;
-    }
-    i64::try_from(if negative { -total } else { total }).ok()
-}
-
 /// A percentage with its sign as a fraction, in the single precision that the kubelet computes with
 /// (`pkg/kubelet/eviction/helpers.go:427`): this is why 10% of 100 GiB is 10,737,418,400 and not …240.
 ///
@@ -205,35 +148,6 @@ mod tests {
             ["", " 5", "5 ", "5K", "1e", "5%", "1Mib", "0x10", "1_000", "1e3Mi", "1.2.3", "Mi", "-", "10 Gi", "é"]
         {
             assert!(quantity(text).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn durations_as_go_reads_them() {
-        let vectors: &[(&str, u64)] = &[
-            ("1m30s", 90_000_000_000),
-            ("90s", 90_000_000_000),
-            ("1.5h", 5_400_000_000_000),
-            ("0", 0),
-            ("+5s", 5_000_000_000),
-            ("1us", 1000),
-            ("1µs", 1000),
-            ("1μs", 1000),
-            ("1ns", 1),
-            ("100ms", 100_000_000),
-            (".5s", 500_000_000),
-            ("1.s", 1_000_000_000),
-            ("1h1h", 7_200_000_000_000),
-            ("2562047h47m16.854775807s", 9_223_372_036_854_775_807),
-            ("1.0000000000000000001s", 1_000_000_000),
-        ];
-        for &(text, nanos) in vectors {
-            assert_eq!(duration(text).unwrap(), Duration::from_nanos(nanos), "{text}");
-        }
-        for text in
-            ["", "5", ".s", "-", "3000000h", "2562047h47m16.854775808s", "1d", "1m ", "1m-30s", "-1s", "s", "1..s"]
-        {
-            assert!(duration(text).is_err(), "{text:?}");
         }
     }
 

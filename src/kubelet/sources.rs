@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::configuration::{KubeletInputs, Text};
 use super::flags::Flags;
-use super::process::Kubelet;
+use super::process::KubeletProcess;
 use crate::error::{Error, Reason, Result};
 use crate::host::rootfs::{Kind, Tree};
 use crate::host::{Deadline, Host};
@@ -17,35 +17,50 @@ const MOST_DROPINS: usize = 256;
 const DEEPEST: usize = 16;
 
 /// Paths that take the place of the kubelet's own, as the machine calls them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq)]
+#[group(skip)]
+#[command(next_help_heading = "Kubelet")]
 pub struct Overrides {
-    /// In place of `--config`.
-    pub config: Option<PathBuf>,
-    /// In place of `--config-dir`.
-    pub config_dir: Option<PathBuf>,
-    /// In place of `--root-dir`.
+    /// The kubelet's --root-dir, which decides what nodefs is [default: what the running kubelet says, else /var/lib/kubelet]
+    #[arg(id = "kubelet.root-dir", long = "kubelet.root-dir", value_name = "DIR")]
     pub root_dir: Option<PathBuf>,
-    /// In place of `--kubeconfig`.
+    /// The kubelet's configuration file [default: what the running kubelet was started with]
+    #[arg(id = "kubelet.config", long = "kubelet.config", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The kubelet's drop-in directory [default: what the running kubelet was started with]
+    #[arg(id = "kubelet.config-dir", long = "kubelet.config-dir", value_name = "DIR")]
+    pub config_dir: Option<PathBuf>,
+    /// The kubelet's own kubeconfig, which names the apiserver that it talks to; only its server is read [default: what the running kubelet was started with]
+    #[arg(id = "kubelet.kubeconfig", long = "kubelet.kubeconfig", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 }
 
 /// Where the kubelet keeps its files unless it is told otherwise.
 pub const DEFAULT_ROOT_DIR: &str = "/var/lib/kubelet";
 
-/// One kubelet's command line, with the paths on it made absolute.
+/// One kubelet's command line, and where the files on it are.
 #[derive(Clone, Debug)]
-pub struct Sources<'a> {
-    host: &'a Host,
-    pid: Option<u32>,
+pub struct Sources {
     flags: Option<Flags>,
-    overrides: &'a Overrides,
+    overrides: Overrides,
+    /// The machine's root, and the kubelet's own: it may run in a container.
+    machine: Tree,
+    inside: Option<Tree>,
+    /// Where the kubelet was started, if a path on its command line is relative.
+    cwd: Option<Result<PathBuf>>,
 }
 
-impl<'a> Sources<'a> {
+impl Sources {
     /// What `kubelet`, if one runs, has on its command line.
-    pub fn of(host: &'a Host, kubelet: Option<&Kubelet>, overrides: &'a Overrides) -> Self {
+    pub fn of(host: &Host, kubelet: Option<&KubeletProcess>, overrides: &Overrides) -> Self {
         let flags = kubelet.map(|kubelet| Flags::parse(kubelet.arguments.iter().map(String::as_str)));
-        Sources { host, pid: kubelet.map(|kubelet| kubelet.pid), flags, overrides }
+        let relative = flags.as_ref().is_some_and(|flags| {
+            let paths = [&flags.config, &flags.config_dir, &flags.root_dir, &flags.kubeconfig];
+            paths.into_iter().flatten().any(|path| path.is_relative())
+        });
+        let cwd = kubelet.filter(|_| relative).map(|kubelet| host.pids().and_then(|pids| pids.cwd(kubelet.pid)));
+        let inside = kubelet.map(|kubelet| host.tree_of(kubelet.pid));
+        Sources { flags, overrides: overrides.clone(), machine: host.tree(), inside, cwd }
     }
 
     /// The flags; `None` without a kubelet.
@@ -65,14 +80,14 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// The name of its node: `--hostname-override`, else the machine's name, in lower case (`pkg/util/node.GetHostname`). A kubelet
-    /// with an in-tree cloud provider may have asked that for another.
+    /// The name of its node: `--hostname-override`, else the name of the machine `host`, in lower case (`pkg/util/node.GetHostname`). A
+    /// kubelet with an in-tree cloud provider may have asked that for another.
     ///
     /// # Errors
     /// If the machine's name cannot be read.
-    pub fn node_name(&self) -> Result<String> {
+    pub fn node_name(&self, host: &Host) -> Result<String> {
         let given = self.flags.as_ref().and_then(|flags| flags.hostname_override.clone());
-        let name = given.map_or_else(|| self.host.read(self.host.proc("sys/kernel/hostname")), Ok)?;
+        let name = given.map_or_else(|| host.read(host.proc("sys/kernel/hostname")), Ok)?;
         Ok(name.trim().to_lowercase())
     }
 
@@ -119,18 +134,18 @@ impl<'a> Sources<'a> {
 
     /// A path on the command line is relative to where the kubelet was started.
     fn absolute(&self, path: &Path) -> Result<PathBuf> {
-        match self.pid {
-            Some(pid) if path.is_relative() => Ok(self.host.pids()?.cwd(pid)?.join(path)),
+        match &self.cwd {
+            Some(cwd) if path.is_relative() => Ok(cwd.clone()?.join(path)),
             _ => Ok(path.to_owned()),
         }
     }
 
     /// On the machine, or, if it is not there, where the kubelet sees it: it may run in a container.
     fn in_either_tree<T>(&self, read: impl Fn(&Tree) -> Result<T>) -> Result<T> {
-        match (read(&self.host.tree()), self.pid) {
-            (Err(error), Some(pid)) if error.is_gone() => {
+        match (read(&self.machine), &self.inside) {
+            (Err(error), Some(inside)) if error.is_gone() => {
                 // What the machine says is the better story unless the kubelet's own view exists and tells another.
-                read(&self.host.tree_of(pid)).map_err(|inside| if inside.is_gone() { error } else { inside })
+                read(inside).map_err(|inside| if inside.is_gone() { error } else { inside })
             }
             (result, _) => result,
         }
@@ -273,7 +288,7 @@ mod tests {
         }
 
         fn read(&self, flags: &[&str]) -> Result<KubeletInputs> {
-            let kubelet = Kubelet { pid: 7, arguments: flags.iter().map(|&flag| flag.to_owned()).collect() };
+            let kubelet = KubeletProcess { pid: 7, arguments: flags.iter().map(|&flag| flag.to_owned()).collect() };
             Sources::of(&self.host, Some(&kubelet), &Overrides::default()).read(Deadline::after(Duration::from_secs(5)))
         }
 
@@ -353,10 +368,10 @@ mod tests {
         let machine = Machine::new(&[("root/k/kubelet.conf", "server: x"), ("proc/sys/kernel/hostname", "Node-1\n")]);
         machine.link("/k", "proc/7/cwd");
         let of = |flags: &[&str]| {
-            let kubelet = Kubelet { pid: 7, arguments: flags.iter().map(|&flag| flag.to_owned()).collect() };
+            let kubelet = KubeletProcess { pid: 7, arguments: flags.iter().map(|&flag| flag.to_owned()).collect() };
             let overrides = Overrides::default();
             let sources = Sources::of(&machine.host, Some(&kubelet), &overrides);
-            (sources.kubeconfig(), sources.node_name().unwrap())
+            (sources.kubeconfig(), sources.node_name(&machine.host).unwrap())
         };
         let (kubeconfig, name) = of(&["--kubeconfig=kubelet.conf"]);
         let path = PathBuf::from("/k/kubelet.conf");
@@ -393,7 +408,7 @@ mod tests {
     fn ours_take_the_place_of_theirs_one_by_one() {
         let machine = Machine::new(&[("root/ours", "ours"), ("root/theirs", "theirs"), ("root/d/1.conf", "dropin")]);
         let flags = ["--config=/theirs", "--config-dir=/d", "--root-dir=/r", "--eviction-hard="];
-        let kubelet = Kubelet { pid: 7, arguments: flags.map(str::to_owned).to_vec() };
+        let kubelet = KubeletProcess { pid: 7, arguments: flags.map(str::to_owned).to_vec() };
         let overrides = Overrides { config: Some("/ours".into()), ..Overrides::default() };
         let sources = Sources::of(&machine.host, Some(&kubelet), &overrides);
         let told = sources.read(Deadline::after(Duration::from_secs(5))).unwrap();

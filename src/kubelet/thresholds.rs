@@ -173,7 +173,8 @@ fn grace_periods(map: &BTreeMap<String, String>) -> Result<BTreeMap<Signal, Dura
     let field = "evictionSoftGracePeriod";
     map.iter()
         .map(|(name, text)| {
-            let period = quantity::duration(text).map_err(|error| error.context(format_args!("{field} {name}")))?;
+            let period =
+                crate::values::duration(text).map_err(|error| error.context(format_args!("{field} {name}")))?;
             Ok((signal(field, name)?, period))
         })
         .collect()

@@ -35,6 +35,8 @@ use super::{Collector, Context, Mode, Probe};
 use crate::apiserver::Address;
 use crate::error::{Reason, Result};
 use crate::metric::Samples;
+use crate::services::Services;
+use crate::values::{defaults, some_time};
 use endpoints::Endpoints;
 use instruments::Instruments;
 use passive::Passive;
@@ -70,31 +72,40 @@ pub static MODE: Mode = Mode {
         &instruments::TO_KUBELET_DURATION,
         &instruments::TO_KUBELET,
     ],
-    build: |settings| Box::new(ApiserverConnection::new(settings)),
+    build: |settings, services| Box::new(ApiserverConnection::new(&settings.apiserver_connection, services)),
 };
 
 /// Settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
+#[group(skip)]
+#[command(next_help_heading = "Apiserver")]
 pub struct Settings {
-    /// Further addresses that count as the apiserver's.
-    pub endpoints: Vec<Address>,
-    /// For how long data may wait for its acknowledgement before its connection counts as stalled.
-    pub stall_threshold: Duration,
-    /// From one probe of a kind to the next, give or take a tenth.
+    /// From one probe of a kind to the next, give or take a tenth; docs/performance.md has its price at the apiserver
+    #[arg(id = "apiserver.probe-interval", long = "apiserver.probe-interval", value_name = "DURATION", default_value = "15s", value_parser = some_time)]
     pub interval: Duration,
-    /// Ask the apiserver to ask this node's kubelet.
+    /// Ask the apiserver to ask this node's kubelet for /healthz; it needs the verb get on nodes/proxy, which lets its holder run commands in every pod
+    #[arg(id = "apiserver.probe-kubelet", long = "apiserver.probe-kubelet")]
     pub probe_kubelet: bool,
+    /// Further addresses whose connections count as the apiserver's, beside those of the kubelet's kubeconfig and the probe's
+    #[arg(id = "apiserver.endpoints", long = "apiserver.endpoints", value_name = "HOST:PORT", value_delimiter = ',', value_parser = endpoint_flag)]
+    pub endpoints: Vec<Address>,
+    /// A connection on which written data waits longer than this for its acknowledgement is stalled
+    #[arg(id = "apiserver.stall-threshold", long = "apiserver.stall-threshold", value_name = "DURATION", default_value = "10s", value_parser = some_time)]
+    pub stall_threshold: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings {
-            endpoints: Vec::new(),
-            stall_threshold: Duration::from_secs(10),
-            interval: Duration::from_secs(15),
-            probe_kubelet: false,
-        }
+        defaults()
     }
+}
+
+fn endpoint_flag(text: &str) -> std::result::Result<Address, String> {
+    let wrong = || format!("expected HOST:PORT, found {text:?}");
+    if text.contains('/') {
+        return Err(wrong());
+    }
+    format!("https://{text}").parse().map_err(|_| wrong())
 }
 
 struct ApiserverConnection {
@@ -104,15 +115,15 @@ struct ApiserverConnection {
 }
 
 impl ApiserverConnection {
-    fn new(settings: &super::Settings) -> Self {
-        let mine = &settings.apiserver_connection;
-        let endpoints = Arc::new(Endpoints::new(&mine.endpoints, settings.kubelet.clone()));
-        let passive = Arc::new(Passive::new(Arc::clone(&endpoints), settings.finder.clone(), mine.stall_threshold));
+    fn new(settings: &Settings, services: &Services) -> Self {
+        let endpoints = Arc::new(Endpoints::new(&settings.endpoints));
+        let kubelet = services.kubelet.clone();
+        let passive = Arc::new(Passive::new(Arc::clone(&endpoints), kubelet.clone(), settings.stall_threshold));
         let instruments = Arc::<Instruments>::default();
         let shared = Arc::new(Shared {
-            apiserver: settings.apiserver.clone(),
-            node: settings.node.clone(),
-            settings: mine.clone(),
+            apiserver: services.apiserver.clone(),
+            kubelet,
+            settings: settings.clone(),
             endpoints,
             passive: Arc::clone(&passive),
             instruments: Arc::clone(&instruments),
@@ -124,7 +135,7 @@ impl ApiserverConnection {
 impl Collector for ApiserverConnection {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
         let mut samples = Samples::new();
-        match self.passive.look(context.host, context.deadline) {
+        match self.passive.look(context.host, context.deadline, context.began) {
             Ok(look) => passive::assess(look, &mut samples),
             Err(error) if error.reason() == Reason::Absent && !self.instruments.in_use() => return Err(error),
             Err(error) if error.reason() == Reason::Absent => {}

@@ -38,6 +38,8 @@ use super::{Collector, Context, Mode};
 use crate::error::{Reason, Result};
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::Runtime;
+use crate::services::Services;
+use crate::values::{at_least_one, defaults, duration_flag};
 use assess::RuntimeAnswer;
 
 /// Ids that the kernel has for memory cgroups: `MEM_CGROUP_ID_MAX`, 16 bits without 0, in every version.
@@ -141,28 +143,33 @@ pub static MODE: Mode = Mode {
         &ORPHANED,
         &RUNTIME_INFO,
     ],
-    build: |settings| Box::new(CgroupLeak::new(settings.cgroup_leak.clone(), settings.runtime.clone())),
+    build: |settings, services| Box::new(CgroupLeak::new(settings.cgroup_leak.clone(), services)),
 };
 
 /// Settings of this mode.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
+#[group(skip)]
+#[command(next_help_heading = "Collector cgroup_leak")]
 pub struct Settings {
-    /// How long a directory below kubepods must have been unknown to the runtime (without one: have had no process) to be called
-    /// orphaned. With a runtime less than 5 s counts as 5 s.
+    /// How long the runtime must not have known a kubepods cgroup (without a runtime: it must have been empty) before it counts as orphaned; with a runtime at least 5s. A dead pod's is kept while its volumes are mounted
+    #[arg(long = "collector.cgroup_leak.orphan-grace", value_name = "DURATION", default_value = "5m", value_parser = duration_flag)]
     pub orphan_grace: Duration,
-    /// Directories that one walk looks at.
+    /// Cgroup directories that are walked in one scrape at the most
+    #[arg(long = "collector.cgroup_leak.max-directories", value_name = "N", default_value_t = 100_000, value_parser = at_least_one)]
     pub max_directories: usize,
-    /// v1 controllers whose directories are counted; `all` for each. Only `memory` has ids that run out.
+    /// cgroup v1 hierarchies whose directories are counted, or "all"
+    #[arg(
+        long = "collector.cgroup_leak.v1-hierarchies",
+        value_name = "NAME",
+        default_value = "memory",
+        value_delimiter = ','
+    )]
     pub v1_hierarchies: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings {
-            orphan_grace: Duration::from_secs(300),
-            max_directories: 100_000,
-            v1_hierarchies: vec!["memory".into()],
-        }
+        defaults()
     }
 }
 
@@ -188,8 +195,8 @@ struct Memories {
 
 impl CgroupLeak {
     /// A collector that has seen nothing yet.
-    pub fn new(settings: Settings, runtime: Runtime) -> Self {
-        CgroupLeak { settings, runtime, memories: Mutex::default() }
+    pub fn new(settings: Settings, services: &Services) -> Self {
+        CgroupLeak { settings, runtime: services.runtime.clone(), memories: Mutex::default() }
     }
 }
 
@@ -198,7 +205,7 @@ impl Collector for CgroupLeak {
         let mut samples = Samples::new();
         // Before the walk: `strangers` tells why.
         let word = match self.runtime.inventory_and_when(context.host, context.deadline.part(RUNTIME)) {
-            Ok((inventory, asked)) => RuntimeAnswer::Inventory(inventory, asked),
+            Ok(poll) => RuntimeAnswer::Inventory(poll.inventory, poll.began),
             // Without a runtime the processes in the cgroups tell.
             Err(error) if error.reason() == Reason::Absent => RuntimeAnswer::None,
             Err(error) => {

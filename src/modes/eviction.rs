@@ -34,19 +34,10 @@ mod tests;
 
 use super::{Collector, Context, Mode};
 use crate::error::{Error, Result};
-use crate::kubelet::configz::{self, Configz};
-use crate::kubelet::process::Finder;
-use crate::kubelet::sources::Overrides;
+use crate::kubelet::handle::Kubelet;
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::Runtime;
 pub use read::Snapshot;
-
-/// Settings.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
-    /// How the kubelet itself is asked, before its files and flags.
-    pub configz: configz::Settings,
-}
 
 /// This mode.
 pub static MODE: Mode = Mode {
@@ -73,15 +64,9 @@ pub static MODE: Mode = Mode {
         &IMAGES_BYTES,
         &IMAGES_UNUSED_BYTES,
         &MEMORY_AVAILABLE,
-        &CONTROL_PLANE,
     ],
-    build: |settings| {
-        Box::new(Eviction {
-            overrides: settings.kubelet.clone(),
-            runtime: settings.runtime.clone(),
-            finder: settings.finder.clone(),
-            configz: Configz::new(settings.eviction.configz.clone()),
-        })
+    build: |_settings, services| {
+        Box::new(Eviction { kubelet: services.kubelet.clone(), runtime: services.runtime.clone() })
     },
 };
 
@@ -243,25 +228,14 @@ pub static MEMORY_AVAILABLE: Metric = Metric::gauge(
     "MemAvailable of /proc/meminfo: the kernel's estimate of memory for new programs. Unlike the signal memory.available it goes down when kernel memory (slab) leaks; the kubelet does not look at it.",
 );
 
-/// Whether more than pods is at stake.
-pub static CONTROL_PLANE: Metric = Metric::gauge(
-    "headroom_control_plane",
-    Unit::None,
-    &[],
-    "1 if a kube-apiserver, etcd or k3s server process runs on this machine: eviction here may take the cluster down. A new one is seen within a minute.",
-);
-
 struct Eviction {
-    overrides: Overrides,
+    kubelet: Kubelet,
     runtime: Runtime,
-    finder: Finder,
-    configz: Configz,
 }
 
 impl Collector for Eviction {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
-        let Eviction { overrides, runtime, finder, configz } = self;
-        let snapshot = Snapshot::read(context.host, overrides, finder, configz, runtime, context.deadline);
+        let snapshot = Snapshot::read(context, &self.kubelet, &self.runtime)?;
         if snapshot.is_empty() {
             return Err(Error::absent("no memory, pid or file-system figures to be read on this machine"));
         }

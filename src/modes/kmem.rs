@@ -91,7 +91,7 @@ pub static MODE: Mode = Mode {
     id: "kmem",
     title: "kernel-memory accounting on a kernel that leaks with it",
     metrics: &[&KERNEL_INFO, &ENABLED, &ACCOUNTED, &LEAK_PRONE, &USAGE, &SLAB, &PERCPU],
-    build: |settings| Box::new(Kmem { max_directories: settings.cgroup_leak.max_directories }),
+    build: |settings, _services| Box::new(Kmem { max_directories: settings.cgroup_leak.max_directories }),
 };
 
 /// The collector. Has no state.

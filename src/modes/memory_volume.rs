@@ -52,10 +52,10 @@ use std::time::Duration;
 use super::{Collector, Context, Mode};
 use crate::error::{Error, Reason, Result};
 use crate::host::text::keyed;
-use crate::kubelet::process::Finder;
-use crate::kubelet::sources::{Overrides, Sources};
+use crate::kubelet::handle::Kubelet;
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::Runtime;
+use crate::values::defaults;
 use assess::Assessment;
 use kills::Tallies;
 use limits::Remembered;
@@ -115,13 +115,12 @@ pub static MODE: Mode = Mode {
     id: "memory_volume",
     title: "a memory-backed emptyDir over its memory limit: OOM, restart, OOM",
     metrics: &[&USED, &SIZE, &LIMIT, &CGROUP_LIMIT, &KILLS, &NODE_KILLS],
-    build: |settings| {
+    build: |settings, services| {
         Box::new(MemoryVolume {
             settings: settings.memory_volume.clone(),
-            kubelet: settings.finder.clone(),
-            overrides: settings.kubelet.clone(),
             max_directories: settings.cgroup_leak.max_directories as u64,
-            runtime: settings.runtime.clone(),
+            kubelet: services.kubelet.clone(),
+            runtime: services.runtime.clone(),
             state: Mutex::default(),
         })
     },
@@ -135,22 +134,24 @@ const MOST_PODS: usize = 100;
 const RUNTIME: Duration = Duration::from_secs(5);
 
 /// Settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
+#[group(skip)]
+#[command(next_help_heading = "Collector memory_volume")]
 pub struct Settings {
-    /// Volumes shown at the most, those nearest their limit (at most 1000).
+    /// Memory-backed volumes shown at the most: those nearest their limit
+    #[arg(long = "collector.memory_volume.max-volumes", value_name = "N", default_value_t = 100)]
     pub max_volumes: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { max_volumes: 100 }
+        defaults()
     }
 }
 
 struct MemoryVolume {
     settings: Settings,
-    kubelet: Finder,
-    overrides: Overrides,
+    kubelet: Kubelet,
     max_directories: u64,
     runtime: Runtime,
     state: Mutex<State>,
@@ -166,15 +167,16 @@ struct State {
 
 impl Collector for MemoryVolume {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
-        let Context { host, deadline, .. } = context;
+        let Context { host, deadline, began } = context;
         let mut samples = Samples::new();
         let vmstat = samples.ok(host.read_some(host.proc("vmstat"))).flatten();
         let node_kills = vmstat.as_deref().and_then(|text| keyed(text, "oom_kill"));
         samples.push_some(&NODE_KILLS, &[], node_kills.map(|kills| kills as f64));
 
-        let found = samples.ok(self.kubelet.find(host, deadline));
-        let kubelet = found.as_ref().and_then(|found| found.kubelet.as_ref());
-        let root_dir = Sources::of(host, kubelet, &self.overrides).root_dir();
+        let look = self.kubelet.look(host, deadline, began)?;
+        samples.ok(look.found());
+        let kubelet = look.process();
+        let root_dir = look.root_dir();
         let volumes = root_dir.and_then(|dir| volumes::find(host, kubelet.map(|kubelet| kubelet.pid), &dir, deadline));
         let mut volumes = samples.ok(volumes).unwrap_or_default();
         samples.drop_count(volumes.len().saturating_sub(MOST_VOLUMES) as u64);

@@ -32,6 +32,7 @@ use std::time::{Duration, SystemTime};
 use super::{Collector, Context, Mode, Probe};
 use crate::error::{Error, Result};
 use crate::metric::Samples;
+use crate::values::{defaults, some_time};
 use probe::{Shared, Worker};
 
 /// This mode.
@@ -39,30 +40,36 @@ pub static MODE: Mode = Mode {
     id: "node_status",
     title: "the node's lease expires, or a condition on it is nobody's any more",
     metrics: assess::METRICS,
-    build: |settings| {
-        let (apiserver, node) = (settings.apiserver.clone(), settings.node.clone());
-        Box::new(NodeStatus(Arc::new(Shared::new(apiserver, node, settings.node_status.clone()))))
+    build: |settings, services| {
+        let (apiserver, kubelet) = (services.apiserver.clone(), services.kubelet.clone());
+        Box::new(NodeStatus(Arc::new(Shared::new(apiserver, kubelet, settings.node_status.clone()))))
     },
 };
 
 /// Settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
+#[group(skip)]
+#[command(next_help_heading = "Collector node_status")]
 pub struct Settings {
-    /// From one read of the lease to the next, give or take a tenth.
+    /// From one read of this node's lease to the next, give or take a tenth
+    #[arg(long = "collector.node_status.lease-interval", value_name = "DURATION", default_value = "10s", value_parser = some_time)]
     pub lease_interval: Duration,
-    /// From one read of the node object to the next.
+    /// From one read of this node's object to the next
+    #[arg(long = "collector.node_status.node-interval", value_name = "DURATION", default_value = "60s", value_parser = some_time)]
     pub node_interval: Duration,
-    /// Conditions that are set once and never again by those who own them.
+    /// Conditions that whoever owns them sets once and never again, so that they are not orphaned when they are old
+    #[arg(
+        long = "collector.node_status.set-once",
+        value_name = "NAME",
+        default_value = "NetworkUnavailable",
+        value_delimiter = ','
+    )]
     pub set_once: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings {
-            lease_interval: Duration::from_secs(10),
-            node_interval: Duration::from_secs(60),
-            set_once: vec!["NetworkUnavailable".to_owned()],
-        }
+        defaults()
     }
 }
 

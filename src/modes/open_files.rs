@@ -39,7 +39,9 @@ use crate::host::sockets::TcpState;
 use crate::host::sockets::owners::Owners;
 use crate::host::{Deadline, Host};
 use crate::metric::Samples;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, endpoint_path};
+use crate::services::Services;
+use crate::values::defaults;
 use runtime_sockets::Look;
 use snapshot::{Snapshot, Wanted};
 
@@ -68,7 +70,7 @@ pub static MODE: Mode = Mode {
         &inotify::WATCHES_LIMIT,
         &inotify::UNEXAMINED,
     ],
-    build: |settings| Box::new(OpenFiles::new(settings.open_files.clone(), settings.runtime.clone())),
+    build: |settings, services| Box::new(OpenFiles::new(settings.open_files.clone(), services)),
 };
 
 /// A larger [`Settings::top`] counts as this: each such process is an fd of ours during the scrape and a dozen series.
@@ -83,50 +85,58 @@ const SOCKETS: Duration = Duration::from_secs(1);
 const RUNTIME: Duration = Duration::from_secs(5);
 
 /// Settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
+#[group(skip)]
+#[command(next_help_heading = "Collector open_files")]
 pub struct Settings {
-    /// How many processes nearest their limit, and how many with the most fds, are shown in detail (at most 100).
+    /// Processes shown in detail: this many nearest their limit and this many with the most file descriptors
+    #[arg(long = "collector.open_files.top", value_name = "N", default_value_t = 10)]
     pub top: usize,
-    /// How many commands have sums of their own (at most 200).
+    /// Commands shown by name; the rest is summed as "other"
+    #[arg(long = "collector.open_files.commands", value_name = "N", default_value_t = 20)]
     pub commands: usize,
-    /// Names of processes that are always shown in detail. The kernel knows the first 15 bytes of a name.
-    pub daemons: Vec<String>,
-    /// Most links of fds that one scrape reads to tell kinds of fds.
+    /// File descriptors whose kind is read in one scrape at the most, over all processes in detail
+    #[arg(long = "collector.open_files.max-readlinks", value_name = "N", default_value_t = 10_000)]
     pub max_readlinks: usize,
-    /// Paths of further sockets of the runtime, beside the well-known ones.
+    /// Processes that are always shown in detail, by name
+    #[arg(long = "collector.open_files.daemons", value_name = "NAME", default_values = DAEMONS, value_delimiter = ',')]
+    pub daemons: Vec<String>,
+    /// Path of a further socket of the container runtime whose clients are shown, beside the well-known ones; repeat it for several
+    #[arg(long = "collector.open_files.runtime-sockets", value_name = "PATH", value_delimiter = ',', value_parser = socket_flag)]
     pub runtime_sockets: Vec<String>,
-    /// Most links of fds that one scrape reads to find who holds connections to them.
+    /// File descriptors read in one scrape at the most to find who holds connections to the runtime's sockets
+    #[arg(long = "collector.open_files.socket-max-readlinks", value_name = "N", default_value_t = 5_000)]
     pub socket_max_readlinks: usize,
-    /// Fds that one scrape looks at again although nothing says that they changed, to find inotify instances.
-    pub inotify_reexamine: usize,
-    /// Most links of fds that one scrape reads to find inotify instances.
+    /// File descriptors read in one scrape at the most to find inotify instances
+    #[arg(long = "collector.open_files.inotify-max-readlinks", value_name = "N", default_value_t = 10_000)]
     pub inotify_max_readlinks: usize,
+    /// Of these, file descriptors read again in turn although nothing says that they changed
+    #[arg(long = "collector.open_files.inotify-reexamine", value_name = "N", default_value_t = 500)]
+    pub inotify_reexamine: usize,
 }
+
+/// The kernel knows the first 15 bytes of a name.
+const DAEMONS: [&str; 9] = [
+    "kubelet",
+    "containerd",
+    "dockerd",
+    "crio",
+    "kube-proxy",
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+];
 
 impl Default for Settings {
     fn default() -> Self {
-        let daemons = [
-            "kubelet",
-            "containerd",
-            "dockerd",
-            "crio",
-            "kube-proxy",
-            "etcd",
-            "kube-apiserver",
-            "kube-controller-manager",
-            "kube-scheduler",
-        ];
-        Settings {
-            top: 10,
-            commands: 20,
-            daemons: daemons.map(str::to_owned).to_vec(),
-            max_readlinks: 10_000,
-            runtime_sockets: Vec::new(),
-            socket_max_readlinks: 5_000,
-            inotify_reexamine: 500,
-            inotify_max_readlinks: 10_000,
-        }
+        defaults()
     }
+}
+
+fn socket_flag(text: &str) -> std::result::Result<String, String> {
+    let path = endpoint_path(text).ok_or("expected unix:///PATH or /PATH of a socket")?;
+    Ok(path.to_owned())
 }
 
 /// Files of the whole machine, from `/proc/sys/fs/file-nr`.
@@ -167,8 +177,8 @@ struct Memory {
 }
 
 impl OpenFiles {
-    fn new(settings: Settings, runtime: Runtime) -> Self {
-        OpenFiles { settings, runtime, memory: Mutex::default() }
+    fn new(settings: Settings, services: &Services) -> Self {
+        OpenFiles { settings, runtime: services.runtime.clone(), memory: Mutex::default() }
     }
 }
 
@@ -190,7 +200,8 @@ impl OpenFiles {
             }
             return (None, None);
         }
-        let paths = runtime_sockets::paths(self.runtime.endpoint(), &self.settings.runtime_sockets);
+        let paths =
+            runtime_sockets::paths(self.runtime.endpoint(host, deadline.part(RUNTIME)), &self.settings.runtime_sockets);
         let look = Look::take(host, &paths, namespaces, deadline.part(SOCKETS));
         let close_wait = host.tcp_sockets_in(TcpState::CloseWait, deadline.part(SOCKETS));
         let mut told = |error| runtime_sockets::failure(error).into_iter().for_each(|error| samples.fail(error));

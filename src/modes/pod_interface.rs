@@ -42,6 +42,8 @@ use crate::host::Host;
 use crate::host::netns::NetworkNamespace;
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::{ContainerState, Inventory, Runtime};
+use crate::services::Services;
+use crate::values::{at_least_one, defaults, duration_flag};
 use history::{Finding, Look, PodHistory, Proof, connecting};
 use parents::Parents;
 use pods::{Found, Pod};
@@ -101,22 +103,25 @@ pub static MODE: Mode = Mode {
     id: "pod_interface",
     title: "a pod's network interface, or what it sits on, vanishes",
     metrics: &[&PODS, &WITHOUT, &INTERFACES, &LOST, &LOST_TOTAL, &PARENT_UP],
-    build: |settings| Box::new(PodInterface::new(settings.pod_interface.clone(), settings.runtime.clone())),
+    build: |settings, services| Box::new(PodInterface::new(settings.pod_interface.clone(), services)),
 };
 
 /// Settings of this mode.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
+#[group(skip)]
+#[command(next_help_heading = "Collector pod_interface")]
 pub struct Settings {
-    /// Pods that are looked at in one scrape.
+    /// Pods whose interfaces are read in one scrape at the most
+    #[arg(long = "collector.pod_interface.max-pods", value_name = "N", default_value_t = 500, value_parser = at_least_one)]
     pub max_pods: usize,
-    /// How long a pod in which only the pause container is known to run must have been incomplete, and how long an interface of the machine
-    /// must have been there for its loss to count.
+    /// How long a pod in which only the pause container is known to run must have lacked an interface before it counts, and how long an interface of the machine must have been there for its loss to count
+    #[arg(long = "collector.pod_interface.grace", value_name = "DURATION", default_value = "10s", value_parser = duration_flag)]
     pub grace: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { max_pods: 500, grace: Duration::from_secs(10) }
+        defaults()
     }
 }
 
@@ -143,8 +148,8 @@ struct Memory {
 
 impl PodInterface {
     /// A collector that has seen nothing yet.
-    pub fn new(settings: Settings, runtime: Runtime) -> Self {
-        PodInterface { settings, runtime, memory: Mutex::default() }
+    pub fn new(settings: Settings, services: &Services) -> Self {
+        PodInterface { settings, runtime: services.runtime.clone(), memory: Mutex::default() }
     }
 }
 

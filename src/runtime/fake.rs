@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Inventory, Runtime};
+use super::{Inventory, Poll, Runtime};
 use crate::error::Result;
 
 type Answer = dyn Fn() -> Result<Arc<Inventory>> + Send + Sync;
@@ -14,9 +14,9 @@ type Answer = dyn Fn() -> Result<Arc<Inventory>> + Send + Sync;
 pub(super) struct Fake(Option<Arc<Answer>>);
 
 impl Fake {
-    pub(super) fn answer(&self) -> Option<Result<(Arc<Inventory>, Instant)>> {
+    pub(super) fn answer(&self) -> Option<Result<Poll>> {
         let began = Instant::now();
-        self.0.as_ref().map(|answer| answer().map(|inventory| (inventory, began)))
+        self.0.as_ref().map(|answer| answer().map(|inventory| Poll { inventory, began, ended: Instant::now() }))
     }
 }
 

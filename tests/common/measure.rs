@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use headroom::host::{Deadline, Host};
 use headroom::modes::{Collector, Context, Mode, Settings};
+use headroom::services::Services;
 use rustix::fs::{AtFlags, Mode as Access, OFlags, openat, statat};
 
 /// Only the system calls: the directory of each process, its limit, the size of its `fd` and its name; and, for the processes
@@ -49,7 +50,7 @@ pub fn floor(readlinks: usize) {
 
 /// CPU seconds of one collection by this mode, by its default settings.
 pub fn collector(mode: &Mode, host: &Host) -> f64 {
-    collection(&*(mode.build)(&Settings::default()), host)
+    collection(&*(mode.build)(&Settings::default(), &Services::default()), host)
 }
 
 /// CPU seconds of one collection.

@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 
 use crate::apiserver::{Address, kubeconfig};
 use crate::error::{Error, Reason, Result};
-use crate::host::Host;
-use crate::kubelet::process::Kubelet;
-use crate::kubelet::sources::{Overrides, Sources};
+use crate::host::{Deadline, Host};
+use crate::kubelet::handle;
 
 /// How long the kubelet's kubeconfig is not read again.
 const KUBECONFIG_HOLDS: Duration = Duration::from_secs(60);
@@ -80,7 +79,6 @@ pub(super) struct Known {
 #[derive(Debug)]
 pub(super) struct Endpoints {
     flags: Vec<HostPort>,
-    overrides: Overrides,
     state: Mutex<State>,
 }
 
@@ -107,8 +105,8 @@ struct Name {
 }
 
 impl Endpoints {
-    pub(super) fn new(flags: &[Address], overrides: Overrides) -> Self {
-        Endpoints { flags: flags.iter().map(HostPort::from).collect(), overrides, state: Mutex::default() }
+    pub(super) fn new(flags: &[Address]) -> Self {
+        Endpoints { flags: flags.iter().map(HostPort::from).collect(), state: Mutex::default() }
     }
 
     /// True if somebody names addresses by a flag: then the others are a convenience.
@@ -117,10 +115,10 @@ impl Endpoints {
     }
 
     /// What is known now. Names that are new are resolved by and by, see [`Endpoints::resolve`].
-    pub(super) fn known(&self, host: &Host, kubelet: Option<&Kubelet>) -> Known {
+    pub(super) fn known(&self, host: &Host, kubelet: &handle::Look, deadline: Deadline) -> Known {
         let mut state = self.lock();
         let mut known = Known::default();
-        let kubeconfig = match state.kubeconfig(host, kubelet, &self.overrides) {
+        let kubeconfig = match state.kubeconfig(host, kubelet, deadline) {
             Ok(server) => server,
             Err(error) => {
                 known.named = true;
@@ -186,20 +184,15 @@ impl Endpoints {
 }
 
 impl State {
-    fn kubeconfig(
-        &mut self,
-        host: &Host,
-        kubelet: Option<&Kubelet>,
-        overrides: &Overrides,
-    ) -> Result<Option<HostPort>> {
-        let pid = kubelet.map(|kubelet| kubelet.pid);
+    fn kubeconfig(&mut self, host: &Host, kubelet: &handle::Look, deadline: Deadline) -> Result<Option<HostPort>> {
+        let pid = kubelet.process().map(|kubelet| kubelet.pid);
         if let Some(read) = &self.kubeconfig
             && read.pid == pid
             && read.at.elapsed() < KUBECONFIG_HOLDS
         {
             return read.server.clone();
         }
-        let server = Sources::of(host, kubelet, overrides).kubeconfig().and_then(|text| {
+        let server = kubelet.kubeconfig(host, deadline).and_then(|text| {
             let Some(text) = text else { return Ok(None) };
             let server = kubeconfig::server(&text.text).map_err(|error| error.context(text.path.display()))?;
             Ok(Some(HostPort::from(&server)))
@@ -243,8 +236,10 @@ pub(super) fn of_slice(body: &[u8]) -> Result<Vec<SocketAddr>> {
 mod tests {
     use super::*;
     use crate::host::Roots;
+    use crate::kubelet::handle::Kubelet;
+    use crate::kubelet::sources::Overrides;
 
-    fn endpoints(flags: &[&str], kubeconfig: Option<&str>) -> (tempfile::TempDir, Host, Endpoints) {
+    fn endpoints(flags: &[&str], kubeconfig: Option<&str>) -> (tempfile::TempDir, Host, Endpoints, Kubelet) {
         let dir = tempfile::tempdir().unwrap();
         let mut overrides = Overrides::default();
         if let Some(text) = kubeconfig {
@@ -253,7 +248,13 @@ mod tests {
         }
         let flags: Vec<Address> = flags.iter().map(|flag| flag.parse().unwrap()).collect();
         let host = Host::new(Roots { root: dir.path().into(), ..Roots::default() });
-        (dir, host, Endpoints::new(&flags, overrides))
+        let kubelet = Kubelet::new(handle::Settings { overrides, ..handle::Settings::default() });
+        (dir, host, Endpoints::new(&flags), kubelet)
+    }
+
+    fn known(endpoints: &Endpoints, host: &Host, kubelet: &Kubelet) -> Known {
+        let deadline = Deadline::after(Duration::from_secs(5));
+        endpoints.known(host, &kubelet.look(host, deadline, Instant::now()).unwrap(), deadline)
     }
 
     const KUBECONFIG: &str = "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n\
@@ -262,18 +263,19 @@ mod tests {
     #[test]
     fn addresses_are_known_at_once_and_names_by_and_by() {
         let flags = ["https://[fd00::1]:6443", "https://api.example"];
-        let (_dir, host, endpoints) = endpoints(&flags, Some(KUBECONFIG));
-        let known = endpoints.known(&host, None);
+        let (_dir, host, endpoints, kubelet) = endpoints(&flags, Some(KUBECONFIG));
+        let look = || known(&endpoints, &host, &kubelet);
+        let known = look();
         let listed: Vec<_> = known.addresses.iter().map(|(a, source)| format!("{a} {}", source.as_str())).collect();
         assert_eq!(listed, ["10.250.0.1:6443 kubeconfig", "[fd00::1]:6443 flag"]);
         assert!(known.errors.is_empty() && known.named);
         let note = |found| endpoints.lock().names.get_mut("api.example").unwrap().note(found);
         note(Err(Error::new(Reason::Io, "api.example: no")));
-        assert_eq!(endpoints.known(&host, None).errors.len(), 1);
+        assert_eq!(look().errors.len(), 1);
         note(Ok(vec!["192.0.2.1".parse().unwrap()]));
         note(Ok(vec!["192.0.2.2".parse().unwrap()]));
         note(Err(Error::new(Reason::Io, "api.example: no")));
-        let known = endpoints.known(&host, None);
+        let known = look();
         let has = |text: &str| known.addresses.contains_key(&text.parse().unwrap());
         assert!(has("192.0.2.1:443") && has("192.0.2.2:443"), "a connection outlives the record: {known:?}");
         assert!(known.errors.is_empty());
@@ -291,17 +293,19 @@ mod tests {
 
     #[test]
     fn nobody_names_one() {
-        let (_dir, host, endpoints) = endpoints(&[], None);
-        let known = endpoints.known(&host, None);
+        let (_dir, host, endpoints, kubelet) = endpoints(&[], None);
+        let look = || known(&endpoints, &host, &kubelet);
+        let known = look();
         assert!(!known.named && known.addresses.is_empty() && known.errors.is_empty());
         endpoints.probe_goes_to(&"https://10.0.0.9:6443".parse().unwrap());
-        assert_eq!(endpoints.known(&host, None).addresses.len(), 1);
+        assert_eq!(look().addresses.len(), 1);
     }
 
     #[test]
     fn a_broken_kubeconfig_is_an_error_that_names_it() {
-        let (_dir, host, endpoints) = endpoints(&[], Some("{"));
-        let known = endpoints.known(&host, None);
+        let (_dir, host, endpoints, kubelet) = endpoints(&[], Some("{"));
+        let look = || known(&endpoints, &host, &kubelet);
+        let known = look();
         assert!(known.named, "there is an apiserver, whichever");
         assert!(known.errors[0].to_string().contains("/kubelet.conf"), "{:?}", known.errors);
     }

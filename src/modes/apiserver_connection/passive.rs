@@ -14,8 +14,9 @@ use crate::error::{Error, Reason, Result};
 use crate::host::sockets::TcpConnection;
 use crate::host::sockets::owners::{Found, Owner, Owners};
 use crate::host::{Deadline, Host};
+use crate::kubelet::handle::Kubelet;
 use crate::kubelet::http2::Http2;
-use crate::kubelet::process::{Finder, Kubelet};
+use crate::kubelet::process::KubeletProcess;
 use crate::metric::{Metric, Samples, Unit};
 
 pub(super) static ENDPOINTS: Metric = Metric::info(
@@ -128,7 +129,7 @@ const MOST_LINKS: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Passive {
     endpoints: Arc<Endpoints>,
-    finder: Finder,
+    kubelet: Kubelet,
     threshold: Duration,
     memory: Mutex<Memory>,
 }
@@ -138,8 +139,6 @@ struct Memory {
     owners: Owners,
     tracker: Tracker,
     stalls: BTreeMap<(String, SocketAddr), u64>,
-    /// The kubelet's environment, which never changes while it runs: pid and start time.
-    http2: Option<((u32, u64), Http2)>,
 }
 
 /// What one look found.
@@ -155,8 +154,8 @@ pub(super) struct Look {
 }
 
 impl Passive {
-    pub(super) fn new(endpoints: Arc<Endpoints>, finder: Finder, threshold: Duration) -> Self {
-        Passive { endpoints, finder, threshold, memory: Mutex::default() }
+    pub(super) fn new(endpoints: Arc<Endpoints>, kubelet: Kubelet, threshold: Duration) -> Self {
+        Passive { endpoints, kubelet, threshold, memory: Mutex::default() }
     }
 
     /// How often it wants to look, scraped or not.
@@ -164,15 +163,16 @@ impl Passive {
         (self.threshold / 2).max(Duration::from_millis(500))
     }
 
-    /// One look.
+    /// One look, with the kubelet as it was at `since` or later.
     ///
     /// # Errors
     /// Absent if nobody here names an apiserver.
-    pub(super) fn look(&self, host: &Host, deadline: Deadline) -> Result<Look> {
+    pub(super) fn look(&self, host: &Host, deadline: Deadline, since: Instant) -> Result<Look> {
         let mut look = Look::default();
-        let found = self.finder.find(host, deadline);
-        let kubelet = found.map_err(|error| look.errors.push(error)).ok().and_then(|found| found.kubelet);
-        let known = self.endpoints.known(host, kubelet.as_ref());
+        let node = self.kubelet.look(host, deadline, since)?;
+        look.errors.extend(node.found().err());
+        let kubelet = node.process();
+        let known = self.endpoints.known(host, &node, deadline);
         if !known.named {
             return Err(Error::absent(
                 "no kubelet with a kubeconfig runs here, no service account is mounted and no flag names an apiserver",
@@ -183,11 +183,9 @@ impl Passive {
 
         // A panic of ours half-way leaves it outdated at worst.
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kubelet) = &kubelet {
-            let http2 = memory.http2(host, kubelet);
-            look.http2 = http2.map_err(|error| look.errors.push(error.context("the kubelet's HTTP/2 settings"))).ok();
-        }
-        match self.connections(host, kubelet.as_ref(), &mut memory, &mut look, deadline) {
+        let http2 = node.http2(host).map_err(|error| error.context("the kubelet's HTTP/2 settings"));
+        look.http2 = http2.map_err(|error| look.errors.push(error)).ok().flatten();
+        match self.connections(host, kubelet, &mut memory, &mut look, deadline) {
             Ok(()) => {}
             Err(error) => look.errors.push(error.context("connections to the apiserver")),
         }
@@ -198,7 +196,7 @@ impl Passive {
     fn connections(
         &self,
         host: &Host,
-        kubelet: Option<&Kubelet>,
+        kubelet: Option<&KubeletProcess>,
         memory: &mut Memory,
         look: &mut Look,
         deadline: Deadline,
@@ -237,24 +235,8 @@ impl Passive {
     }
 }
 
-impl Memory {
-    fn http2(&mut self, host: &Host, kubelet: &Kubelet) -> Result<Http2> {
-        let pids = host.pids()?;
-        let process = (kubelet.pid, pids.started(kubelet.pid)?);
-        if let Some((known, http2)) = self.http2
-            && known == process
-        {
-            return Ok(http2);
-        }
-        let environ = pids.environ(kubelet.pid)?;
-        let http2 = Http2::of_environ(environ.iter().map(String::as_str));
-        self.http2 = Some((process, http2));
-        Ok(http2)
-    }
-}
-
 /// The name of a process, whatever the kubelet and we ourselves are called.
-fn owner(found: Option<&Owner>, kubelet: Option<&Kubelet>) -> String {
+fn owner(found: Option<&Owner>, kubelet: Option<&KubeletProcess>) -> String {
     match found {
         Some(owner) if kubelet.is_some_and(|kubelet| kubelet.pid == owner.pid) => "kubelet".to_owned(),
         Some(owner) if owner.pid == std::process::id() => "self".to_owned(),

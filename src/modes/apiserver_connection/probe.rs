@@ -15,7 +15,7 @@ use super::passive::Passive;
 use crate::apiserver::{Apiserver, Client, Exchange, Outcome};
 use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
-use crate::kubelet::node::Node;
+use crate::kubelet::handle::Kubelet;
 use crate::modes::{Probe, Work, schedule};
 
 /// How often the endpoints behind the service address are asked for, and how long the apiserver may tell us to wait.
@@ -46,7 +46,7 @@ fn refusal(permission: &str, exchange: &Exchange) -> Option<Error> {
 /// What all of them share with the collector.
 pub(super) struct Shared {
     pub(super) apiserver: Apiserver,
-    pub(super) node: Node,
+    pub(super) kubelet: Kubelet,
     pub(super) settings: Settings,
     pub(super) endpoints: Arc<Endpoints>,
     pub(super) passive: Arc<Passive>,
@@ -150,7 +150,7 @@ impl Shared {
     }
 
     async fn to_kubelet(&self, client: &Client, host: &Arc<Host>) -> Result<Exchange> {
-        let name = self.node.name(host).await?;
+        let name = self.kubelet.node_name(host).await?;
         client.get(&format!("/api/v1/nodes/{name}/proxy/healthz"), LARGEST_HEALTHZ).await
     }
 
@@ -160,7 +160,9 @@ impl Shared {
         loop {
             sleep(self.passive.period()).await;
             let (passive, host) = (Arc::clone(&self.passive), Arc::clone(&host));
-            let look = tokio::task::spawn_blocking(move || passive.look(&host, Deadline::after(LOOK)).map(drop));
+            let look = tokio::task::spawn_blocking(move || {
+                passive.look(&host, Deadline::after(LOOK), std::time::Instant::now()).map(drop)
+            });
             match look.await {
                 // No kubelet, nobody to look at: one may come, and to search for it has its price.
                 Ok(Err(error)) if error.reason() == Reason::Absent => sleep(NOBODY_HERE).await,

@@ -8,6 +8,7 @@ use crate::golden::inventory::recorded;
 use crate::host::Deadline;
 use crate::host::cgroup::recorded::Machine;
 use crate::runtime::Inventory;
+use crate::services::Services;
 
 const ID: &str = "55f765a8788dcccb46fae55db15b169605b66df347604a06a4f6ed7c15f879c6";
 
@@ -19,7 +20,7 @@ fn settings() -> Settings {
 }
 
 fn without_runtime(settings: Settings) -> CgroupLeak {
-    CgroupLeak::new(settings, Runtime::default())
+    CgroupLeak::new(settings, &Services::with_runtime(Runtime::default()))
 }
 
 fn try_collect(collector: &CgroupLeak, machine: &Machine) -> Result<Samples> {
@@ -444,7 +445,10 @@ fn the_source_changes_with_the_socket() {
     let machine = Machine::v1();
     let answer = Arc::new(Mutex::new(Err(Error::absent("no socket"))));
     let double = Arc::clone(&answer);
-    let collector = CgroupLeak::new(settings(), Runtime::answering(move || double.lock().unwrap().clone()));
+    let collector = CgroupLeak::new(
+        settings(),
+        &Services::with_runtime(Runtime::answering(move || double.lock().unwrap().clone())),
+    );
     let sources = |samples: &Samples| {
         let rows = samples.rows().iter().filter(|row| std::ptr::eq(row.metric, &RUNTIME_INFO));
         rows.map(|row| row.labels[0].to_string()).collect::<Vec<_>>()
@@ -470,7 +474,8 @@ fn the_source_changes_with_the_socket() {
 fn a_runtime_without_kubepods() {
     let machine = Machine::v1();
     std::fs::remove_dir_all(machine.cgroup_path("memory/kubepods")).unwrap();
-    let collector = CgroupLeak::new(settings(), Runtime::fixed(Ok(recorded("k8s-1.36-cgroupv1"))));
+    let collector =
+        CgroupLeak::new(settings(), &Services::with_runtime(Runtime::fixed(Ok(recorded("k8s-1.36-cgroupv1")))));
     let samples = try_collect(&collector, &machine).unwrap();
     assert_eq!(samples.value(&CONTAINERS, &["running"]), Some(11.0), "the runtime's word needs no cgroup of ours");
     assert_eq!(orphaned(&samples), [None; 3]);

@@ -44,7 +44,6 @@ pub(super) fn assess(snapshot: Snapshot) -> Samples {
         samples.push(&IMAGES_BYTES, &[], images.bytes as f64);
         samples.push(&IMAGES_UNUSED_BYTES, &[], images.unused_bytes as f64);
     }
-    samples.push_some(&CONTROL_PLANE, &[], snapshot.control_plane.map(f64::from));
     snapshot.errors.into_iter().for_each(|error| samples.fail(error));
     samples
 }

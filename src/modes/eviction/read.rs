@@ -6,15 +6,14 @@ use std::time::Duration;
 use crate::error::{Error, Reason, Result};
 use crate::host::cgroup::{self, Layout};
 use crate::host::filesystem::Filesystem;
-use crate::host::{CallBudget, Deadline, Host, text};
+use crate::host::{CallBudget, Host, text};
 use crate::kubelet::configuration::{Configuration, Source};
-use crate::kubelet::configz::drift::{self, Drift};
-use crate::kubelet::configz::{Configz, Running};
-use crate::kubelet::process::Finder;
+use crate::kubelet::configz::drift::Drift;
+use crate::kubelet::handle::{Effective, Kubelet};
 use crate::kubelet::signals::{self, Observation, Signal};
-use crate::kubelet::sources::{Overrides, Sources};
 use crate::kubelet::thresholds::Thresholds;
-use crate::runtime::{self, Images, Inventory, Runtime};
+use crate::modes::Context;
+use crate::runtime::{Images, Inventory, Runtime};
 
 /// How long the runtime may take.
 const RUNTIME: Duration = Duration::from_secs(5);
@@ -28,8 +27,6 @@ pub struct Snapshot {
     pub sources: Vec<Source>,
     /// What a restart of the kubelet would change; empty unless both sides are known.
     pub drift: Vec<Drift>,
-    /// The apiserver or etcd runs here; `None` if the processes could not be listed.
-    pub control_plane: Option<bool>,
     /// `memory.available`
     pub memory: Option<Observation>,
     /// `MemAvailable` of meminfo.
@@ -50,35 +47,21 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Reads it all. What cannot be read is `None`, with an error unless the kernel merely has no such file.
-    pub fn read(
-        host: &Host,
-        overrides: &Overrides,
-        finder: &Finder,
-        configz: &Configz,
-        runtime: &Runtime,
-        deadline: Deadline,
-    ) -> Self {
+    ///
+    /// # Errors
+    /// Timeout, if a look at the kubelet that is under way does not end in time.
+    pub fn read(context: Context<'_>, kubelet: &Kubelet, runtime: &Runtime) -> Result<Self> {
+        let Context { host, deadline, began } = context;
         let mut snapshot = Snapshot::default();
-        let mut statfs = Statfs { host, patience: CallBudget::new(deadline), asked: Vec::new() };
+        let mut statfs = Statfs { host, budget: CallBudget::new(deadline), asked: Vec::new() };
         snapshot.read_memory(host);
         snapshot.read_pids(host);
 
-        // Without a look at the processes we do not know that there is no kubelet: its defaults would be a guess.
-        let found = finder.find(host, deadline);
-        let found = snapshot.ok(found);
-        snapshot.control_plane = found.as_ref().map(|found| found.control_plane);
-        let kubelet = found.as_ref().and_then(|found| found.kubelet.as_ref());
-        let sources = Sources::of(host, kubelet, overrides);
-        let answer = configz.ask(host, kubelet, sources.flags(), deadline);
-        // Whoever did not answer us is a kubelet with thresholds of its own: the defaults would be a guess.
-        let known =
-            answer.error.is_none() || kubelet.is_some() || overrides.config.is_some() || overrides.config_dir.is_some();
-        snapshot.errors.extend(answer.error);
-        match answer.running {
-            Some(running) => snapshot.take_running(running, &sources, deadline),
-            None if found.is_some() && known => snapshot.read_configuration(&sources, deadline),
-            None => {}
-        }
+        let look = kubelet.look(host, deadline, began)?;
+        let found = snapshot.ok(look.found()).is_some();
+        let Effective { configuration, sources, drift, errors } = look.effective(host, deadline).clone();
+        (snapshot.kubelet, snapshot.sources, snapshot.drift) = (configuration, sources, drift);
+        snapshot.errors.extend(errors);
         let pods = Signal::AllocatableMemoryAvailable;
         let allowed = snapshot.kubelet.as_ref().filter(|(_, thresholds)| thresholds.watch(pods));
         if let Some((configuration, _)) = allowed.filter(|_| !snapshot.sources.contains(&Source::Default)) {
@@ -86,31 +69,22 @@ impl Snapshot {
             snapshot.allocatable = snapshot.ok(pods).flatten();
         }
 
-        let told_root = overrides.root_dir.is_some() || kubelet.is_some();
-        if told_root || found.is_some() {
-            let root = sources.root_dir().and_then(|dir| statfs.of_root_dir(&dir, told_root));
+        let told_root = look.names_root_dir();
+        if told_root || found {
+            let root = look.root_dir().and_then(|dir| statfs.of_root_dir(&dir, told_root));
             snapshot.nodefs = snapshot.ok(root);
-        }
-        let endpoint = match &snapshot.kubelet {
-            Some((configuration, _)) => configuration.runtime_endpoint.clone(),
-            None => sources.flags().and_then(|flags| flags.runtime_endpoint.clone()),
-        };
-        // Of two runtimes on one machine the kubelet's is meant, by every mode. While its socket was never there it is no runtime
-        // that fails, but one that may come.
-        if endpoint.as_deref().is_some_and(|endpoint| has_socket(host, endpoint)) {
-            runtime.hint(endpoint.as_deref());
         }
         // Last, so that a runtime that does not answer takes no time from the others.
         match runtime.inventory(host, deadline.part(RUNTIME)) {
             Ok(inventory) => snapshot.take_images(&inventory, &mut statfs),
             Err(error) if error.reason() == Reason::Absent => {
-                let imagefs = statfs.of_image_store(endpoint.as_deref());
+                let imagefs = statfs.of_image_store(look.runtime_endpoint(host, deadline));
                 snapshot.imagefs = snapshot.ok(imagefs).flatten();
             }
             // Nor does the kubelet know an imagefs then, and what lies on the disk may be another runtime's.
             Err(error) => snapshot.errors.push(error.context("imagefs, by the runtime")),
         }
-        snapshot
+        Ok(snapshot)
     }
 
     /// By the word of the runtime: the first file system it names, as the kubelet takes it
@@ -135,33 +109,6 @@ impl Snapshot {
 
     fn ok<T>(&mut self, result: Result<T>) -> Option<T> {
         result.map_err(|error| self.errors.push(error)).ok()
-    }
-
-    /// The kubelet's own word counts. Its files and flags are read beside it to see what its next start would change, if we can.
-    fn take_running(&mut self, running: Running, sources: &Sources<'_>, deadline: Deadline) {
-        self.sources.push(Source::Configz(running.url));
-        // Without its command line we do not know which files are the kubelet's, nor what it would make of them.
-        if let Some(Ok(told)) = sources.flags().map(|_| sources.read(deadline)) {
-            self.sources.extend(told.sources());
-            let next = told.effective();
-            let drift =
-                next.and_then(|next| drift::compare(&running.configuration, &next).map_err(|error| told.blame(error)));
-            let hint = "the kubelet runs with other settings, and with these it would not start again";
-            let drift = drift.map_err(|error| Error::new(error.reason(), format!("{error}; {hint}")));
-            self.drift = self.ok(drift).unwrap_or_default();
-        }
-        self.kubelet = Some((running.configuration, running.thresholds));
-    }
-
-    fn read_configuration(&mut self, sources: &Sources<'_>, deadline: Deadline) {
-        let Some(told) = self.ok(sources.read(deadline)) else { return };
-        self.sources = told.sources();
-        let parsed = told.effective().and_then(|configuration| {
-            let thresholds = Thresholds::parse(&configuration).map_err(|error| told.blame(error))?;
-            Ok((configuration, thresholds))
-        });
-        let hint = "correct it where a kubelet would refuse it, or name the file that this kubelet runs with (--kubelet.config); until then its thresholds are unknown";
-        self.kubelet = self.ok(parsed.map_err(|error| Error::new(error.reason(), format!("{error}; {hint}"))));
     }
 
     fn read_memory(&mut self, host: &Host) {
@@ -271,15 +218,10 @@ fn pods_cgroups(cgroup_root: &str) -> [PathBuf; 2] {
     [plain, slices]
 }
 
-/// True if there is something at the path of this endpoint.
-fn has_socket(host: &Host, endpoint: &str) -> bool {
-    runtime::endpoint_path(endpoint).is_some_and(|path| host.tree().kind(path).is_ok())
-}
-
 /// Asks each path for its file system once per scrape.
 struct Statfs<'a> {
     host: &'a Host,
-    patience: CallBudget,
+    budget: CallBudget,
     asked: Vec<(PathBuf, Result<Filesystem>)>,
 }
 
@@ -298,8 +240,8 @@ impl Statfs<'_> {
         if let Some((_, answer)) = self.asked.iter().find(|(asked, _)| asked == path) {
             return answer.clone();
         }
-        let answer = self.host.filesystem(path, self.patience.next());
-        self.patience.note(&answer);
+        let answer = self.host.filesystem(path, self.budget.next());
+        self.budget.note(&answer);
         self.asked.push((path.to_owned(), answer.clone()));
         answer
     }
@@ -367,8 +309,8 @@ impl Statfs<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::Roots;
     use crate::host::filesystem::Mount;
+    use crate::host::{Deadline, Roots};
 
     #[test]
     fn pods_cgroups_of_both_drivers() {
@@ -394,7 +336,7 @@ mod tests {
         let table = disks.iter().map(|&(path, device, size)| (path.into(), on(device, size))).collect();
         let host = Host::recorded(Roots { root: dir.path().into(), ..Roots::default() }, table);
         let deadline = Deadline::after(Duration::from_secs(5));
-        let mut statfs = Statfs { host: &host, patience: CallBudget::new(deadline), asked: Vec::new() };
+        let mut statfs = Statfs { host: &host, budget: CallBudget::new(deadline), asked: Vec::new() };
         statfs.of_image_store(endpoint).unwrap().map(|filesystem| filesystem.capacity_bytes)
     }
 

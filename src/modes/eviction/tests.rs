@@ -7,6 +7,7 @@ use crate::host::filesystem::{Filesystem, Mount};
 use crate::host::{Deadline, Host, Roots};
 use crate::metric::Samples;
 use crate::runtime::Inventory;
+use crate::services::{self, Services};
 
 /// Where containerd has its images unless told otherwise, and where it was told to have them.
 const USUAL: &str = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs";
@@ -44,8 +45,8 @@ impl Node {
 }
 
 fn collect(runtime: Runtime) -> Samples {
-    let settings = crate::modes::Settings { runtime, ..Default::default() };
-    Node::new().collect(&*(MODE.build)(&settings))
+    let services = Services { runtime, ..Services::default() };
+    Node::new().collect(&*(MODE.build)(&Default::default(), &services))
 }
 
 fn answers(inventory: Inventory) -> Runtime {
@@ -130,12 +131,10 @@ fn a_socket_that_was_never_there_is_no_failure_and_one_that_was_is() {
     let config = "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\ncontainerRuntimeEndpoint: \
                   unix:///run/containerd/other.sock\n";
     node.write("root/k.yaml", config);
-    let settings = crate::modes::Settings {
-        kubelet: Overrides { config: Some("/k.yaml".into()), ..Overrides::default() },
-        runtime: Runtime::new(crate::runtime::Settings { fresh: std::time::Duration::ZERO, ..Default::default() }),
-        ..Default::default()
-    };
-    let collector = (MODE.build)(&settings);
+    let mut settings = services::Settings::default();
+    settings.kubelet.overrides.config = Some("/k.yaml".into());
+    settings.runtime.fresh = std::time::Duration::ZERO;
+    let collector = (MODE.build)(&Default::default(), &Services::new(settings));
     let samples = node.collect(&*collector);
     assert_eq!(samples.errors(), []);
     assert_eq!(capacities(&samples), [Some(1000.0); 3], "the usual place");
@@ -155,7 +154,7 @@ fn a_socket_that_was_never_there_is_no_failure_and_one_that_was_is() {
 #[test]
 fn memory_behind_a_mount_that_is_missing_and_of_our_own_container() {
     let node = Node::new();
-    let eviction = (MODE.build)(&crate::modes::Settings::default());
+    let eviction = (MODE.build)(&Default::default(), &Services::default());
     let told = |samples: &Samples| {
         let errors = samples.errors().iter().filter(|error| error.to_string().contains("--path.sysfs"));
         let errors: Vec<_> = errors.map(Error::reason).collect();

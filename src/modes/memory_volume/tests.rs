@@ -8,7 +8,10 @@ use crate::golden::{filesystem, fixtures, inventory};
 use crate::host::cgroup::recorded::Machine;
 use crate::host::filesystem::Filesystem;
 use crate::host::{Deadline, Host, Roots};
+use crate::kubelet::handle;
+use crate::kubelet::sources::Overrides;
 use crate::runtime::Inventory;
+use crate::services::Services;
 
 const V1: &str = "k8s-1.36-cgroupv1";
 const V2: &str = "k8s-1.36-cgroupv2";
@@ -17,10 +20,11 @@ const ROOT_V2: &str = "/var/lib/kubelet";
 const SOME_POD: &str = "memory/kubepods/burstable/podbcb1982f-2628-449a-accb-e40ecdefbb3b";
 
 fn collector(root_dir: &str, runtime: Runtime) -> Box<dyn Collector> {
-    let mut settings = super::super::Settings { runtime, ..super::super::Settings::default() };
-    settings.kubelet.root_dir = Some(root_dir.into());
+    let mut settings = super::super::Settings::default();
     settings.cgroup_leak.max_directories = 10_000;
-    (MODE.build)(&settings)
+    let overrides = Overrides { root_dir: Some(root_dir.into()), ..Overrides::default() };
+    let kubelet = Kubelet::new(handle::Settings { overrides, ..handle::Settings::default() });
+    (MODE.build)(&settings, &Services { kubelet, ..Services::with_runtime(runtime) })
 }
 
 fn try_collect(collector: &dyn Collector, host: &Host) -> Result<Samples> {
@@ -242,7 +246,7 @@ fn caps_leave_those_nearest_their_limit_and_the_last_that_were_killed() {
     let mut settings = super::super::Settings::default();
     settings.memory_volume.max_volumes = 3;
     settings.cgroup_leak.max_directories = 10_000;
-    let collector = (MODE.build)(&settings);
+    let collector = (MODE.build)(&settings, &Services::default());
     let rows_of: Vec<String> = (0..10).map(|index| row(index, &format!("v{index}"), "cache")).collect();
     let host = with_volumes(&machine, &rows_of);
     let kill = |pod: usize, count: usize| {
@@ -430,7 +434,7 @@ fn a_kubelet_with_a_mount_namespace_of_its_own() {
     };
     let answers = [(1, "u1"), (2, "u2"), (3, "u3")].into_iter().map(answer).collect();
     let host = Host::recorded(machine.host.roots().clone(), answers);
-    let samples = collect(&*(MODE.build)(&super::super::Settings::default()), &host);
+    let samples = collect(&*(MODE.build)(&Default::default(), &Services::default()), &host);
     let used = ["u0", "u1", "u2", "u3"].map(|uid| samples.value(&USED, &["", "", uid, "a"]));
     assert_eq!(
         used,

@@ -11,7 +11,7 @@ use super::objects::{Lease, Node as NodeObject};
 use crate::apiserver::{Apiserver, Client, Exchange, Outcome};
 use crate::error::{Error, Reason, Result};
 use crate::host::Host;
-use crate::kubelet::node::Node;
+use crate::kubelet::handle::Kubelet;
 use crate::modes::{Probe, Work, schedule};
 
 /// A node with 50 images and many managed fields has some hundred kilobytes.
@@ -86,14 +86,14 @@ struct State {
 /// What the clocks share with the collector.
 pub(super) struct Shared {
     apiserver: Apiserver,
-    node: Node,
+    kubelet: Kubelet,
     pub(super) settings: Settings,
     state: Mutex<State>,
 }
 
 impl Shared {
-    pub(super) fn new(apiserver: Apiserver, node: Node, settings: Settings) -> Self {
-        Shared { apiserver, node, settings, state: Mutex::default() }
+    pub(super) fn new(apiserver: Apiserver, kubelet: Kubelet, settings: Settings) -> Self {
+        Shared { apiserver, kubelet, settings, state: Mutex::default() }
     }
 
     /// There is somebody to ask.
@@ -145,7 +145,7 @@ impl Shared {
     }
 
     async fn ask(&self, object: Object, client: &Client, host: &Arc<Host>) -> Result<Exchange> {
-        let name = self.node.name(host).await?;
+        let name = self.kubelet.node_name(host).await?;
         let exchange = client.get(&object.path(&name), LARGEST).await?;
         self.lock().snapshot.name = Some(name);
         Ok(exchange)

@@ -160,7 +160,7 @@ fn a_refusal_is_counted_and_what_was_read_stays_for_a_while() {
 
 #[test]
 fn nobody_to_ask() {
-    let mode = (MODE.build)(&crate::modes::Settings::default());
+    let mode = (MODE.build)(&Default::default(), &crate::services::Services::default());
     let host = crate::host::Host::new(Default::default());
     let deadline = crate::host::Deadline::after(Duration::from_secs(5));
     let error = mode.collect(Context::new(&host, deadline)).unwrap_err();

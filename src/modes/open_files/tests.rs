@@ -17,10 +17,11 @@ use crate::golden::ss;
 use crate::host::sockets::{Sockets, TcpConnection};
 use crate::host::{Deadline, Roots};
 use crate::runtime::Inventory;
+use crate::services::Services;
 
 /// Without a runtime.
 fn mode_with(settings: Settings) -> OpenFiles {
-    OpenFiles::new(settings, Runtime::default())
+    OpenFiles::new(settings, &Services::with_runtime(Runtime::default()))
 }
 
 struct FakeProc(tempfile::TempDir);
@@ -154,7 +155,10 @@ fn names_are_the_runtimes() {
             Ok(Arc::clone(&inventory))
         })
     };
-    let samples = fake.collect(&OpenFiles::new(Settings::default(), runtime(inventory.clone(), Arc::clone(&count))));
+    let samples = fake.collect(&OpenFiles::new(
+        Settings::default(),
+        &Services::with_runtime(runtime(inventory.clone(), Arc::clone(&count))),
+    ));
     assert_eq!(samples.errors(), []);
     let uid = "bcb1982f-2628-449a-accb-e40ecdefbb3b";
     let (container, sandbox) = (
@@ -173,11 +177,19 @@ fn names_are_the_runtimes() {
 
     // A container that the runtime has forgotten has its pod's names.
     inventory.containers.retain(|one| one.id != container);
-    let samples = fake.collect(&OpenFiles::new(Settings::default(), runtime(inventory.clone(), Arc::clone(&count))));
+    let samples = fake.collect(&OpenFiles::new(
+        Settings::default(),
+        &Services::with_runtime(runtime(inventory.clone(), Arc::clone(&count))),
+    ));
     assert_eq!(value(&samples, &["2000", "sleep", uid, container, "default", "memvol", ""]), Some(3.0));
 
     // A runtime that does not answer costs names and nothing else, and without a pod's process nobody asks it.
-    let silent = || OpenFiles::new(Settings::default(), Runtime::fixed(Err(Error::new(Reason::Timeout, "x"))));
+    let silent = || {
+        OpenFiles::new(
+            Settings::default(),
+            &Services::with_runtime(Runtime::fixed(Err(Error::new(Reason::Timeout, "x")))),
+        )
+    };
     let samples = fake.collect(&silent());
     assert_eq!(samples.errors().iter().map(Error::reason).collect::<Vec<_>>(), [Reason::Timeout]);
     assert_eq!(value(&samples, &["2000", "sleep", uid, container, "", "", ""]), Some(3.0));

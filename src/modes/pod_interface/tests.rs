@@ -8,6 +8,7 @@ use crate::golden::inventory;
 use crate::host::Deadline;
 use crate::host::cgroup::recorded::Machine;
 use crate::runtime::{Container, Pod as RuntimePod};
+use crate::services::Services;
 
 /// The pod of both recordings that there are files of inside.
 const UID: &str = "bcb1982f-2628-449a-accb-e40ecdefbb3b";
@@ -48,7 +49,7 @@ fn network(machine: &Machine, pids: &[u32], text: &str) {
 }
 
 fn collector(runtime: Runtime) -> PodInterface {
-    PodInterface::new(Settings::default(), runtime)
+    PodInterface::new(Settings::default(), &Services::with_runtime(runtime))
 }
 
 fn recorded_runtime() -> Runtime {
@@ -145,7 +146,7 @@ fn a_pod_that_starts_or_ends_never_counts() {
     let mut inventory = inventory::recorded("k8s-1.36-cgroupv1");
     let patient = |inventory: Inventory| {
         let settings = Settings { grace: Duration::ZERO, ..Settings::default() };
-        numbers(&scrape(&PodInterface::new(settings, Runtime::fixed(Ok(inventory))), &machine))
+        numbers(&scrape(&PodInterface::new(settings, &Services::with_runtime(Runtime::fixed(Ok(inventory)))), &machine))
     };
     let [fine, missed] = [[Some(1.0), Some(0.0), Some(0.0)], [Some(1.0), Some(1.0), Some(0.0)]];
     assert_eq!(patient(inventory.clone()), missed, "ready, and the grace period is over");
@@ -223,7 +224,7 @@ fn what_cannot_be_read_is_said_once() {
 fn pods_are_looked_at_up_to_a_number() {
     let machine = node();
     let settings = Settings { max_pods: 3, ..Settings::default() };
-    let samples = scrape(&PodInterface::new(settings, recorded_runtime()), &machine);
+    let samples = scrape(&PodInterface::new(settings, &Services::with_runtime(recorded_runtime())), &machine);
     let pods = std::fs::read_dir(machine.cgroup_path("memory/kubepods/burstable")).unwrap();
     assert!(samples.dropped() > 0 && samples.dropped() as usize > pods.count() - 3, "{}", samples.dropped());
 }

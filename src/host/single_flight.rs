@@ -6,7 +6,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::host::Deadline;
+use super::Deadline;
 
 /// A result with its times.
 #[derive(Clone, Debug)]

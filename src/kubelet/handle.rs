@@ -1,0 +1,323 @@
+//! The kubelet of this node: one handle that every mode shares.
+//!
+//! A [`Look`] is what one moment shows of it. It is made once a scrape; what costs a file or a request is read when the first mode wants it, and
+//! then serves all. Files are read on a thread of their own: one that lies on a dead mount costs that thread.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::configuration::{Configuration, Source, Text};
+use super::configz::drift::{self, Drift};
+use super::configz::{self, Configz, Running};
+use super::http2::Http2;
+use super::process::{Finder, Found, KubeletProcess};
+use super::sources::{Overrides, Sources};
+use super::thresholds::Thresholds;
+use crate::error::{Error, Reason, Result};
+use crate::host::single_flight::SingleFlight;
+use crate::host::{Deadline, Host};
+
+/// How long it may take to find the kubelet for its node's name.
+const NAME: Duration = Duration::from_secs(5);
+
+/// How the kubelet is found and asked.
+#[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq)]
+#[group(skip)]
+pub struct Settings {
+    /// Paths in place of the kubelet's own.
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// How it is asked itself, before its files and flags.
+    #[command(flatten)]
+    pub configz: configz::Settings,
+    /// The name of this node [default: the kubelet's --hostname-override, else the machine's name]
+    #[arg(long = "node-name", value_name = "NAME")]
+    pub node_name: Option<String>,
+}
+
+/// The kubelet of this node. A clone is the same handle; the default one looks for a kubelet, and asks nobody.
+#[derive(Clone, Debug, Default)]
+pub struct Kubelet(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    known: Arc<Known>,
+    finder: Finder,
+    looks: SingleFlight<Arc<Look>>,
+}
+
+/// What outlives a look.
+#[derive(Debug, Default)]
+struct Known {
+    settings: Settings,
+    configz: Configz,
+    /// Its environment, which never changes while it runs, by pid and start time.
+    http2: Mutex<Option<((u32, u64), Http2)>>,
+}
+
+/// What one moment shows of the kubelet.
+#[derive(Debug)]
+pub struct Look {
+    known: Arc<Known>,
+    found: Result<Found>,
+    sources: Sources,
+    effective: OnceLock<Effective>,
+}
+
+/// What the kubelet runs with, or would.
+#[derive(Clone, Debug, Default)]
+pub struct Effective {
+    /// The configuration and its thresholds; `None` if they could not be had (the errors say why).
+    pub configuration: Option<(Configuration, Thresholds)>,
+    /// Where it came from.
+    pub sources: Vec<Source>,
+    /// What a restart of the kubelet would change; empty unless both sides are known.
+    pub drift: Vec<Drift>,
+    /// What could not be read.
+    pub errors: Vec<Error>,
+}
+
+impl Kubelet {
+    /// One that is found and asked as it is told here.
+    pub fn new(settings: Settings) -> Self {
+        let configz = Configz::new(settings.configz.clone());
+        let known = Arc::new(Known { settings, configz, ..Known::default() });
+        Kubelet(Arc::new(Shared { known, ..Shared::default() }))
+    }
+
+    /// The kubelet as it was at `since` or later. All who ask for the same moment share one look.
+    ///
+    /// # Errors
+    /// Timeout, if a look under way does not end before the deadline. What the look itself could not see is in it.
+    pub fn look(&self, host: &Host, deadline: Deadline, since: Instant) -> Result<Arc<Look>> {
+        let look = || {
+            let found = self.0.finder.find(host, deadline, since);
+            let process = found.as_ref().ok().and_then(|found| found.kubelet.as_ref());
+            let sources = Sources::of(host, process, &self.0.known.settings.overrides);
+            Arc::new(Look { known: Arc::clone(&self.0.known), found, sources, effective: OnceLock::new() })
+        };
+        let landed = self.0.looks.since(since, deadline, look);
+        landed
+            .map(|landed| landed.value)
+            .ok_or_else(|| Error::new(Reason::Timeout, "the kubelet: a look under way did not end in time"))
+    }
+
+    /// The name of its node: `--node-name`, else as the kubelet would name it. What is not given is looked up each time: a kubelet may come
+    /// back under another name.
+    ///
+    /// # Errors
+    /// If neither the kubelet's command line nor the machine's name can be read; malformed if no node can be called so.
+    pub async fn node_name(&self, host: &Arc<Host>) -> Result<String> {
+        let (kubelet, host) = (self.clone(), Arc::clone(host));
+        // It reads procfs, which has no place on a thread that others wait for.
+        let name = tokio::task::spawn_blocking(move || kubelet.look_up_name(&host)).await;
+        name.unwrap_or_else(|error| Err(Error::new(Reason::Panic, error.to_string())))
+    }
+
+    fn look_up_name(&self, host: &Host) -> Result<String> {
+        let name = match &self.0.known.settings.node_name {
+            Some(name) => name.clone(),
+            None => {
+                let look = self.look(host, Deadline::after(NAME), Instant::now())?;
+                look.found()?;
+                look.sources.node_name(host)?
+            }
+        };
+        // It becomes part of a path: an object's name, RFC 1123.
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+        if name.is_empty() || name.len() > 253 || !name.bytes().all(fits) || name.starts_with('.') {
+            return Err(Error::malformed(format!("no node can be called {name:?}: --node-name gives its name")));
+        }
+        Ok(name)
+    }
+}
+
+impl Look {
+    /// The processes that were found.
+    ///
+    /// # Errors
+    /// As [`Finder::find`].
+    pub fn found(&self) -> Result<&Found> {
+        self.found.as_ref().map_err(Clone::clone)
+    }
+
+    /// The kubelet's process, if it runs and we may see it.
+    pub fn process(&self) -> Option<&KubeletProcess> {
+        self.found.as_ref().ok()?.kubelet.as_ref()
+    }
+
+    /// The directory whose file system is nodefs.
+    ///
+    /// # Errors
+    /// If the kubelet's is relative and its working directory cannot be read.
+    pub fn root_dir(&self) -> Result<PathBuf> {
+        self.sources.root_dir()
+    }
+
+    /// True if somebody named that directory, or would have: without a kubelet it is only where one would be.
+    pub fn names_root_dir(&self) -> bool {
+        self.known.settings.overrides.root_dir.is_some() || self.process().is_some()
+    }
+
+    /// Its kubeconfig; `None` if it was told of none: a standalone kubelet.
+    ///
+    /// # Errors
+    /// Denied if we may not read it; malformed if it is not there.
+    pub fn kubeconfig(&self, host: &Host, deadline: Deadline) -> Result<Option<Text>> {
+        let sources = self.sources.clone();
+        host.bounded("the kubelet's kubeconfig", deadline, move || sources.kubeconfig())
+    }
+
+    /// What it does about a dead HTTP/2 connection; `None` without a kubelet.
+    ///
+    /// # Errors
+    /// Denied without `CAP_SYS_PTRACE` if it is another user's; gone if it exited.
+    pub fn http2(&self, host: &Host) -> Result<Option<Http2>> {
+        let Some(kubelet) = self.process() else { return Ok(None) };
+        let pids = host.pids()?;
+        let process = (kubelet.pid, pids.started(kubelet.pid)?);
+        let mut known = self.known.http2.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, http2)) = known.filter(|(known, _)| *known == process) {
+            return Ok(Some(http2));
+        }
+        let environ = pids.environ(kubelet.pid)?;
+        let http2 = Http2::of_environ(environ.iter().map(String::as_str));
+        *known = Some((process, http2));
+        Ok(Some(http2))
+    }
+
+    /// What it runs with: its own word if it can be asked, else its files and flags. Read when it is first asked for.
+    pub fn effective(&self, host: &Host, deadline: Deadline) -> &Effective {
+        self.effective.get_or_init(|| self.read_effective(host, deadline))
+    }
+
+    /// The runtime's endpoint, by its configuration, or by its command line where that is unknown.
+    pub fn runtime_endpoint(&self, host: &Host, deadline: Deadline) -> Option<&str> {
+        match &self.effective(host, deadline).configuration {
+            Some((configuration, _)) => configuration.runtime_endpoint.as_deref(),
+            None => self.sources.flags().and_then(|flags| flags.runtime_endpoint.as_deref()),
+        }
+    }
+
+    fn read_effective(&self, host: &Host, deadline: Deadline) -> Effective {
+        let mut effective = Effective::default();
+        let overrides = &self.known.settings.overrides;
+        let answer = self.known.configz.ask(host, self.process(), self.sources.flags(), deadline);
+        // Whoever did not answer us is a kubelet with thresholds of its own: the defaults would be a guess.
+        let known = answer.error.is_none()
+            || self.process().is_some()
+            || overrides.config.is_some()
+            || overrides.config_dir.is_some();
+        effective.errors.extend(answer.error);
+        match answer.running {
+            Some(running) => self.take_running(running, host, deadline, &mut effective),
+            // Without a look at the processes we do not know that there is no kubelet: its defaults would be a guess.
+            None if self.found.is_ok() && known => self.take_files(host, deadline, &mut effective),
+            None => {}
+        }
+        effective
+    }
+
+    fn read_files(&self, host: &Host, deadline: Deadline) -> Result<super::configuration::KubeletInputs> {
+        let sources = self.sources.clone();
+        host.bounded("the kubelet's configuration", deadline, move || sources.read(deadline))
+    }
+
+    /// The kubelet's own word counts. Its files and flags are read beside it to see what its next start would change, if we can.
+    fn take_running(&self, running: Running, host: &Host, deadline: Deadline, effective: &mut Effective) {
+        effective.sources.push(Source::Configz(running.url));
+        // Without its command line we do not know which files are the kubelet's, nor what it would make of them.
+        if let Some(Ok(inputs)) = self.sources.flags().map(|_| self.read_files(host, deadline)) {
+            effective.sources.extend(inputs.sources());
+            let next = inputs.effective();
+            let drift = next
+                .and_then(|next| drift::compare(&running.configuration, &next).map_err(|error| inputs.blame(error)));
+            let hint = "the kubelet runs with other settings, and with these it would not start again";
+            match drift {
+                Ok(drift) => effective.drift = drift,
+                Err(error) => effective.errors.push(Error::new(error.reason(), format!("{error}; {hint}"))),
+            }
+        }
+        effective.configuration = Some((running.configuration, running.thresholds));
+    }
+
+    fn take_files(&self, host: &Host, deadline: Deadline, effective: &mut Effective) {
+        let inputs = match self.read_files(host, deadline) {
+            Ok(inputs) => inputs,
+            Err(error) => return effective.errors.push(error),
+        };
+        effective.sources = inputs.sources();
+        let parsed = inputs.effective().and_then(|configuration| {
+            let thresholds = Thresholds::parse(&configuration).map_err(|error| inputs.blame(error))?;
+            Ok((configuration, thresholds))
+        });
+        let hint = "correct it where a kubelet would refuse it, or name the file that this kubelet runs with (--kubelet.config); until then its thresholds are unknown";
+        match parsed {
+            Ok(parsed) => effective.configuration = Some(parsed),
+            Err(error) => effective.errors.push(Error::new(error.reason(), format!("{error}; {hint}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Roots;
+
+    async fn name(given: Option<&str>, hostname: &str) -> Result<String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("sys/kernel")).unwrap();
+        std::fs::write(dir.path().join("sys/kernel/hostname"), hostname).unwrap();
+        let host = Arc::new(Host::new(Roots { proc: dir.path().into(), ..Roots::default() }));
+        let settings = Settings { node_name: given.map(str::to_owned), ..Settings::default() };
+        Kubelet::new(settings).node_name(&host).await
+    }
+
+    #[tokio::test]
+    async fn the_node_is_named_by_the_flag_or_as_the_machine() {
+        assert_eq!(name(Some("ip-10-0-0-1.ec2.internal"), "x").await.unwrap(), "ip-10-0-0-1.ec2.internal");
+        assert_eq!(name(None, "Worker-7\n").await.unwrap(), "worker-7");
+    }
+
+    #[tokio::test]
+    async fn nothing_that_is_no_name_gets_into_a_path() {
+        for odd in ["", "a/b", "../secrets", "..", "a?b", "A", "a b", "é"] {
+            let error = name(Some(odd), "x").await.unwrap_err();
+            assert!(error.to_string().contains("--node-name"), "{odd}: {error}");
+        }
+    }
+
+    fn write(dir: &tempfile::TempDir, path: &str, text: &str) {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn soon() -> Deadline {
+        Deadline::after(Duration::from_secs(5))
+    }
+
+    #[test]
+    fn one_look_serves_all_of_a_scrape_and_none_of_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir, "proc/41/comm", "kubelet\n");
+        write(&dir, "proc/41/stat", "41 (kubelet) S 1 1 1");
+        write(&dir, "proc/41/cmdline", "/usr/bin/kubelet\0--config=/k.yaml\0--root-dir=/data\0");
+        let socket = |name: &str| format!("containerRuntimeEndpoint: unix:///run/{name}.sock\n");
+        write(&dir, "root/k.yaml", &socket("one"));
+        let host =
+            Host::new(Roots { proc: dir.path().join("proc"), root: dir.path().join("root"), ..Roots::default() });
+        let kubelet = Kubelet::default();
+        let began = Instant::now();
+        let look = kubelet.look(&host, soon(), began).unwrap();
+        assert_eq!(look.process().unwrap().pid, 41);
+        assert_eq!(look.root_dir().unwrap(), PathBuf::from("/data"));
+        assert_eq!(look.runtime_endpoint(&host, soon()), Some("unix:///run/one.sock"));
+        write(&dir, "root/k.yaml", &socket("two"));
+        let same = kubelet.look(&host, soon(), began).unwrap();
+        assert_eq!(same.runtime_endpoint(&host, soon()), Some("unix:///run/one.sock"), "of the same moment");
+        let next = kubelet.look(&host, soon(), Instant::now()).unwrap();
+        assert_eq!(next.runtime_endpoint(&host, soon()), Some("unix:///run/two.sock"));
+    }
+}

@@ -1,0 +1,72 @@
+//! What the modes share: each service looks at one thing, at most once a scrape, whoever asks.
+
+use std::time::Instant;
+
+use crate::apiserver::{self, Apiserver};
+use crate::host::{Deadline, Host};
+use crate::kubelet;
+use crate::kubelet::handle::Kubelet;
+use crate::metric::{Metric, Samples, Unit};
+use crate::runtime::{self, Runtime};
+
+/// Whether more than pods is at stake. It is the node's and no mode's: alerts of six modes ask for it.
+pub static CONTROL_PLANE: Metric = Metric::gauge(
+    "headroom_control_plane",
+    Unit::None,
+    &[],
+    "1 if a kube-apiserver, etcd or k3s server process runs on this machine: eviction here may take the cluster down. A new one is seen within a minute.",
+);
+
+/// The metrics that are on the page whatever mode is off.
+pub static METRICS: &[&Metric] = &[&CONTROL_PLANE];
+
+/// How each is found and asked.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The kubelet.
+    pub kubelet: kubelet::handle::Settings,
+    /// The apiserver.
+    pub apiserver: apiserver::Settings,
+    /// The container runtime.
+    pub runtime: runtime::Settings,
+}
+
+/// One handle each. A clone shares them.
+#[derive(Clone, Debug, Default)]
+pub struct Services {
+    /// The kubelet of this node.
+    pub kubelet: Kubelet,
+    /// The container runtime.
+    pub runtime: Runtime,
+    /// The apiserver that modes may ask, over one connection.
+    pub apiserver: Apiserver,
+}
+
+impl Services {
+    /// Services that find and ask as they are told here. None of them does anything before it is asked.
+    pub fn new(settings: Settings) -> Self {
+        let kubelet = Kubelet::new(settings.kubelet);
+        let runtime = Runtime::of_kubelet(settings.runtime, kubelet.clone());
+        Services { kubelet, runtime, apiserver: Apiserver::new(settings.apiserver) }
+    }
+
+    /// The default services with a kubelet that is found and asked like this, for tests.
+    pub fn with_kubelet(settings: kubelet::handle::Settings) -> Self {
+        Services { kubelet: Kubelet::new(settings), ..Services::default() }
+    }
+
+    /// The default services with this runtime, for tests.
+    pub fn with_runtime(runtime: Runtime) -> Self {
+        Services { runtime, ..Services::default() }
+    }
+
+    /// What is known of the node itself. Blocks, so not from asynchronous code. What cannot be read is missing: the mode that needs the same
+    /// source says why.
+    pub fn samples(&self, host: &Host, deadline: Deadline, since: Instant) -> Samples {
+        let mut samples = Samples::new();
+        let look = self.kubelet.look(host, deadline, since);
+        let control_plane = look.and_then(|look| look.found().map(|found| found.control_plane));
+        samples.push_some(&CONTROL_PLANE, &[], control_plane.ok().map(|is| f64::from(u8::from(is))));
+        samples
+    }
+}
