@@ -86,8 +86,11 @@ fn flags_of(command: &clap::Command, level: &str, text: &mut String) {
         };
         let variable = arg.get_env().map_or_else(String::new, |name| format!("`{}`", name.to_string_lossy()));
         let defaults: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
-        let default =
-            if takes_value && !defaults.is_empty() { format!("`{}`", defaults.join(",")) } else { String::new() };
+        let default = if takes_value && !defaults.is_empty() && !arg.is_hide_default_value_set() {
+            format!("`{}`", defaults.join(","))
+        } else {
+            String::new()
+        };
         let help = arg.get_long_help().or_else(|| arg.get_help()).map(ToString::to_string).unwrap_or_default();
         let _ = writeln!(text, "| `{}` | {variable} | {default} | {} |", name.trim_end(), help.replace('|', "\\|"));
     }

@@ -95,9 +95,9 @@ struct Flags {
     #[command(flatten)]
     kubelet: kubelet::handle::Settings,
     #[command(flatten)]
-    apiserver: apiserver::Settings,
-    #[command(flatten)]
     runtime: runtime::Settings,
+    #[command(flatten)]
+    apiserver: apiserver::Settings,
     #[command(flatten)]
     modes: modes::Settings,
     #[command(flatten)]

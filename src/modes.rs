@@ -94,6 +94,9 @@ pub struct Mode {
 #[derive(clap::Args, Clone, Debug, Default)]
 #[group(skip)]
 pub struct Settings {
+    /// Of [`apiserver_connection`]; first, because its flags go on with those of the apiserver's client.
+    #[command(flatten)]
+    pub apiserver_connection: apiserver_connection::Settings,
     /// Of [`cgroup_leak`].
     #[command(flatten)]
     pub cgroup_leak: cgroup_leak::Settings,
@@ -106,9 +109,6 @@ pub struct Settings {
     /// Of [`pod_interface`].
     #[command(flatten)]
     pub pod_interface: pod_interface::Settings,
-    /// Of [`apiserver_connection`].
-    #[command(flatten)]
-    pub apiserver_connection: apiserver_connection::Settings,
     /// Of [`node_status`].
     #[command(flatten)]
     pub node_status: node_status::Settings,

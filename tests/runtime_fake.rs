@@ -406,7 +406,8 @@ fn a_named_socket_is_the_only_one() {
     let kubelet = Kubelet::new(handle::Settings { overrides, ..handle::Settings::default() });
     machine.runtime = Runtime::of_kubelet(Settings { fresh: Duration::ZERO, ..Settings::default() }, kubelet);
     let told = |socket: &str| {
-        let text = format!("containerRuntimeEndpoint: unix://{socket}\n");
+        let head = "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\n";
+        let text = format!("{head}containerRuntimeEndpoint: unix://{socket}\n");
         std::fs::write(machine.path("kubelet.yaml"), text).unwrap();
     };
     told("/run/crio/crio.sock");

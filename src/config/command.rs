@@ -1,6 +1,6 @@
 //! The command: every flag, every environment variable, every subcommand and every help text.
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, Resettable, StyledStr};
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command};
 
 use super::{Flags, check, doctor, pages};
@@ -73,7 +73,10 @@ pub fn command() -> Command {
 
 /// Adds every flag of the daemon with its environment variable.
 pub(super) fn with_flags(command: Command) -> Command {
-    let mut command = Flags::augment_args(command).arg(
+    // A group of flags would put its own words in the place of the command's.
+    let words = |text: Option<&StyledStr>| text.cloned().map_or(Resettable::Reset, Resettable::Value);
+    let (about, long_about) = (words(command.get_about()), words(command.get_long_about()));
+    let mut command = Flags::augment_args(command).about(about).long_about(long_about).arg(
         Arg::new("collector.disable-defaults")
             .long("collector.disable-defaults")
             .help("Run only the collectors that are switched on by name")

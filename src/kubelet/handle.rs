@@ -304,7 +304,8 @@ mod tests {
         write(&dir, "proc/41/comm", "kubelet\n");
         write(&dir, "proc/41/stat", "41 (kubelet) S 1 1 1");
         write(&dir, "proc/41/cmdline", "/usr/bin/kubelet\0--config=/k.yaml\0--root-dir=/data\0");
-        let socket = |name: &str| format!("containerRuntimeEndpoint: unix:///run/{name}.sock\n");
+        let head = "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\n";
+        let socket = |name: &str| format!("{head}containerRuntimeEndpoint: unix:///run/{name}.sock\n");
         write(&dir, "root/k.yaml", &socket("one"));
         let host =
             Host::new(Roots { proc: dir.path().join("proc"), root: dir.path().join("root"), ..Roots::default() });
