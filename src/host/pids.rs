@@ -7,9 +7,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use rustix::fs::{Dir, Mode, OFlags};
+use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
+use rustix::io::Errno;
 
 use super::Host;
+use super::process::parse::decimal;
 use crate::error::{Error, Result};
 
 /// The longest command line that we read: what Linux allows for one argument.
@@ -42,13 +44,19 @@ impl Pids {
     /// # Errors
     /// The operating system's, with the path.
     pub fn list(&self) -> Result<Vec<u32>> {
-        let os = |errno| Error::os(self.path.display(), &io::Error::from(errno));
-        let mut pids = Vec::new();
-        for entry in Dir::read_from(&self.dir).map_err(os)? {
+        let os = |errno: Errno| Error::os(self.path.display(), &errno.into());
+        rustix::fs::seek(&self.dir, SeekFrom::Start(0)).map_err(os)?;
+        let mut buffer = Vec::with_capacity(32 << 10);
+        let mut entries = RawDir::new(&self.dir, buffer.spare_capacity_mut());
+        let mut pids = Vec::with_capacity(1 << 10);
+        while let Some(entry) = entries.next() {
             let entry = entry.map_err(os)?;
-            pids.extend(entry.file_name().to_str().ok().and_then(|name| name.parse::<u32>().ok()));
+            pids.extend(decimal(entry.file_name().to_bytes()).and_then(|pid| u32::try_from(pid).ok()));
         }
-        pids.sort_unstable();
+        // A procfs lists them in order; a folder of recorded files does not.
+        if !pids.is_sorted() {
+            pids.sort_unstable();
+        }
         Ok(pids)
     }
 

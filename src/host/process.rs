@@ -42,7 +42,7 @@ use std::mem::MaybeUninit;
 use std::path::PathBuf;
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::path::DecInt;
 
@@ -201,13 +201,9 @@ impl Processes {
                 .is_some_and(|held| held & SYS_PTRACE != 0 && held & (DAC_READ_SEARCH | DAC_OVERRIDE) != 0)
     }
 
-    /// Shows every process to `visit`, in the order of their pids. One that exits meanwhile is not shown.
-    ///
-    /// # Errors
-    /// The directory of processes cannot be read. Anything later is in [`Sweep::cut`].
-    pub fn sweep(&self, deadline: Deadline, mut visit: impl FnMut(Process)) -> Result<Sweep> {
+    /// Shows the processes of this list (see [`Host::pids_since`]) to `visit`, in its order. One that exits meanwhile is not shown.
+    pub fn sweep(&self, pids: &[u32], deadline: Deadline, mut visit: impl FnMut(Process)) -> Sweep {
         let mut sweep = Sweep::default();
-        let pids = self.pids()?;
         for (done, &pid) in pids.iter().enumerate() {
             if deadline.expired() {
                 let text = format!("{}: {done} of {} processes before the deadline", self.path.display(), pids.len());
@@ -224,28 +220,7 @@ impl Processes {
                 }
             }
         }
-        Ok(sweep)
-    }
-
-    /// The processes that are there now, in ascending order.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub fn pids(&self) -> Result<Vec<u32>> {
-        let os = |errno: Errno| Error::os(self.path.display(), &errno.into());
-        rustix::fs::seek(&self.dir, SeekFrom::Start(0)).map_err(os)?;
-        let mut buffer = Vec::with_capacity(32 << 10);
-        let mut entries = RawDir::new(&self.dir, buffer.spare_capacity_mut());
-        let mut pids = Vec::with_capacity(1 << 10);
-        while let Some(entry) = entries.next() {
-            let entry = entry.map_err(os)?;
-            pids.extend(parse::decimal(entry.file_name().to_bytes()).and_then(|pid| u32::try_from(pid).ok()));
-        }
-        // A procfs lists them in order; a folder of recorded files does not.
-        if !pids.is_sorted() {
-            pids.sort_unstable();
-        }
-        Ok(pids)
+        sweep
     }
 
     /// Reads one process. What of it is denied is `None`; an error says that it is gone, or that *we* cannot go on.
@@ -404,12 +379,13 @@ mod tests {
 
     fn find(processes: &Processes, pid: u32) -> Option<Process> {
         let mut found = None;
-        let sweep = processes.sweep(Deadline::after(Duration::from_secs(60)), |process| {
+        let pids = Host::new(crate::host::Roots::default()).pids().unwrap().list().unwrap();
+        let sweep = processes.sweep(&pids, Deadline::after(Duration::from_secs(60)), |process| {
             if process.pid == pid {
                 found = Some(process);
             }
         });
-        assert!(sweep.unwrap().cut.is_none());
+        assert!(sweep.cut.is_none());
         found
     }
 

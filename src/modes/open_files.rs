@@ -212,7 +212,7 @@ impl OpenFiles {
 
 impl Collector for OpenFiles {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
-        let Context { host, deadline, .. } = context;
+        let Context { host, deadline, began } = context;
         let mut samples = Samples::new();
         let handles = samples.ok(FileHandles::read(host)).flatten();
         if let Err(error) = host.require_host_pid() {
@@ -222,15 +222,16 @@ impl Collector for OpenFiles {
             return Ok(samples);
         }
         let processes = Processes::open(host)?;
+        let pids = host.pids_since(began, deadline)?;
         // A panic of ours half-way leaves it outdated at worst, and it is checked against the kernel each time.
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let Memory { inotify, namespaces, clients } = &mut *memory;
         inotify.begin();
         namespaces.begin();
-        let (mut snapshot, few) = Snapshot::take(&processes, &self.settings, deadline, |process| {
+        let (mut snapshot, few) = Snapshot::take(&processes, &pids, &self.settings, deadline, |process| {
             inotify.observe(process);
             namespaces.observe(process);
-        })?;
+        });
         namespaces.end();
         if snapshot.is_empty() && handles.is_none() {
             return Err(Error::absent(format!("{}: no processes and no sys/fs/file-nr", host.proc("").display())));

@@ -50,7 +50,7 @@ pub fn only_pid(status: &[u8]) -> Option<u64> {
 }
 
 /// A number that is all of `word`.
-pub(super) fn decimal(word: &[u8]) -> Option<u64> {
+pub(in crate::host) fn decimal(word: &[u8]) -> Option<u64> {
     if word.is_empty() {
         return None;
     }

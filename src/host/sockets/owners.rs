@@ -14,6 +14,7 @@
 //! Several processes can hold one socket (a fork, a socket passed on). One of them is told: the first that is met.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Reason, Result};
@@ -125,7 +126,7 @@ impl Owners {
         if wanted.iter().any(|(cookie, inode)| *inode != 0 && self.is_open(*cookie, now)) {
             let processes = Processes::open(host)?;
             self.look_again(&processes, wanted, now, &mut work);
-            self.search(&processes, wanted, first, now, &mut work)?;
+            self.search(host, &processes, wanted, first, now, &mut work)?;
         }
         let mut found = Found { looked_at: work.looked_at, ..Found::default() };
         let mut unowned = false;
@@ -185,6 +186,7 @@ impl Owners {
 
     fn search(
         &mut self,
+        host: &Host,
         processes: &Processes,
         wanted: &[(u64, u32)],
         first: &[u32],
@@ -210,23 +212,25 @@ impl Owners {
             }
         }
         work.spend(guesses.looked_at);
-        self.go_round(processes, &mut sought, &seen, now, work)
+        self.go_round(host, processes, &mut sought, &seen, now, work)
     }
 
     /// Goes on through all processes until nothing is sought any more or the budget ends.
     fn go_round(
         &mut self,
+        host: &Host,
         processes: &Processes,
         sought: &mut HashMap<u32, u64>,
         seen: &HashSet<u32>,
         now: Instant,
         work: &mut Work,
     ) -> Result<()> {
-        let mut pids = Vec::new();
+        let mut pids: Arc<[u32]> = Arc::default();
         let mut nearest = self.give_up(sought, now);
         while !sought.is_empty() && !work.is_over() {
             if pids.is_empty() {
-                pids = processes.pids()?;
+                // Whoever holds a socket that exists by now is in a list that is made from now on.
+                pids = host.pids_since(Instant::now(), work.deadline)?;
                 self.refused.retain(|pid| pids.binary_search(pid).is_ok());
             }
             let next = pids.get(pids.partition_point(|&pid| pid < self.place.pid)).copied();
@@ -234,7 +238,7 @@ impl Owners {
                 // The end of a round; the processes of the next are other ones.
                 None => {
                     self.place = Place { round: self.place.round + 1, pid: 0, within: None };
-                    pids.clear();
+                    pids = Arc::default();
                 }
                 Some(pid) => {
                     let from = if pid == self.place.pid { self.place.within } else { None };

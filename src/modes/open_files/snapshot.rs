@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::host::Deadline;
 use crate::host::process::fds::Kinds;
 use crate::host::process::parse::{Comm, Limit};
@@ -78,24 +78,25 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Sweeps. `also` sees every process, in order of pids. Returns the processes worth a closer look, too.
+    /// Sweeps over the processes of this list. `also` sees every process, in order of pids. Returns the processes worth a closer look, too.
     pub(super) fn take(
         processes: &Processes,
+        pids: &[u32],
         settings: &Settings,
         deadline: Deadline,
         mut also: impl FnMut(&Process),
-    ) -> Result<(Self, Vec<Rc<Process>>)> {
+    ) -> (Self, Vec<Rc<Process>>) {
         let mut snapshot = Snapshot::default();
         let mut few = Few::new(settings, processes.own_pid());
-        let sweep = processes.sweep(deadline, |process| {
+        let sweep = processes.sweep(pids, deadline, |process| {
             also(&process);
             snapshot.sum(&process);
             few.offer(process);
-        })?;
+        });
         snapshot.nameless.add(&Command { processes: sweep.closed, uncounted: sweep.closed, ..Command::default() });
         snapshot.cut = sweep.cut;
         snapshot.daemons_left_out = few.daemons_left_out;
-        Ok((snapshot, few.into_processes()))
+        (snapshot, few.into_processes())
     }
 
     /// True if there is not one process.
