@@ -58,10 +58,6 @@ const ONLY_IN: &[(&str, &str)] = &[("prometheus_client", "exposition")];
 
 /// Siblings that may name each other, and why.
 const MAY_GO_ROUND: &[&[&str]] = &[
-    // To be cut.
-    &["check_config::render", "check_config::traps"],
-    &["config::command", "config::doctor", "config::pages"],
-    &["verdict::figure", "verdict::history", "verdict::rules"],
     // An expression is made of expressions, so the evaluator calls the functions and these call the evaluator.
     &["verdict::promql::aggregate", "verdict::promql::eval", "verdict::promql::functions", "verdict::promql::matching"],
 ];
