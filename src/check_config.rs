@@ -2,7 +2,7 @@
 //!
 //! The thresholds come from the code that the collector `eviction` reads a running kubelet's files with
 //! (`kubelet::configuration`, `kubelet::thresholds`), so the answer is that of kubelet 1.36, its figures to the byte. `traps`
-//! looks for what such a kubelet refuses, ignores, or takes for something else than was meant; `show` prints it.
+//! looks for what such a kubelet refuses, ignores, or takes for something else than was meant; `render` prints it.
 //!
 //! **When it misleads.** A field that has nothing to do with eviction is not looked at, so a file that passes may still be refused. What
 //! percentages come to depends on the node: give `--capacity`.
@@ -222,4 +222,9 @@ fn rows(thresholds: &Thresholds, provenance: &Provenance, capacities: &[Capacity
             Row { signal, hard: limit(0), soft: limit(1), grace, reclaim }
         })
         .collect()
+}
+
+/// What a person calls a source: its path, or the flag or default that it is.
+fn source_name(source: &Source) -> String {
+    source.path().map_or_else(|| source.as_str().to_owned(), |path| path.display().to_string())
 }

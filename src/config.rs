@@ -3,14 +3,16 @@
 //! Every flag can also be given as an environment variable: `--web.max-requests` is `HEADROOM_WEB_MAX_REQUESTS`. The command
 //! line wins. `docs/flags.md`, the shell completions and the man pages are generated from the same definitions.
 //!
-//! [`command`] puts the flags and the subcommands together, `flags` declares the flags, `values` turns their texts into
-//! values; `check` and `doctor` are the subcommands with options of their own, `pages` those that print.
+//! [`command`] puts the flags and the subcommands together, `flags` declares the flags, `switches` adds one for each
+//! collector and the environment variables, `values` turns their texts into values; `check` and `doctor` are the
+//! subcommands with options of their own, `pages` those that print.
 
 mod check;
 mod command;
 mod doctor;
 mod flags;
 mod pages;
+mod switches;
 mod values;
 
 use std::ffi::OsString;
@@ -19,10 +21,11 @@ use std::time::Duration;
 
 use clap::{ArgMatches, FromArgMatches as _};
 
-pub use command::{command, environment_variable};
+pub use command::command;
+pub use switches::environment_variable;
 
-use command::enabled;
 use flags::{Log, Paths};
+use switches::enabled;
 use values::telemetry_path;
 
 use crate::apiserver::{self, Address};
@@ -179,15 +182,15 @@ impl Invocation {
                 Invocation::Doctor(options, Box::new(config))
             }
             Some((check::NAME, matches)) => Invocation::CheckConfig(check::options(matches)?),
-            Some((pages::COMPLETIONS, matches)) => Invocation::Print(pages::completions(matches)),
-            Some((pages::MAN, matches)) => Invocation::Print(pages::man(matches)?),
+            Some((pages::COMPLETIONS, matches)) => Invocation::Print(pages::completions(matches, command())),
+            Some((pages::MAN, matches)) => Invocation::Print(pages::man(matches, command())?),
             _ => Invocation::Serve(Box::new(Config::of(&matches)?)),
         })
     }
 }
 
 impl Config {
-    /// From the flags of a command that has them all, as `command::with_flags` adds them.
+    /// From the flags of a command that has them all, as `switches::with_flags` adds them.
     fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let flags = Flags::from_arg_matches(matches)?;
         let mut services =

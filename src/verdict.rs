@@ -19,6 +19,7 @@ mod history;
 pub mod promql;
 pub mod rules;
 pub mod runbook;
+mod wanted;
 
 pub use evidence::evidence;
 pub use figure::{Figure, figure};
@@ -99,6 +100,14 @@ pub struct Verdict {
     pub why: String,
     /// What was found, the worst first.
     pub findings: Vec<Finding>,
+}
+
+impl History {
+    /// An empty one of the node with this name, which becomes the label `instance`.
+    pub fn new(node: &str, limits: Limits) -> Self {
+        let needs = history::Needs { wanted: wanted::wanted(), recorded: rules::recorded(), record: rules::record };
+        History::empty(node, limits, needs)
+    }
 }
 
 /// The verdict on each of `modes` (id and metrics), in their order, and last on the exporter itself.

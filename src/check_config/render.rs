@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::{Limit, Report, Row, Severity};
+use super::{Limit, Report, Row, Severity, source_name};
 use crate::kubelet::configuration::Source;
 
 /// Version of the JSON: it changes when a field goes or changes its meaning, not when one is added.
@@ -65,7 +65,7 @@ fn table(rows: &[Row], out: &mut String) {
         let grace = row.grace.as_ref().map_or_else(|| "-".to_owned(), |(period, _)| format!("{period:?}"));
         let mut sources: Vec<String> = Vec::new();
         let limits = [&row.hard, &row.soft, &row.reclaim].into_iter().flatten().map(|limit| &limit.source);
-        for source in limits.chain(row.grace.as_ref().map(|(_, source)| source)).map(name) {
+        for source in limits.chain(row.grace.as_ref().map(|(_, source)| source)).map(source_name) {
             if !sources.contains(&source) {
                 sources.push(source);
             }
@@ -87,10 +87,6 @@ fn words(limit: &Limit) -> String {
         Some(figure) if figure.to_string() != limit.text => format!("{} = {figure}", limit.text),
         _ => limit.text.clone(),
     }
-}
-
-pub(super) fn name(source: &Source) -> String {
-    source.path().map_or_else(|| source.as_str().to_owned(), |path| path.display().to_string())
 }
 
 pub(super) fn json(reports: &[Report], code: u8) -> String {

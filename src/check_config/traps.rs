@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value as Json;
 
-use super::yaml_line;
-use super::{Limit, Row};
+use super::{Limit, Row, source_name, yaml_line};
 use crate::error::Error;
 use crate::kubelet::configuration::{Configuration, DEFAULT_EVICTION_HARD, KubeletInputs, Source, Text};
 use crate::kubelet::provenance::{self, FIELDS, Provenance};
@@ -283,11 +282,10 @@ fn lost(told: &KubeletInputs, provenance: &Provenance, found: &mut Vec<Finding>)
     for lost in provenance.lost.iter().filter(|lost| (&lost.was, &lost.by) != (&Source::Default, &Source::Flag)) {
         let by = match &lost.by {
             Source::Flag => "the kubelet's flag, which replaces the whole map".to_owned(),
-            other => format!("{}, which sets it to null", super::render::name(other)),
+            other => format!("{}, which sets it to null", source_name(other)),
         };
         let (field, signal) = (lost.field, lost.signal.as_str());
-        let what =
-            format!("{field} {signal} {} ({}) is taken away by {by}", lost.value, super::render::name(&lost.was));
+        let what = format!("{field} {signal} {} ({}) is taken away by {by}", lost.value, source_name(&lost.was));
         let instead = format!("name {signal} there as well, if it is still wanted");
         found.push(Finding::new("lost-entry", what, instead).at(told, &lost.was, field, Some(signal)));
     }

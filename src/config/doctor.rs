@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args as _, Command, FromArgMatches as _};
 
 use super::Config;
-use super::command::with_flags;
+use super::switches::with_flags;
 use super::values::{COLORS, Color};
 use crate::doctor::Options;
 use crate::modes::MODES;

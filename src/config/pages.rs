@@ -4,8 +4,6 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Command};
 use clap_complete::Shell;
 
-use super::command::command;
-
 pub(super) const COMPLETIONS: &str = "completions";
 pub(super) const MAN: &str = "man";
 
@@ -29,17 +27,16 @@ pub(super) fn man_command() -> Command {
         .after_help("To read it: headroom-exporter man | man -l -")
 }
 
-pub(super) fn completions(matches: &ArgMatches) -> String {
+pub(super) fn completions(matches: &ArgMatches, mut command: Command) -> String {
     let mut text = Vec::new();
     if let Some(shell) = matches.get_one::<Shell>("shell") {
-        clap_complete::generate(*shell, &mut command(), "headroom-exporter", &mut text);
+        clap_complete::generate(*shell, &mut command, "headroom-exporter", &mut text);
     }
     // clap_complete 4.6 sets a name for a subcommand and looks for another where the program's own name has a hyphen in it.
     String::from_utf8_lossy(&text).replace("headroom__subcmd__exporter__subcmd__", "headroom__exporter__subcmd__")
 }
 
-pub(super) fn man(matches: &ArgMatches) -> Result<String, clap::Error> {
-    let mut command = command();
+pub(super) fn man(matches: &ArgMatches, mut command: Command) -> Result<String, clap::Error> {
     command.build();
     if let Some(name) = matches.get_one::<String>("command") {
         let Some(found) = command.find_subcommand(name).cloned() else {

@@ -1,12 +1,12 @@
 //! The report for a browser, in an incident, on a telephone: one answer, no script, nothing that is loaded from anywhere.
 //!
-//! A verdict is told by its word, its colour and its shape. Whatever comes from the machine (names of processes and pods, texts of
-//! errors) goes through `Text`, which escapes it.
+//! A verdict is told by its word, its colour and its shape. maud escapes every text; what comes from the machine (names of
+//! processes and pods, texts of errors) goes through `Text` as well.
 
-use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 
 use super::text::{self, COMMANDS, EXPLAINED, PARAGRAPHS};
 use super::{Report, Row};
@@ -93,38 +93,33 @@ impl Look {
     }
 }
 
-impl fmt::Display for Look {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Render for Look {
+    fn render(&self) -> Markup {
         let Look { class, word, .. } = self;
-        write!(
-            f,
-            "<span class=\"chip {class}\"><svg aria-hidden=\"true\"><use href=\"#s-{class}\"/></svg>{word}</span>"
-        )
+        html! {
+            span class={ "chip " (class) } {
+                svg aria-hidden="true" { use href={ "#s-" (class) } {} }
+                (word)
+            }
+        }
     }
 }
 
-/// Text from anywhere, safe inside an element or a quoted attribute. What would be invisible, or turn the rest of the line around, is
-/// shown as a replacement character.
+/// Text from the machine: what would be invisible, or turn the rest of the line around, is shown as a replacement character.
 struct Text<'a>(&'a str);
 
-impl fmt::Display for Text<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            match c {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                '\n' => f.write_char(c)?,
-                '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                    f.write_char('\u{fffd}')?
-                }
-                c if c.is_control() => f.write_char('\u{fffd}')?,
-                c => f.write_char(c)?,
-            }
+impl Render for Text<'_> {
+    fn render_to(&self, out: &mut String) {
+        let hides = |c: char| {
+            c.is_control() && c != '\n'
+                || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        };
+        let shown = self.0.replace(hides, "\u{fffd}");
+        // maud escapes the rest; it leaves the apostrophe, because it quotes attributes with `"`.
+        for (place, part) in shown.split('\'').enumerate() {
+            out.push_str(if place > 0 { "&#39;" } else { "" });
+            part.render_to(out);
         }
-        Ok(())
     }
 }
 
@@ -135,53 +130,50 @@ pub fn render(report: &Report, site: Site<'_>) -> String {
     rows.sort_by_key(|row| row.verdict.off);
     let on = rows.iter().filter(|row| !row.verdict.off);
     let overall = on.map(|row| row.verdict.level).max().map_or(&OFF, Look::of);
-    let mut out = String::with_capacity(16 << 10);
-    head(&mut out, report, overall);
-    header(&mut out, report, site, overall, &rows);
-    out.push_str("<main>\n");
-    for row in rows {
-        article(&mut out, row, site);
-    }
-    out.push_str("</main>\n");
-    let _ = write!(
-        out,
-        "<footer><nav><a href=\"{path}\">Metrics</a><a href=\"/healthz\">Health</a><a href=\"/readyz\">Readiness</a>\
-         <a href=\"{PROJECT}docs/doctor.md\">What the verdicts mean</a><a href=\"{PROJECT}docs/metrics.md\">Metrics explained</a>\
-         <a href=\"{PROJECT}alerts/\">Runbooks</a></nav>\n\
-         <p>The verdicts are the alerts of headroom-exporter {version}, judged here. On the machine: \
-         <code>headroom-exporter doctor</code></p></footer>\n</body></html>\n",
-        path = Text(site.telemetry_path),
-        version = self_metrics::VERSION,
-    );
-    out
+    let page = html! {
+        (DOCTYPE) "\n"
+        html lang="en" {
+            (head(report, overall))
+            body {
+                "\n"
+                svg class="symbols" {
+                    @for Look { class, shape, .. } in Look::ALL {
+                        symbol id={ "s-" (class) } viewBox="0 0 16 16" { path fill-rule="evenodd" d=(shape) {} }
+                    }
+                }
+                "\n"
+                (header(report, site, overall, &rows)) "\n"
+                main { "\n" @for row in &rows { (article(row, site)) "\n" } } "\n"
+                (footer(site)) "\n"
+            }
+        }
+        "\n"
+    };
+    page.into_string()
 }
 
-fn head(out: &mut String, report: &Report, overall: &Look) {
+fn head(report: &Report, overall: &Look) -> Markup {
     let Look { word, shape, color, .. } = overall;
-    let _ = write!(
-        out,
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <meta name=\"color-scheme\" content=\"light dark\"><meta name=\"robots\" content=\"noindex\">\n\
-         <title>{word} · {node} · headroom</title>\n\
-         <link rel=\"icon\" href=\"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E\
-         %3Cpath fill='{color}' fill-rule='evenodd' d='{shape}'/%3E%3C/svg%3E\">\n\
-         <style>{STYLE}</style></head><body>\n<svg class=\"symbols\">",
-        node = Text(&report.node),
+    // With single quotes inside, so that the attribute's own stay as they are.
+    let icon = format!(
+        "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E\
+         %3Cpath fill='{color}' fill-rule='evenodd' d='{shape}'/%3E%3C/svg%3E"
     );
-    for Look { class, shape, .. } in Look::ALL {
-        let _ = write!(
-            out,
-            "<symbol id=\"s-{class}\" viewBox=\"0 0 16 16\"><path fill-rule=\"evenodd\" d=\"{shape}\"/></symbol>"
-        );
+    html! {
+        head {
+            meta charset="utf-8"; "\n"
+            meta name="viewport" content="width=device-width,initial-scale=1";
+            meta name="color-scheme" content="light dark";
+            meta name="robots" content="noindex"; "\n"
+            title { (word) " · " (Text(&report.node)) " · headroom" } "\n"
+            link rel="icon" href=(icon); "\n"
+            style { (PreEscaped(STYLE)) }
+        }
     }
-    out.push_str("</svg>\n");
 }
 
-fn header(out: &mut String, report: &Report, site: Site<'_>, overall: &Look, rows: &[&Row]) {
+fn header(report: &Report, site: Site<'_>, overall: &Look, rows: &[&Row]) -> Markup {
     let at = Timestamp::try_from(report.at).map(|at| at.strftime("%F %T UTC").to_string()).unwrap_or_default();
-    let _ = writeln!(out, "<header class=\"{}\"><h1>{overall}{}</h1>", overall.class, Text(&report.node));
-    let _ = writeln!(out, "<p class=\"tally\">{}</p>", tally(rows));
     let mut facts = Vec::new();
     facts.extend(report.kernel.as_ref().map(|release| format!("Linux {release}")));
     facts.extend(site.uptime.map(|up| format!("up {}", rough(up))));
@@ -191,24 +183,37 @@ fn header(out: &mut String, report: &Report, site: Site<'_>, overall: &Look, row
         (0, _) => "one sample: what takes time to prove cannot be seen yet".to_owned(),
         (_, pages) => format!("{pages} samples over the last {}", rough(report.sampled)),
     });
-    let _ = writeln!(out, "<p class=\"facts\">{}</p>", Text(&facts.join(" · ")));
-    if let Some(age) = site.age {
-        let _ = writeln!(
-            out,
-            "<p class=\"old\">No scrape could be had now (--web.max-requests are under way): this is {} old.</p>",
-            rough(age)
-        );
+    html! {
+        header class=(overall.class) {
+            h1 { (overall) (Text(&report.node)) } "\n"
+            p class="tally" { (tally(rows)) } "\n"
+            p class="facts" { (Text(&facts.join(" · "))) } "\n"
+            @if let Some(age) = site.age {
+                p class="old" {
+                    "No scrape could be had now (--web.max-requests are under way): this is " (rough(age)) " old."
+                }
+                "\n"
+            }
+        }
     }
-    out.push_str("</header>\n");
 }
 
-/// "1 to act on now: open_files · 7 ok", as HTML, with a link to each that is named.
-fn tally(rows: &[&Row]) -> String {
+/// "1 to act on now: open_files · 7 ok", with a link to each that is named.
+fn tally(rows: &[&Row]) -> Markup {
     let each = |look: &'static Look, text: &str, named: bool| {
-        let of = rows.iter().filter(|row| std::ptr::eq(Look::of_row(row), look)).map(|row| row.verdict.mode);
-        let links: Vec<String> = of.map(|mode| format!("<a href=\"#{mode}\">{mode}</a>")).collect();
-        let names = if named { format!(": {}", links.join(", ")) } else { String::new() };
-        (!links.is_empty()).then(|| format!("<span>{} {text}{names}</span>", links.len()))
+        let of = rows.iter().filter(|row| std::ptr::eq(Look::of_row(row), look));
+        let modes: Vec<&str> = of.map(|row| row.verdict.mode).collect();
+        let part = html! {
+            span {
+                (modes.len()) " " (text)
+                @if named {
+                    @for (place, mode) in modes.iter().enumerate() {
+                        (if place == 0 { ": " } else { ", " }) a href={ "#" (mode) } { (mode) }
+                    }
+                }
+            }
+        };
+        (!modes.is_empty()).then_some(part)
     };
     let parts = [
         each(&ACT, "to act on now", true),
@@ -217,129 +222,162 @@ fn tally(rows: &[&Row]) -> String {
         each(&OK, "ok", false),
         each(&OFF, "switched off", false),
     ];
-    parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
+    html! {
+        @for (place, part) in parts.iter().flatten().enumerate() { @if place > 0 { "\n" } (part) }
+    }
 }
 
-fn article(out: &mut String, row: &Row, site: Site<'_>) {
-    let (look, mode) = (Look::of_row(row), row.verdict.mode);
-    let _ = write!(out, "<article id=\"{mode}\" class=\"{}\">{look}<div><h2>", look.class);
-    if row.verdict.off {
-        let _ = write!(out, "<span>{mode}</span>");
-    } else {
-        let _ = write!(out, "<a href=\"{}?collect[]={mode}\">{mode}</a>", Text(site.telemetry_path));
+fn footer(site: Site<'_>) -> Markup {
+    let link = |to: &str, text: &str| html! { a href={ (PROJECT) (to) } { (text) } };
+    html! {
+        footer {
+            nav {
+                a href=(Text(site.telemetry_path)) { "Metrics" }
+                a href="/healthz" { "Health" }
+                a href="/readyz" { "Readiness" }
+                (link("docs/doctor.md", "What the verdicts mean"))
+                (link("docs/metrics.md", "Metrics explained"))
+                (link("alerts/", "Runbooks"))
+            }
+            "\n"
+            p {
+                "The verdicts are the alerts of headroom-exporter " (self_metrics::VERSION)
+                ", judged here. On the machine: " code { "headroom-exporter doctor" }
+            }
+        }
     }
+}
+
+fn article(row: &Row, site: Site<'_>) -> Markup {
+    let (look, mode) = (Look::of_row(row), row.verdict.mode);
     let gist = text::gist(row);
     // "not seen: …" names it.
     let title = if gist.ends_with(row.title) { "" } else { row.title };
-    let _ = writeln!(out, "{}</h2><p class=\"gist\">{}</p>", Text(title), Text(&gist));
-    fill(out, row);
-    if text::has_details(row) && !row.verdict.off {
-        details(out, row);
+    html! {
+        article id=(mode) class=(look.class) {
+            (look)
+            div {
+                h2 {
+                    @if row.verdict.off {
+                        span { (mode) }
+                    } @else {
+                        a href={ (Text(site.telemetry_path)) "?collect[]=" (mode) } { (mode) }
+                    }
+                    (Text(title))
+                }
+                p class="gist" { (Text(&gist)) } "\n"
+                (fill(row))
+                @if text::has_details(row) && !row.verdict.off { (details(row)) "\n" }
+            }
+        }
     }
-    out.push_str("</div></article>\n");
 }
 
 /// How full it is, and the time that is left.
-fn fill(out: &mut String, row: &Row) {
-    let Some(figure) = row.figure.as_ref().filter(|figure| figure.ratio >= WORTH_A_BAR) else { return };
+fn fill(row: &Row) -> Markup {
+    let Some(figure) = row.figure.as_ref().filter(|figure| figure.ratio >= WORTH_A_BAR) else { return html! {} };
     let width = (figure.ratio * 100.0).clamp(1.0, 100.0);
-    let _ = write!(
-        out,
-        "<div class=\"fill\"><svg aria-hidden=\"true\" viewBox=\"0 0 100 4\" preserveAspectRatio=\"none\">\
-         <rect width=\"{width:.1}\" height=\"4\"/></svg>"
-    );
-    if let Some(left) = text::time_left(figure) {
-        let _ = write!(out, "<span><b>{}</b> to the limit</span>", rough(left));
+    html! {
+        div class="fill" {
+            svg aria-hidden="true" viewBox="0 0 100 4" preserveAspectRatio="none" {
+                rect width=(format_args!("{width:.1}")) height="4" {}
+            }
+            @if let Some(left) = text::time_left(figure) { span { b { (rough(left)) } " to the limit" } }
+        }
+        "\n"
     }
-    out.push_str("</div>\n");
 }
 
-fn details(out: &mut String, row: &Row) {
-    let open = if row.verdict.level == Level::ActNow { " open" } else { "" };
-    let summary = match row.verdict.findings.len() {
+fn details(row: &Row) -> Markup {
+    let findings = &row.verdict.findings;
+    let summary = match findings.len() {
         0 => "What could not be read".to_owned(),
         1 => "Evidence and what to do".to_owned(),
         many => format!("{many} findings: evidence and what to do"),
     };
-    let _ = writeln!(out, "<details{open}><summary>{summary}</summary>");
-    if !row.unread.is_empty() {
-        out.push_str("<div class=\"unread\"><h4>Not read</h4><ul>");
-        for text in row.unread.iter().take(UNREAD) {
-            let _ = write!(out, "<li>{}</li>", Text(text));
-        }
-        if row.unread.len() > UNREAD {
-            let _ = write!(out, "<li>and {} more</li>", row.unread.len() - UNREAD);
-        }
-        out.push_str("</ul></div>\n");
-    }
-    for (place, (finding, evidence)) in row.verdict.findings.iter().zip(&row.evidence).enumerate() {
-        let known = row.verdict.findings[..place].iter().any(|other| other.alert == finding.alert);
-        let look = Look::of(finding.level);
-        let _ =
-            writeln!(out, "<section><h3>{look} {}<small>{}</small></h3>", Text(finding.alert), Text(&finding.severity));
-        if place >= EXPLAINED {
-            let _ = writeln!(out, "<p>{}</p></section>", Text(text::without_instance(&finding.summary)));
-            continue;
-        }
-        let _ = writeln!(out, "<p>{}</p>", Text(&finding.description));
-        for note in text::notes(finding) {
-            let _ = writeln!(out, "<p class=\"note\">{}</p>", Text(&note));
-        }
-        if !evidence.is_empty() {
-            out.push_str("<dl>");
-            for (series, value) in evidence {
-                let (series, value) = (Text(series), humanize::plain(*value));
-                let _ = write!(out, "<dt><code>{series}</code></dt><dd><code>{value}</code></dd>");
+    html! {
+        details open[row.verdict.level == Level::ActNow] {
+            summary { (summary) } "\n"
+            @if !row.unread.is_empty() {
+                div class="unread" {
+                    h4 { "Not read" }
+                    ul {
+                        @for text in row.unread.iter().take(UNREAD) { li { (Text(text)) } }
+                        @if row.unread.len() > UNREAD { li { "and " (row.unread.len() - UNREAD) " more" } }
+                    }
+                }
+                "\n"
             }
-            out.push_str("</dl>\n");
+            @for (place, (finding, evidence)) in findings.iter().zip(&row.evidence).enumerate() {
+                // The same alert for a second process or volume has the same cure.
+                @let known = findings[..place].iter().any(|other| other.alert == finding.alert);
+                section {
+                    h3 { (Look::of(finding.level)) " " (Text(finding.alert)) small { (Text(&finding.severity)) } } "\n"
+                    @if place >= EXPLAINED {
+                        p { (Text(text::without_instance(&finding.summary))) }
+                    } @else {
+                        (explained(finding, evidence))
+                        @if !known { (steps(finding)) }
+                    }
+                }
+                "\n"
+            }
         }
-        // The same alert for a second process or volume has the same cure.
-        if !known {
-            steps(out, finding);
-        }
-        out.push_str("</section>\n");
     }
-    out.push_str("</details>\n");
 }
 
-fn steps(out: &mut String, finding: &Finding) {
+fn explained(finding: &Finding, evidence: &[(String, f64)]) -> Markup {
+    html! {
+        p { (Text(&finding.description)) } "\n"
+        @for note in text::notes(finding) { p class="note" { (Text(&note)) } "\n" }
+        @if !evidence.is_empty() {
+            dl {
+                @for (series, value) in evidence {
+                    dt { code { (Text(series)) } }
+                    dd { code { (humanize::plain(*value)) } }
+                }
+            }
+            "\n"
+        }
+    }
+}
+
+fn steps(finding: &Finding) -> Markup {
     let steps = verdict::runbook::steps(finding.alert);
-    if !steps.mitigate.is_empty() {
-        out.push_str("<h4>Next</h4>\n");
-        blocks(out, steps.mitigate.iter().take(PARAGRAPHS).map(String::as_str));
-    }
-    if !steps.check.is_empty() {
-        out.push_str("<h4>Look</h4>\n");
-        let _ = writeln!(out, "<pre>{}</pre>", Text(&steps.check[..steps.check.len().min(COMMANDS)].join("\n")));
-    }
-    if finding.runbook.starts_with("https://") {
-        let _ = writeln!(out, "<p><a href=\"{}\">Runbook of {}</a></p>", Text(&finding.runbook), Text(finding.alert));
+    let commands = &steps.check[..steps.check.len().min(COMMANDS)];
+    html! {
+        @if !steps.mitigate.is_empty() {
+            h4 { "Next" } "\n"
+            (blocks(steps.mitigate.iter().take(PARAGRAPHS).map(String::as_str)))
+        }
+        @if !commands.is_empty() {
+            h4 { "Look" } "\n"
+            pre { (Text(&commands.join("\n"))) } "\n"
+        }
+        @if finding.runbook.starts_with("https://") {
+            p { a href=(Text(&finding.runbook)) { "Runbook of " (Text(finding.alert)) } } "\n"
+        }
     }
 }
 
 /// Paragraphs, items and commands as a runbook has them; neighbours of a kind share their element.
-fn blocks<'a>(out: &mut String, texts: impl Iterator<Item = &'a str>) {
-    let mut inside = "";
-    for text in texts {
-        let (kind, text) = match (text.strip_prefix("$ "), text.strip_prefix("- ")) {
-            (Some(command), _) => ("pre", command),
-            (_, Some(item)) => ("ul", item),
-            _ => ("p", text),
-        };
-        let goes_on = kind == inside && kind != "p";
-        if !goes_on {
-            if !inside.is_empty() {
-                let _ = writeln!(out, "</{inside}>");
+fn blocks<'a>(texts: impl Iterator<Item = &'a str>) -> Markup {
+    let kind = |text: &'a str| match (text.strip_prefix("$ "), text.strip_prefix("- ")) {
+        (Some(command), _) => ("pre", command),
+        (_, Some(item)) => ("ul", item),
+        _ => ("p", text),
+    };
+    let blocks: Vec<(&str, &str)> = texts.map(kind).collect();
+    html! {
+        @for block in blocks.chunk_by(|(kind, _), (next, _)| kind == next && *kind != "p") {
+            @let texts = block.iter().map(|(_, text)| *text);
+            @match block[0].0 {
+                "pre" => pre { (Text(&texts.collect::<Vec<_>>().join("\n"))) },
+                "ul" => ul { @for text in texts { li { (Text(text)) } } },
+                _ => p { (Text(block[0].1)) },
             }
-            let _ = write!(out, "<{kind}>");
-        } else if kind == "pre" {
-            out.push('\n');
+            "\n"
         }
-        let _ = if kind == "ul" { write!(out, "<li>{}</li>", Text(text)) } else { write!(out, "{}", Text(text)) };
-        inside = kind;
-    }
-    if !inside.is_empty() {
-        let _ = writeln!(out, "</{inside}>");
     }
 }
 

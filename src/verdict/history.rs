@@ -5,10 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::metric::{Metric, Samples};
 
-use super::promql::eval::Evaluator;
 use super::promql::labels::{Labels, NAME};
 use super::promql::store::{STALE, Store, is_stale};
-use super::rules;
 
 /// What the exporter's own target is called, for rules that name it.
 const JOB: &str = "headroom-exporter";
@@ -29,20 +27,31 @@ impl Default for Limits {
     }
 }
 
+/// What the rules need of a history.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needs {
+    /// The metrics that are kept.
+    pub(super) wanted: &'static BTreeSet<String>,
+    /// The series that the rules record.
+    pub(super) recorded: &'static BTreeSet<&'static str>,
+    /// Evaluates the recording rules at a time, in milliseconds since 1970, and appends what they record.
+    pub(super) record: fn(&mut Store, i64),
+}
+
 /// Pages of samples with their times. Only metrics that some rule, annotation or figure names are kept.
 #[derive(Clone, Debug)]
 pub struct History {
     node: String,
     limits: Limits,
+    needs: Needs,
     /// When each page that is kept was made, in milliseconds since 1970.
     pages: Vec<i64>,
     pub(super) store: Store,
 }
 
 impl History {
-    /// An empty one of the node with this name, which becomes the label `instance`.
-    pub fn new(node: &str, limits: Limits) -> Self {
-        History { node: node.into(), limits, pages: Vec::new(), store: Store::default() }
+    pub(super) fn empty(node: &str, limits: Limits, needs: Needs) -> Self {
+        History { node: node.into(), limits, needs, pages: Vec::new(), store: Store::default() }
     }
 
     /// Adds a page, made of the samples of the modes and of the exporter's own. What is not on it and was on the page
@@ -96,7 +105,7 @@ impl History {
     }
 
     fn sample<'a>(&mut self, at: i64, name: &str, labels: impl IntoIterator<Item = (&'a str, &'a str)>, value: f64) {
-        if !rules::wanted().contains(name) {
+        if !self.needs.wanted.contains(name) {
             return;
         }
         let mut labels = Labels::from_pairs(labels);
@@ -110,15 +119,10 @@ impl History {
     fn end(&mut self, at: i64) {
         self.sample(at, "up", [], 1.0);
         self.pages.push(at);
-        let recorded: BTreeSet<&str> = rules::groups().iter().flat_map(|group| group.records()).collect();
+        let Needs { recorded, record, .. } = self.needs;
         let families = self.store.series.iter_mut().filter(|(name, _)| !recorded.contains(&***name));
         mark_stale(families.flat_map(|(_, family)| family.values_mut()), at);
-        for rule in rules::groups().iter().flat_map(|group| &group.rules).filter(|rule| rule.record.is_some()) {
-            let evaluator = Evaluator::new(&self.store, at);
-            for element in rule.record_at(&evaluator).unwrap_or_default() {
-                self.store.append(element.labels, at, element.value);
-            }
-        }
+        record(&mut self.store, at);
         let families = self.store.series.iter_mut().filter(|(name, _)| recorded.contains(&***name));
         mark_stale(families.flat_map(|(_, family)| family.values_mut()), at);
         self.thin(at);

@@ -9,9 +9,9 @@ use std::time::Duration;
 use promql_parser::parser::Expr;
 use serde::Deserialize;
 
-use super::figure;
 use super::promql::eval::{Element, Evaluator};
 use super::promql::labels::{Labels, NAME};
+use super::promql::store::Store;
 use super::promql::{expression, template};
 
 macro_rules! folder {
@@ -214,20 +214,17 @@ pub fn groups() -> &'static [Group] {
     &GROUPS
 }
 
-/// The names of all metrics that a rule, an annotation or a figure asks for.
-pub fn wanted() -> &'static BTreeSet<String> {
-    static WANTED: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
-        let mut wanted =
-            BTreeSet::from(["headroom_collector_outcome", "headroom_collector_errors_total"].map(String::from));
-        for rule in groups().iter().flat_map(|group| &group.rules) {
-            expression::names(&rule.expr, &mut wanted);
-            for text in rule.annotations.values() {
-                let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
-                wanted.extend(words.filter(|word| word.starts_with("headroom_")).map(String::from));
-            }
+/// The names of all series that the rules record.
+pub(super) fn recorded() -> &'static BTreeSet<&'static str> {
+    static RECORDED: LazyLock<BTreeSet<&str>> = LazyLock::new(|| groups().iter().flat_map(Group::records).collect());
+    &RECORDED
+}
+
+/// Evaluates the recording rules in their order, and appends what each records before the next one is evaluated.
+pub(super) fn record(store: &mut Store, at: i64) {
+    for rule in groups().iter().flat_map(|group| &group.rules).filter(|rule| rule.record.is_some()) {
+        for element in rule.record_at(&Evaluator::new(store, at)).unwrap_or_default() {
+            store.append(element.labels, at, element.value);
         }
-        figure::names(&mut wanted);
-        wanted
-    });
-    &WANTED
+    }
 }

@@ -9,7 +9,7 @@ use super::*;
 
 #[test]
 fn text_cannot_become_markup() {
-    let text = |text: &str| Text(text).to_string();
+    let text = |text: &str| Text(text).render().into_string();
     assert_eq!(text("<a href=\"x\">&'"), "&lt;a href=&quot;x&quot;&gt;&amp;&#39;");
     assert_eq!(text("a\tb\u{7f}\u{85}\u{202e}c\nd é €"), "a\u{fffd}b\u{fffd}\u{fffd}\u{fffd}c\nd é €");
 }
@@ -67,8 +67,7 @@ fn colors_have_the_contrast_of_wcag_aa() {
 
 #[test]
 fn neighbours_of_a_kind_share_an_element() {
-    let mut out = String::new();
-    blocks(&mut out, ["One.", "- a", "- b", "$ ls <x>", "$ df", "Two."].into_iter());
+    let out = blocks(["One.", "- a", "- b", "$ ls <x>", "$ df", "Two."].into_iter()).into_string();
     assert_eq!(out, "<p>One.</p>\n<ul><li>a</li><li>b</li></ul>\n<pre>ls &lt;x&gt;\ndf</pre>\n<p>Two.</p>\n");
 }
 
