@@ -18,7 +18,7 @@ use crate::host::sockets::Sockets;
 use crate::host::{Deadline, Host};
 use crate::modes::{MODES, Settings};
 use crate::runtime::Runtime;
-use crate::scrape::{self, Outcome, Scraper};
+use crate::scrape::{self, Outcome, Scrape, Scraper};
 use crate::services::{self, Services};
 
 pub(crate) fn fixtures() -> PathBuf {
@@ -86,12 +86,18 @@ impl Node {
         self.machine.proc(&format!("{pid}/net/dev"), &text);
     }
 
-    async fn page(&self) -> String {
+    /// One scrape of all modes, but for one.
+    async fn scrape(&self, off: &str) -> Scrape {
         let settings = Settings::default();
         let services = Services { runtime: self.runtime.clone(), ..Services::default() };
-        let modes = MODES.iter().map(|mode| (*mode, (mode.build)(&settings, &services))).collect();
+        let on = MODES.iter().filter(|mode| mode.id != off);
+        let modes = on.map(|mode| (*mode, (mode.build)(&settings, &services))).collect();
         let scraper = Scraper::new(Arc::clone(&self.host), services, modes);
-        let scrape = scraper.scrape(Deadline::after(Duration::from_secs(60)), |_| true).await;
+        scraper.scrape(Deadline::after(Duration::from_secs(60)), |_| true).await
+    }
+
+    async fn page(&self) -> String {
+        let scrape = self.scrape("none").await;
         let mut page = Page::default();
         page.add(scrape::METRICS, Arc::new(scrape.about));
         page.add(services::METRICS, Arc::new(scrape.node));
@@ -163,8 +169,7 @@ pub(crate) fn filesystem(line: &str) -> (PathBuf, Filesystem) {
     (path.into(), filesystem)
 }
 
-#[tokio::test]
-async fn the_page_of_a_cgroup_v1_node() {
+fn v1() -> Node {
     let others = [(10_758, "pause", "v1-pause"), (11_133, "sleep", "v1-container")];
     let node = Node::new(Machine::v1(), "k8s-1.36-cgroupv1", (10_153, "v1-kubelet"), &others);
     let pod = "memory/kubepods/burstable/podbcb1982f-2628-449a-accb-e40ecdefbb3b";
@@ -178,11 +183,10 @@ async fn the_page_of_a_cgroup_v1_node() {
             }
         }
     }
-    node.equals_golden().await;
+    node
 }
 
-#[tokio::test]
-async fn the_page_of_a_cgroup_v2_node() {
+fn v2() -> Node {
     let others = [(2_406, "pause", "v2-pause"), (2_870, "sleep", "v2-container")];
     let node = Node::new(Machine::v2(), "k8s-1.36-cgroupv2", (1_555, "v2-kubelet"), &others);
     let pod =
@@ -193,5 +197,34 @@ async fn the_page_of_a_cgroup_v2_node() {
         let text = std::fs::read_to_string(node.folder.join("cgroup/kubepods").join(file)).unwrap();
         node.machine.cgroup(&format!("kubepods.slice/{file}"), &text);
     }
-    node.equals_golden().await;
+    node
+}
+
+#[tokio::test]
+async fn the_page_of_a_cgroup_v1_node() {
+    v1().equals_golden().await;
+}
+
+#[tokio::test]
+async fn the_page_of_a_cgroup_v2_node() {
+    v2().equals_golden().await;
+}
+
+/// What modes share is no mode's: whichever is off, the others say the same, and so does the node.
+#[tokio::test]
+async fn switching_a_mode_off_changes_nothing_on_the_others() {
+    for node in [v1(), v2()] {
+        let told = |scrape: &Scrape, off: &str| -> Vec<(&str, String)> {
+            let runs = scrape.runs.iter().filter(|(mode, _)| mode.id != off);
+            let runs = runs.map(|(mode, run)| (mode.id, format!("{:?} {:#?}", run.outcome, run.samples)));
+            runs.chain([("node", format!("{:#?}", scrape.node))]).collect()
+        };
+        let all = node.scrape("none").await;
+        for mode in MODES {
+            let others = node.scrape(mode.id).await;
+            assert_eq!(others.runs.len(), MODES.len() - 1);
+            assert_eq!(told(&others, mode.id), told(&all, mode.id), "without {}", mode.id);
+        }
+        assert_eq!(all.node.value(&services::CONTROL_PLANE, &[]), Some(0.0));
+    }
 }
