@@ -59,7 +59,7 @@ fn short(commit: &str) -> String {
     if digits >= 40 { format!("{}{}", &commit[..12], &commit[digits..]) } else { commit.to_owned() }
 }
 
-/// Run by `tests/build_script.rs`.
+/// Run by `tests/fast`, which cargo does not do itself.
 #[cfg(test)]
 mod tests {
     use super::*;

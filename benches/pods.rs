@@ -9,8 +9,6 @@
 mod common;
 #[path = "../tests/common/measure.rs"]
 mod measure;
-#[path = "../tests/common/sleepers.rs"]
-mod sleepers;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -19,13 +17,13 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use common::sleepers::Process;
 use headroom::host::{Host, Roots};
 use headroom::kubelet::handle;
 use headroom::kubelet::sources::Overrides;
 use headroom::modes::{MODES, Settings};
 use headroom::services::Services;
 use measure::{Server, collection, cpu_of, floor, ms};
-use sleepers::Process;
 
 const PODS: usize = 110;
 const VOLUMES: usize = 20;

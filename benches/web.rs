@@ -7,8 +7,6 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
-#[path = "../tests/common/tls_server.rs"]
-mod tls;
 #[path = "../tests/web/site.rs"]
 mod web;
 

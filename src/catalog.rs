@@ -1,6 +1,6 @@
 //! What is declared, as documents: `docs/metrics.md` from the metrics, `docs/flags.md` from the flags.
 //!
-//! `tests/catalog.rs` holds the committed files to this, so that neither can drift from the code.
+//! `tests/fast/catalog.rs` holds the committed files to this, so that neither can drift from the code.
 
 use std::fmt::Write as _;
 
@@ -19,7 +19,7 @@ pub fn metrics() -> impl Iterator<Item = (Option<&'static str>, &'static Metric)
 pub fn metrics_document() -> String {
     let mut text = String::from(
         "# Metrics\n\n\
-         Generated from the declarations in the code; `tests/catalog.rs` fails when this file differs from them.\n\n\
+         Generated from the declarations in the code; `tests/fast/catalog.rs` fails when this file differs from them.\n\n\
          Absent is not zero: a series that is missing could not be read, or this machine has no such thing. \
          `headroom_collector_outcome` and `headroom_collector_errors_total` say which.\n",
     );
@@ -50,7 +50,7 @@ pub fn metrics_document() -> String {
 pub fn flags_document() -> String {
     let mut text = String::from(
         "# Flags\n\n\
-         Generated from the definitions in the code; `tests/catalog.rs` fails when this file differs from them. \
+         Generated from the definitions in the code; `tests/fast/catalog.rs` fails when this file differs from them. \
          A flag on the command line wins over its environment variable.\n",
     );
     let mut command = config::command();

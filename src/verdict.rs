@@ -2,7 +2,7 @@
 //!
 //! The files below `alerts/` are built in and evaluated over a few pages of the exporter's own samples. So whoever asks
 //! the exporter itself and whoever is paged hear the same: there is one set of rules. The evaluator follows Prometheus's
-//! semantics; `tests/verdict.rs` holds it to the rules' own cases for promtool, and to Prometheus itself.
+//! semantics; `tests/fast/verdict.rs` holds it to the rules' own cases for promtool, `tests/replay/verdict.rs` to Prometheus itself.
 //!
 //! Two things differ from Prometheus. `for` is not waited for: a [`Finding`] says how long it would have to hold. And a
 //! history is short: a [`Finding`] says how much of the window that it looks back over is covered, and one that stands on

@@ -1,4 +1,4 @@
-//! Which page each drill must cause, and when: `docs/detection.md` reckons it. `tests/drill.rs` holds the names to the rules.
+//! Which page each drill must cause, and when: `docs/detection.md` reckons it. `tests/kernel/drill.rs` holds the names to the rules.
 
 use std::time::Duration;
 

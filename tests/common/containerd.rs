@@ -1,9 +1,6 @@
 //! A real containerd in a folder of its own, and as much of CRI as it takes to make pods in it.
 //!
 //! ```ignore
-//! #[path = "common/containerd.rs"]
-//! mod containerd;
-//!
 //! let containerd = match Containerd::start() {
 //!     Ok(containerd) => containerd,
 //!     Err(why) => skip!("{why}"),

@@ -1,6 +1,6 @@
 //! A real Docker daemon (Debian's `docker.io`) in a folder of its own, without networks: no bridge, no rules in the machine's tables.
 //!
-//! Used beside `containerd.rs`, which builds the image: a test binary declares both.
+//! `containerd.rs` builds its image.
 #![allow(unreachable_pub, missing_docs, reason = "shared by several test binaries")]
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
@@ -11,7 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::{common, containerd};
+use super::containerd;
+use crate::common;
 
 pub struct Docker {
     folder: tempfile::TempDir,

@@ -1,7 +1,9 @@
 //! A second process of a test: the same test binary, started again with a role in the environment.
 //!
-//! The binary that uses it has a test of this name, which does nothing without a role:
+//! The module that uses it has a test for it, which does nothing without a role:
 //! ```ignore
+//! const HELPER: &str = concat!(module_path!(), "::helper");
+//!
 //! #[test]
 //! fn helper() {
 //!     let Some((role, target)) = helper::role() else { return };
@@ -28,12 +30,13 @@ pub fn role() -> Option<(String, String)> {
 pub struct Helper(pub Child);
 
 impl Helper {
-    /// `before`: a command that ends in the helper (`setpriv …`, `ip netns exec …`).
-    pub fn start(before: &[&str], role: &str, target: &str) -> Self {
+    /// `test`: the helper's path from its crate on. `before`: a command that ends in the helper (`setpriv …`, `ip netns exec …`).
+    pub fn start(test: &str, before: &[&str], role: &str, target: &str) -> Self {
         let exe = std::env::current_exe().unwrap();
         let mut words = before.iter().map(std::ffi::OsString::from).chain([exe.into_os_string()]);
         let mut command = Command::new(words.next().unwrap());
-        command.args(words).args(["--exact", "helper", "--nocapture", "--test-threads=1"]);
+        let (_, test) = test.split_once("::").unwrap();
+        command.args(words).args(["--exact", test, "--nocapture", "--test-threads=1"]);
         command.env(ROLE, role).env(TARGET, target).current_dir("/");
         Helper(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
     }

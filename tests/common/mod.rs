@@ -3,6 +3,21 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
+pub mod apiserver;
+pub mod board;
+pub mod containerd;
+pub mod docker;
+pub mod fake_runtime;
+pub mod helper;
+pub mod hung;
+pub mod hungry;
+pub mod netns;
+pub mod node;
+pub mod recorded;
+pub mod series;
+pub mod sleepers;
+pub mod tls_server;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

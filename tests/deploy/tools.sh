@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts into target/tools what tests/deploy.rs uses and Debian does not have, unless it is there: helm, kustomize and a reader of the Prometheus
+# Puts into target/tools what tests/deploy/manifests.rs uses and Debian does not have, unless it is there: helm, kustomize and a reader of the Prometheus
 # operator's objects, built by Go from its modules (Go 1.25 or later), and kubernetes-validate, the schemas of Kubernetes, from PyPI (python3-venv).
 # What is missing says SKIP; the tests that need it then say it too.
 set -euo pipefail

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::common::netns::{CP, CP6, Connection, Pair};
 use crate::common::{Exporter, Page};
-use crate::netns::{CP, CP6, Connection, Pair};
 use crate::testbed::control::Request;
 use crate::testbed::witness::Socket;
 use crate::testbed::{Double, KUBELET_AGENT, KubeletLike, NODE_NAME, PORT, TOKEN};

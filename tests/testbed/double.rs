@@ -27,11 +27,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::netns::{CP, CP6};
+use crate::common::netns::{CP, CP6};
+use crate::common::tls_server::Authority;
 use crate::testbed::control::{Order, Report, Request, Settings, Silent};
 use crate::testbed::names::{self, NAME};
 use crate::testbed::{NODE_NAME, PORT};
-use crate::tls_server::Authority;
 
 const RECENT: usize = 5_000;
 

@@ -26,7 +26,7 @@ use std::sync::Mutex;
 
 use control::{Names, Order, Report, Settings, Silent};
 
-use crate::netns::{CP, Namespace};
+use crate::common::netns::{CP, Namespace};
 
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub use names::NAME;

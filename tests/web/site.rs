@@ -1,6 +1,7 @@
 //! A folder with a web configuration and certificates, and clients for what is served by it.
 
 #![allow(unreachable_pub, reason = "a module of tests")]
+#![allow(clippy::disallowed_methods, reason = "a test makes its own files")]
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::path::PathBuf;
@@ -8,8 +9,8 @@ use std::process::Command;
 
 use base64::Engine as _;
 
+use crate::common::tls_server::Authority;
 use crate::common::{Exporter, eventually};
-use crate::tls::Authority;
 
 pub struct Site {
     dir: tempfile::TempDir,

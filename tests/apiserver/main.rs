@@ -1,0 +1,16 @@
+//! The apiserver's side in a network of two namespaces, where each fault is made for real. Root.
+
+#[macro_use]
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../testbed/mod.rs"]
+mod testbed;
+
+mod faults;
+mod testbed_alone;
+
+/// The second processes of the test bed.
+#[test]
+fn helper() {
+    testbed::helper();
+}

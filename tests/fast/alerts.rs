@@ -1,0 +1,381 @@
+//! Alerts ≡ runbooks ≡ catalog: red for a mode without its folder, for an alert without its runbook or its cases, and for a metric or
+//! label that nobody declares. promtool's word on them is in `replay/alerts.rs`.
+#![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use headroom::catalog;
+use headroom::metric::Kind;
+use headroom::modes::MODES;
+use serde::Deserialize;
+
+const PARTS: [&str; 6] = ["Meaning", "Impact", "Check", "Mitigate", "Prevent", "When to silence"];
+/// What Prometheus adds to every series; `cluster` is the one that fleets add.
+const TARGET_LABELS: [&str; 3] = ["cluster", "instance", "job"];
+/// Words of PromQL that are no metric and no label.
+const WORDS: &str = "and or unless on ignoring group_left group_right by without offset bool sum min max avg count group topk bottomk \
+    count_values quantile stddev rate irate increase delta idelta deriv predict_linear changes resets abs absent absent_over_time \
+    min_over_time max_over_time avg_over_time sum_over_time count_over_time last_over_time present_over_time quantile_over_time clamp \
+    clamp_min clamp_max ceil floor round time timestamp vector scalar label_replace label_join histogram_quantile inf nan";
+
+#[derive(Deserialize)]
+struct Rules {
+    groups: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    name: String,
+    rules: Vec<Rule>,
+}
+
+#[derive(Deserialize)]
+struct Rule {
+    alert: Option<String>,
+    record: Option<String>,
+    expr: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Cases {
+    tests: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    #[serde(default)]
+    alert_rule_test: Vec<Check>,
+}
+
+#[derive(Deserialize)]
+struct Check {
+    eval_time: String,
+    alertname: String,
+    #[serde(default)]
+    exp_alerts: Vec<serde_json::Value>,
+}
+
+/// `1h30m` in seconds.
+fn seconds(text: &str) -> u64 {
+    let mut number = 0;
+    text.chars().fold(0, |sum, character| match character.to_digit(10) {
+        Some(digit) => {
+            number = number * 10 + u64::from(digit);
+            sum
+        }
+        None => {
+            let unit = match character {
+                'd' => 86_400,
+                'h' => 3_600,
+                'm' => 60,
+                's' => 1,
+                _ => panic!("{text}"),
+            };
+            sum + std::mem::take(&mut number) * unit
+        }
+    })
+}
+
+fn folder(mode: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts").join(mode)
+}
+
+/// Every folder that there must be, and those that there are.
+fn demanded() -> Vec<&'static str> {
+    MODES.iter().map(|mode| mode.id).chain(["exporter"]).collect()
+}
+
+fn present() -> Vec<&'static str> {
+    demanded().into_iter().filter(|mode| folder(mode).join("rules.yaml").exists()).collect()
+}
+
+fn read(mode: &str, file: &str) -> String {
+    let path = folder(mode).join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn rules(mode: &str) -> Rules {
+    serde_saphyr::from_str(&read(mode, "rules.yaml")).unwrap_or_else(|error| panic!("{mode}/rules.yaml: {error}"))
+}
+
+/// Metric name → labels; the rows of a histogram under their own names.
+fn declared() -> BTreeMap<String, BTreeSet<String>> {
+    let mut all = BTreeMap::new();
+    for (_, metric) in catalog::metrics() {
+        let labels = || metric.labels.iter().map(ToString::to_string).chain(TARGET_LABELS.map(String::from));
+        if metric.kind == Kind::Histogram {
+            let mut bucket: BTreeSet<String> = labels().collect();
+            bucket.insert("le".into());
+            all.insert(format!("{}_bucket", metric.name), bucket);
+            all.insert(format!("{}_sum", metric.name), labels().collect());
+            all.insert(format!("{}_count", metric.name), labels().collect());
+        } else {
+            all.insert(metric.name.to_owned(), labels().collect());
+        }
+    }
+    all.insert("up".into(), TARGET_LABELS.map(String::from).into());
+    all
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Token {
+    Word(String),
+    Sign(char),
+}
+
+/// An expression without its strings, numbers and durations.
+fn tokens(expression: &str) -> Vec<Token> {
+    let mut found = Vec::new();
+    let mut rest = expression.chars().peekable();
+    while let Some(character) = rest.next() {
+        if character == '"' || character == '\'' {
+            while let Some(inner) = rest.next() {
+                match inner {
+                    '\\' => drop(rest.next()),
+                    _ if inner == character => break,
+                    _ => {}
+                }
+            }
+        } else if character.is_alphanumeric() || character == '_' || character == ':' {
+            let mut word = String::from(character);
+            while let Some(next) = rest.next_if(|next| next.is_alphanumeric() || matches!(next, '_' | ':' | '.')) {
+                word.push(next);
+            }
+            if !character.is_ascii_digit() {
+                found.push(Token::Word(word));
+            }
+        } else if !character.is_whitespace() {
+            found.push(Token::Sign(character));
+        }
+    }
+    found
+}
+
+/// What is wrong with the names in an expression, and which labels its metrics have.
+fn names(expression: &str, known: &BTreeMap<String, BTreeSet<String>>) -> (Vec<String>, BTreeSet<String>) {
+    let tokens = tokens(expression);
+    let mut wrong = Vec::new();
+    let mut labels: BTreeSet<String> = TARGET_LABELS.map(String::from).into();
+    let mut grouped = Vec::new();
+    let mut at = 0;
+    while at < tokens.len() {
+        let Token::Word(word) = &tokens[at] else {
+            at += 1;
+            continue;
+        };
+        at += 1;
+        let open = tokens.get(at).cloned();
+        if matches!(word.as_str(), "by" | "without" | "on" | "ignoring" | "group_left" | "group_right") {
+            if open == Some(Token::Sign('(')) {
+                while tokens[at] != Token::Sign(')') {
+                    if let Token::Word(label) = &tokens[at] {
+                        grouped.push(label.clone());
+                    }
+                    at += 1;
+                }
+            }
+        } else if !WORDS.split_whitespace().any(|known| known.eq_ignore_ascii_case(word)) {
+            let Some(own) = known.get(word) else {
+                wrong.push(format!("unknown metric {word}"));
+                continue;
+            };
+            labels.extend(own.iter().cloned());
+            if open == Some(Token::Sign('{')) {
+                while tokens[at] != Token::Sign('}') {
+                    if let Token::Word(label) = &tokens[at]
+                        && !own.contains(label)
+                    {
+                        wrong.push(format!("{word} has no label {label}"));
+                    }
+                    at += 1;
+                }
+            }
+        }
+    }
+    wrong.extend(grouped.iter().filter(|label| !labels.contains(*label)).map(|label| format!("unknown label {label}")));
+    (wrong, labels)
+}
+
+fn complain(complaints: &[String]) {
+    assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
+}
+
+#[test]
+fn every_mode_has_its_alerts() {
+    let mut missing = Vec::new();
+    for mode in demanded() {
+        for file in ["rules.yaml", "test.yaml", "runbook.md"] {
+            if !folder(mode).join(file).exists() {
+                missing.push(format!("alerts/{mode}/{file} is missing"));
+            }
+        }
+    }
+    let known: BTreeSet<_> = demanded().into_iter().collect();
+    for entry in std::fs::read_dir(folder("")).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+        let name = entry.file_name().into_string().unwrap();
+        if !known.contains(name.as_str()) {
+            missing.push(format!("alerts/{name}: no mode of that name"));
+        }
+    }
+    complain(&missing);
+}
+
+#[test]
+fn every_metric_and_label_in_a_rule_is_declared() {
+    let mut known = declared();
+    let every: Vec<_> = present().into_iter().map(|mode| (mode, rules(mode))).collect();
+    for rule in every.iter().flat_map(|(_, rules)| &rules.groups).flat_map(|group| &group.rules) {
+        if let Some(record) = &rule.record {
+            let (_, labels) = names(&rule.expr, &known);
+            assert!(known.insert(record.clone(), labels).is_none(), "{record} is recorded twice");
+        }
+    }
+    let mut complaints = Vec::new();
+    for (mode, rules) in &every {
+        for rule in rules.groups.iter().flat_map(|group| &group.rules) {
+            let name = rule.alert.as_ref().or(rule.record.as_ref()).unwrap();
+            let (mut wrong, labels) = names(&rule.expr, &known);
+            for text in rule.annotations.values() {
+                for part in text.split("$labels.").skip(1) {
+                    let label: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                    if !labels.contains(&label) {
+                        wrong.push(format!("its text has $labels.{label}"));
+                    }
+                }
+            }
+            complaints.extend(wrong.into_iter().map(|what| format!("{mode}: {name}: {what}")));
+        }
+    }
+    complain(&complaints);
+}
+
+#[test]
+fn the_reader_of_expressions_finds_what_is_wrong() {
+    let known = declared();
+    let wrong = |expression: &str| names(expression, &known).0;
+    assert_eq!(
+        wrong(r#"sum by (cluster, signal) (headroom_eviction_headroom_ratio{type="hard"} offset 5m) < 0.1"#),
+        [""; 0]
+    );
+    assert_eq!(wrong("rate(headroom_no_such_total[5m]) > 1e3"), ["unknown metric headroom_no_such_total"]);
+    assert_eq!(wrong("max by (pod) (headroom_memcg_ids_used)"), ["unknown label pod"]);
+    let label = wrong(r#"headroom_memcg_ids_used{signal="up{x}"} and on (instance) up{job="a"}"#);
+    assert_eq!(label, ["headroom_memcg_ids_used has no label signal"]);
+}
+
+#[test]
+fn every_alert_has_its_words_and_its_runbook() {
+    let mut complaints = Vec::new();
+    let mut folders: BTreeMap<String, &str> = BTreeMap::new();
+    for mode in present() {
+        let runbook = read(mode, "runbook.md");
+        let sections: BTreeMap<&str, &str> =
+            runbook.split("\n## ").skip(1).filter_map(|s| s.split_once('\n')).collect();
+        let mut say = |what: String| complaints.push(format!("{mode}: {what}"));
+        if !runbook.starts_with(&format!("# {mode}: ")) {
+            say("runbook.md does not begin with its mode and a title".into());
+        }
+        let mut alerts = BTreeSet::new();
+        for group in rules(mode).groups {
+            let recording = group.rules.iter().all(|rule| rule.record.is_some());
+            let name = if recording { format!("headroom-{mode}-recording") } else { format!("headroom-{mode}") };
+            if group.name != name {
+                say(format!("group {} is not called {name}", group.name));
+            }
+            for rule in group.rules {
+                if let Some(record) = &rule.record
+                    && !(record.starts_with("instance:headroom_") || record.starts_with("cluster:headroom_"))
+                {
+                    say(format!("{record}: name of a recording rule"));
+                }
+                let Some(alert) = rule.alert else { continue };
+                if !alert.starts_with("Headroom")
+                    || folders.insert(alert.clone(), mode).is_some_and(|other| other != mode)
+                {
+                    say(format!("{alert}: name"));
+                }
+                if rule.labels.get("mode").is_none_or(|label| label != mode) {
+                    say(format!("{alert}: label mode"));
+                }
+                let severity = rule.labels.get("severity").map_or("", String::as_str);
+                if !["info", "warning", "critical"].contains(&severity) {
+                    say(format!("{alert}: severity {severity:?}"));
+                }
+                for key in ["summary", "description"] {
+                    let text = rule.annotations.get(key).map_or("", String::as_str);
+                    if text.len() < 25 || (key == "summary" && text.trim().contains('\n')) {
+                        say(format!("{alert}: {key} {text:?}"));
+                    }
+                }
+                let url = format!(
+                    "https://github.com/headroom-exporter/headroom-exporter/blob/main/alerts/{mode}/runbook.md#{}",
+                    alert.to_lowercase()
+                );
+                if rule.annotations.get("runbook_url") != Some(&url) {
+                    say(format!("{alert}: runbook_url is not {url}"));
+                }
+                match sections.get(alert.as_str()) {
+                    None => say(format!("{alert}: no section in runbook.md")),
+                    Some(section) => {
+                        for part in PARTS {
+                            let here = |line: &str| {
+                                line.trim() == format!("### {part}") || line.starts_with(&format!("**{part}"))
+                            };
+                            if !section.lines().any(here) {
+                                say(format!("{alert}: no {part} in runbook.md"));
+                            }
+                        }
+                    }
+                }
+                alerts.insert(alert);
+            }
+        }
+        for section in sections.keys().filter(|title| title.starts_with("Headroom") && !alerts.contains(**title)) {
+            say(format!("runbook.md has {section}, which is no alert"));
+        }
+    }
+    complain(&complaints);
+}
+
+/// In one case of test.yaml: does the alert fire, is it seen not yet firing before that, is it seen silent where it never fires?
+#[test]
+fn every_alert_has_a_case_that_fires_one_not_yet_and_one_silent() {
+    let mut complaints = Vec::new();
+    for mode in present() {
+        let cases: Cases = serde_saphyr::from_str(&read(mode, "test.yaml"))
+            .unwrap_or_else(|error| panic!("{mode}/test.yaml: {error}"));
+        // Severities too: the critical half of an alert wants its own case.
+        let mut wanted: BTreeSet<(String, String)> = BTreeSet::new();
+        for rule in rules(mode).groups.into_iter().flat_map(|group| group.rules) {
+            if let Some(alert) = rule.alert {
+                wanted.insert((alert, rule.labels["severity"].clone()));
+            }
+        }
+        for (alert, severity) in wanted {
+            let (mut fires, mut not_yet, mut silent) = (false, false, false);
+            for case in &cases.tests {
+                let checks: Vec<_> = case.alert_rule_test.iter().filter(|check| check.alertname == alert).collect();
+                let first =
+                    checks.iter().filter(|check| !check.exp_alerts.is_empty()).map(|c| seconds(&c.eval_time)).min();
+                let mut empty = checks.iter().filter(|check| check.exp_alerts.is_empty());
+                fires |=
+                    checks.iter().flat_map(|check| &check.exp_alerts).any(|a| a["exp_labels"]["severity"] == severity);
+                match first {
+                    Some(first) => not_yet |= empty.any(|check| seconds(&check.eval_time) < first),
+                    None => silent |= empty.next().is_some(),
+                }
+            }
+            for (what, seen) in [("that fires", fires), ("not yet firing", not_yet), ("silent", silent)] {
+                if !seen {
+                    complaints.push(format!("{mode}: {alert} ({severity}): no case {what} in test.yaml"));
+                }
+            }
+        }
+    }
+    complain(&complaints);
+}

@@ -1,0 +1,109 @@
+//! Declared ≡ documented ≡ exposed: the one test that is red until every place that names a metric, a mode or a flag agrees.
+//!
+//! `HEADROOM_UPDATE_DOCS=1 cargo test --test fast catalog` writes the generated documents anew.
+#![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use headroom::catalog;
+use headroom::metric::{Kind, Unit};
+use headroom::modes::MODES;
+
+use crate::common;
+
+fn project(path: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn committed_equals(path: &str, generated: &str) {
+    if std::env::var_os("HEADROOM_UPDATE_DOCS").is_some() {
+        std::fs::write(project(path), generated).unwrap();
+    }
+    let committed = std::fs::read_to_string(project(path)).unwrap_or_default();
+    let differs = committed.lines().zip(generated.lines()).find(|(a, b)| a != b);
+    assert!(committed == generated, "{path} is stale (HEADROOM_UPDATE_DOCS=1 writes it): {differs:?}");
+}
+
+#[test]
+fn generated_documents_are_up_to_date() {
+    committed_equals("docs/metrics.md", &catalog::metrics_document());
+    committed_equals("docs/flags.md", &catalog::flags_document());
+}
+
+#[test]
+fn names_follow_the_conventions() {
+    let mut seen = BTreeSet::new();
+    for (mode, metric) in catalog::metrics() {
+        let name = metric.name;
+        assert!(seen.insert(name), "{name} is declared twice");
+        let legal = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        assert!(legal, "{name}");
+        assert!(name.starts_with("headroom_") || (mode.is_none() && name.starts_with("process_")), "{name}");
+        assert_eq!(name.ends_with("_total"), metric.kind == Kind::Counter, "{name}: _total is for counters");
+        assert_eq!(name.ends_with("_info"), metric.kind == Kind::Info, "{name}: _info is for info metrics");
+        let stem = name.strip_suffix("_total").unwrap_or(name);
+        for unit in [Unit::Bytes, Unit::Seconds, Unit::Ratio] {
+            let suffix = format!("_{}", unit.suffix().unwrap());
+            let declared = metric.unit == unit || (metric.kind == Kind::Counter && metric.unit == Unit::None);
+            assert!(!stem.ends_with(&suffix) || declared, "{name}: ends in a unit that it does not declare");
+        }
+        if let Some(suffix) = metric.unit.suffix() {
+            assert!(stem.ends_with(&format!("_{suffix}")), "{name}: does not end in its unit");
+        }
+        for label in metric.labels {
+            let legal = label.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            assert!(legal && !label.starts_with("__"), "{name}: label {label}");
+            assert!(!["le", "quantile", "job", "instance"].contains(label), "{name}: label {label} is taken");
+        }
+        assert!(metric.help.len() > 20, "{name}: a help text that helps nobody");
+        assert!(!metric.help.contains('\n'), "{name}: {}", metric.help);
+    }
+}
+
+#[test]
+fn every_exposed_series_is_declared_and_every_mode_exposes_something() {
+    // Nobody answers there, which is something to tell as well.
+    let exporter = common::Exporter::start(&["--apiserver.url=https://127.0.0.1:1"]);
+    let text = exporter.get("/metrics", &[]).text();
+    let declared: BTreeSet<&str> = catalog::metrics().map(|(_, metric)| metric.name).collect();
+    let page = common::Page::parse(&text);
+    // The rows of a histogram have names of their own.
+    let is_histogram = |name: &str| catalog::metrics().any(|(_, m)| m.name == name && m.kind == Kind::Histogram);
+    let family = |series: &String| {
+        let name = series.split('{').next().unwrap();
+        let stem = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+        stem.filter(|stem| is_histogram(stem)).unwrap_or(name).to_owned()
+    };
+    let exposed: BTreeSet<String> = page.0.keys().map(family).collect();
+    let unknown: Vec<_> = exposed.iter().filter(|name| !declared.contains(name.as_str())).collect();
+    assert!(unknown.is_empty(), "exposed and not declared: {unknown:?}");
+    for mode in MODES {
+        assert!(mode.metrics.iter().any(|metric| exposed.contains(metric.name)), "{} exposes nothing here", mode.id);
+    }
+    // The budget of CONTRACT: 1,500 series on a node with 110 pods. This machine has none, and nothing here depends on pods yet.
+    assert!(page.0.len() < 1_000, "{} series", page.0.len());
+}
+
+#[test]
+fn every_mode_has_its_file_its_row_and_its_words() {
+    let readme = std::fs::read_to_string(project("README.md")).unwrap();
+    for mode in MODES {
+        assert!(project(&format!("src/modes/{}.rs", mode.id)).exists(), "{}: no source file of its name", mode.id);
+        assert!(readme.contains(&format!("`{}`", mode.id)), "{}: no row in README.md", mode.id);
+        assert!(!mode.title.is_empty() && mode.title.len() < 90, "{}: title", mode.id);
+    }
+}
+
+#[test]
+fn the_lines_shown_in_the_readme_are_on_the_golden_page() {
+    let readme = std::fs::read_to_string(project("README.md")).unwrap();
+    let page = std::fs::read_to_string(project("tests/fixtures/node/k8s-1.36-cgroupv2/page.prom")).unwrap();
+    // What stands after two spaces is an explanation.
+    let shown = readme.lines().filter(|line| line.starts_with("headroom_"));
+    let shown: Vec<&str> = shown.map(|line| line.split("  ").next().unwrap()).collect();
+    assert!(shown.len() > 10, "the picture of the page is gone");
+    for line in shown {
+        assert!(page.lines().any(|golden| golden == line), "not on the golden page: {line}");
+    }
+}

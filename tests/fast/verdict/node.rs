@@ -1,0 +1,165 @@
+//! Recorded nodes: a healthy one, one on which everything fails, and what the history makes of time.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use headroom::verdict::promql::eval::Evaluator;
+use headroom::verdict::{Basis, EXPORTER, History, Labels, Level, Limits, NAME, Verdict, figure, judge};
+
+use crate::common::recorded::{FAILING, HEALTHY, MODES, Page, add, page, start};
+
+/// Two pages, five seconds apart; counters of the second one are doubled.
+fn two(page: &Page) -> (History, SystemTime) {
+    let mut history = History::new("node-a", Limits::default());
+    add(&mut history, start(), page);
+    let grown = |(labels, value): (&Labels, &f64)| {
+        (labels.clone(), if labels.get(NAME).ends_with("_total") { value * 2.0 } else { *value })
+    };
+    let now = start() + Duration::from_secs(5);
+    add(&mut history, now, &page.iter().map(grown).collect());
+    (history, now)
+}
+
+fn verdicts(history: &History, now: SystemTime) -> Vec<Verdict> {
+    judge(history, now, MODES.map(|mode| (mode, [].as_slice())))
+}
+
+#[test]
+fn a_healthy_node_has_no_finding() {
+    for files in [&HEALTHY[..], &["node/k8s-1.36-cgroupv1/page.prom"]] {
+        let (history, now) = two(&page(files));
+        for verdict in verdicts(&history, now) {
+            assert!(verdict.findings.is_empty(), "{verdict:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_node_on_which_all_fails_has_findings_of_each_kind() {
+    let (history, now) = two(&page(&FAILING));
+    let verdicts = verdicts(&history, now);
+    let modes: Vec<&str> = verdicts.iter().map(|verdict| verdict.mode).collect();
+    assert_eq!(modes, [&MODES[..], &[EXPORTER]].concat());
+    let found: Vec<(&str, Level)> =
+        verdicts.iter().flat_map(|verdict| &verdict.findings).map(|finding| (finding.alert, finding.level)).collect();
+    for expected in [
+        ("HeadroomMemcgIdsHigh", Level::Watch),
+        ("HeadroomOrphanedCgroups", Level::Watch),
+        ("HeadroomEvictionNow", Level::ActNow),
+        ("HeadroomPodWithoutNetworkInterface", Level::ActNow),
+        ("HeadroomNodeNotReady", Level::ActNow),
+    ] {
+        assert!(found.contains(&expected), "{expected:?} is not among {found:#?}");
+    }
+    let text =
+        verdicts.iter().flat_map(|verdict| &verdict.findings).map(|one| format!("{}{}", one.summary, one.description));
+    text.for_each(|text| {
+        assert!(text.contains("node-a") && !text.contains("<error") && !text.contains("<no value>"), "{text}")
+    });
+    let ids = figure("cgroup_leak", &history).unwrap();
+    assert_eq!(ids.text, "58,210 of 65,535 (88.82%) memory cgroup ids");
+    assert_eq!((ids.rate, ids.time_to_cliff), (Some(0.0), None));
+}
+
+fn ids(used: f64) -> Page {
+    let rows = [("headroom_memcg_ids_used", used), ("headroom_memcg_ids_limit", 65535.0)];
+    rows.map(|(name, value)| (Labels::from_pairs([(NAME, name)]), value)).into()
+}
+
+#[test]
+fn a_slope_of_five_seconds_does_not_shout_and_one_of_hours_does() {
+    let mut history = History::new("node-a", Limits::default());
+    add(&mut history, start(), &ids(20_000.0));
+    let soon = start() + Duration::from_secs(5);
+    add(&mut history, soon, &ids(20_050.0));
+    let found = verdicts(&history, soon).remove(0).findings;
+    assert_eq!(
+        (found[0].alert, &*found[0].severity, found[0].level),
+        ("HeadroomMemcgIdsRunOut", "critical", Level::Watch)
+    );
+    let window = Duration::from_secs(900);
+    assert_eq!(found[0].basis, Basis::Partial { covered: Duration::from_secs(5), window });
+    assert_eq!(found[0].holds_for, Some(Duration::from_secs(120)));
+
+    let mut now = start();
+    let mut history = History::new("node-a", Limits::default());
+    for minute in 0..=360 {
+        now = start() + Duration::from_secs(minute * 60);
+        add(&mut history, now, &ids(20_000.0 + 100.0 * minute as f64));
+    }
+    assert!(history.pages() <= 24, "{}", history.pages());
+    let verdict = verdicts(&history, now).remove(0);
+    assert_eq!((verdict.level, verdict.findings[0].basis), (Level::ActNow, Basis::Full));
+    let figure = figure("cgroup_leak", &history).unwrap();
+    assert!((figure.rate.unwrap() - 100.0 / 60.0).abs() < 1e-6, "{figure:?}");
+    assert_eq!(figure.time_to_cliff.unwrap().as_secs(), (9535.0_f64 * 0.6) as u64);
+}
+
+#[test]
+fn what_cannot_be_told_is_not_ok() {
+    let outcome = |outcome: &str| {
+        let labels = [(NAME, "headroom_collector_outcome"), ("collector", "kmem"), ("outcome", outcome)];
+        let mut history = History::new("node-a", Limits::default());
+        add(&mut history, start(), &Page::from([(Labels::from_pairs(labels), 1.0)]));
+        verdicts(&history, start()).into_iter().find(|verdict| verdict.mode == "kmem").unwrap()
+    };
+    assert_eq!(outcome("ok").level, Level::Ok);
+    assert_eq!(outcome("not_applicable").level, Level::Ok);
+    assert!(outcome("not_applicable").why.contains("nothing of the kind"));
+    assert_eq!(outcome("failed").level, Level::CannotTell);
+    assert!(outcome("failed").why.contains("could not be read"));
+    let empty = History::new("node-a", Limits::default());
+    for verdict in verdicts(&empty, start()) {
+        assert_eq!((verdict.level, verdict.findings.len()), (Level::CannotTell, 0), "{verdict:#?}");
+    }
+    let (healthy, now) = two(&page(&HEALTHY));
+    let cgroup_leak = verdicts(&healthy, now).remove(0);
+    assert_eq!((cgroup_leak.level, &*cgroup_leak.why), (Level::Ok, ""));
+}
+
+#[test]
+fn what_left_the_page_is_gone() {
+    let mut history = History::new("node-a", Limits::default());
+    add(&mut history, start(), &ids(65_000.0));
+    let later = start() + Duration::from_secs(5);
+    add(&mut history, later, &Page::new());
+    assert!(verdicts(&history, later)[0].findings.is_empty());
+    assert!(figure("cgroup_leak", &history).is_none());
+}
+
+/// Loose bounds, for a loaded machine and a build without optimisation; the figures are printed.
+#[test]
+fn a_verdict_costs_little() {
+    let mut big = page(&FAILING);
+    for pid in 0..750 {
+        for (name, value) in [("headroom_process_open_fds", 100.0), ("headroom_process_fd_limit", 1024.0)] {
+            let pid = format!("9{pid:05}");
+            big.insert(Labels::from_pairs([(NAME, name), ("pid", &*pid), ("comm", "worker")]), value);
+        }
+    }
+    let mut history = History::new("node-a", Limits::default());
+    let mut now = start();
+    let begun = Instant::now();
+    for step in 0..30 {
+        now = start() + Duration::from_secs(step * 600);
+        add(&mut history, now, &big);
+    }
+    let adding = begun.elapsed() / 30;
+    let begun = Instant::now();
+    let found = verdicts(&history, now).iter().map(|verdict| verdict.findings.len()).sum::<usize>();
+    let judging = begun.elapsed();
+    eprintln!("{} series: a page {adding:?}, a verdict with {found} findings {judging:?}", big.len());
+    assert!(adding < Duration::from_secs(2) && judging < Duration::from_secs(5), "{adding:?}, {judging:?}");
+    assert!(history.pages() <= 24);
+}
+
+#[test]
+fn an_evaluator_without_series_finds_only_absence() {
+    let store = headroom::verdict::Store::default();
+    let evaluator = Evaluator::new(&store, 1_000_000);
+    let rules = headroom::verdict::rules::groups().iter().flat_map(|group| &group.rules);
+    let active: Vec<_> = rules
+        .filter(|rule| rule.alert.is_some() && !rule.active_at(&evaluator).unwrap().is_empty())
+        .map(|rule| rule.alert.as_deref().unwrap())
+        .collect();
+    assert_eq!(active, ["HeadroomExporterAbsent"]);
+}

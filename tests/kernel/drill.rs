@@ -1,0 +1,451 @@
+//! `headroom-drill` on the running kernel: each fault is made (seen by the test's own eyes), and nothing is left after SIGTERM, nor after
+//! SIGKILL of the drill, nor after `clean` where its watchdog was killed too. Needs root and a cgroup v1 memory hierarchy.
+#![cfg(feature = "drill")]
+#![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::{self, eventually, shell};
+
+const MEMORY: &str = "/sys/fs/cgroup/memory";
+const HEX: &str = "68656164726f6f6d2d6472696c6c2d";
+
+/// Directories of a test's own.
+struct Lab {
+    dir: tempfile::TempDir,
+    cgroup: String,
+}
+
+impl Lab {
+    fn open(name: &str) -> Option<Self> {
+        if !common::is_root() {
+            common::say_skip("not root: a drill needs it");
+            return None;
+        }
+        if !Path::new(MEMORY).join("cgroup.procs").exists() {
+            common::say_skip("no cgroup v1 memory hierarchy");
+            return None;
+        }
+        let cgroup = format!("headroom-test-drill-{}-{name}", std::process::id());
+        Some(Lab { dir: tempfile::tempdir().unwrap(), cgroup })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headroom-drill"));
+        command.arg("--state-dir").arg(self.path("state")).args(arguments.split(' '));
+        command
+    }
+
+    fn kubepods(&self) -> String {
+        format!("--kubepods {}/kubepods --make-kubepods", self.cgroup)
+    }
+
+    fn output(&self, arguments: &str) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn start(&self, arguments: &str) -> Drill {
+        let mut command = self.command(&format!("--i-know-this-node --for 2m {arguments}"));
+        Drill(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    fn orphans(&self) -> usize {
+        let qos = Path::new(MEMORY).join(&self.cgroup).join("kubepods/besteffort");
+        let names = fs::read_dir(qos).into_iter().flatten().flatten();
+        names.filter(|entry| entry.file_name().to_string_lossy().starts_with(HEX)).count()
+    }
+
+    fn journals(&self) -> usize {
+        fs::read_dir(self.path("state")).map_or(0, Iterator::count)
+    }
+
+    /// No journal, no cgroup, nothing mounted in the test's directory.
+    fn nothing_left(&self) {
+        eventually("nothing is left", || {
+            let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            self.journals() == 0
+                && !Path::new(MEMORY).join(&self.cgroup).exists()
+                && !mounts.contains(self.dir.path().to_str().unwrap())
+        });
+    }
+}
+
+struct Drill(Child);
+
+impl Drill {
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    fn end(mut self, signal: Signal) -> Option<i32> {
+        self.signal(signal);
+        self.0.wait().unwrap().code()
+    }
+
+    fn children(&self) -> Vec<i32> {
+        let text = shell(&format!("cat /proc/{0}/task/{0}/children", self.0.id()));
+        text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    }
+}
+
+impl Drop for Drill {
+    fn drop(&mut self) {
+        // Orderly: what it made must go also when the test fails.
+        if matches!(self.0.try_wait(), Ok(None)) {
+            self.signal(Signal::TERM);
+            let _ = self.0.wait();
+        }
+    }
+}
+
+#[test]
+fn refusals_and_a_dry_run_change_nothing() {
+    let Some(lab) = Lab::open("dry") else { return };
+    let leak = format!("cgroup-leak --count 20 {}", lab.kubepods());
+    let output = lab.output(&leak);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--i-know-this-node"));
+    let output = lab.output(&format!("--dry-run {leak}"));
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("20 empty container-like cgroups"));
+    for beyond in [
+        "cgroup-leak --count 20001".to_owned(),
+        format!("disk --path {} --leave 1", lab.dir.path().display()),
+        "open-files --runtime-socket /x --count 2001".to_owned(),
+        "cgroup-leak --kubepods ../escape --make-kubepods".to_owned(),
+        "disk --mount /proc".to_owned(),
+    ] {
+        assert_eq!(lab.output(&format!("--i-know-this-node {beyond}")).status.code(), Some(2), "{beyond}");
+    }
+    assert!(!Path::new(MEMORY).join(&lab.cgroup).exists());
+    lab.nothing_left();
+}
+
+#[test]
+fn orphaned_cgroups_go_with_the_drill_however_it_ends() {
+    let Some(lab) = Lab::open("leak") else { return };
+    let leak = format!("cgroup-leak --count 30 {}", lab.kubepods());
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::KILL] {
+        let drill = lab.start(&leak);
+        eventually("the orphans are there", || lab.orphans() == 30);
+        let code = drill.end(signal);
+        assert_eq!(code, (signal != Signal::KILL).then_some(0), "{signal:?}");
+        // After SIGKILL this is the watchdog's work.
+        lab.nothing_left();
+    }
+}
+
+#[test]
+fn clean_removes_what_a_drill_and_its_watchdog_left() {
+    let Some(lab) = Lab::open("clean") else { return };
+    let drill = lab.start(&format!("cgroup-leak --count 30 {}", lab.kubepods()));
+    eventually("the orphans are there", || lab.orphans() == 30);
+    let output = lab.output("clean");
+    assert_eq!((output.status.code(), lab.orphans()), (Some(0), 30), "one that runs is left alone");
+    for child in drill.children() {
+        kill_process(Pid::from_raw(child).unwrap(), Signal::KILL).unwrap();
+    }
+    assert_eq!(drill.end(Signal::KILL), None);
+    assert_eq!(lab.orphans(), 30);
+    assert!(lab.output("clean --dry-run").status.success());
+    assert_eq!(lab.orphans(), 30, "a dry run");
+    assert_eq!(lab.output("clean").status.code(), Some(0));
+    lab.nothing_left();
+}
+
+#[test]
+fn dying_cgroups_are_held_by_pages_and_go_with_them() {
+    let Some(lab) = Lab::open("dying") else { return };
+    let drill = lab.start(&format!("cgroup-leak --dying --count 20 {}", lab.kubepods()));
+    let pages = PathBuf::from(format!("/run/headroom-drill-{}-pages", drill.0.id()));
+    let named = format!("headroom-drill-{}-", drill.0.id());
+    let directories = || {
+        let text = shell(&format!("find {MEMORY} -maxdepth 1 -name '{named}*' | wc -l; find {MEMORY} -type d | wc -l"));
+        let counts: Vec<u64> = text.lines().map(|line| line.trim().parse().unwrap()).collect();
+        (counts[0], counts[1])
+    };
+    eventually("pages without directories", || {
+        let (own, all) = directories();
+        let held: u64 = shell("awk '$1 == \"memory\" { print $3 }' /proc/cgroups").trim().parse().unwrap();
+        fs::read_dir(&pages).is_ok_and(|files| files.count() == 20) && own == 0 && held >= all + 20
+    });
+    drill.end(Signal::KILL);
+    lab.nothing_left();
+    eventually("the pages are gone", || !pages.exists());
+}
+
+#[test]
+fn a_process_near_its_limit_of_open_files() {
+    let Some(lab) = Lab::open("files") else { return };
+    let drill = lab.start("open-files --limit 200");
+    let near = |pid: &i32| fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|fds| fds.count() >= 190);
+    eventually("a child holds 190 of 200", || drill.children().iter().any(near));
+    let pid = *drill.children().iter().find(|pid| near(pid)).unwrap();
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    assert!(limits.lines().any(|line| line.starts_with("Max open files") && line.contains(" 200 ")), "{limits}");
+    drill.end(Signal::KILL);
+    // Or dead and not yet waited for: who its parent is now, and whether that one waits, is not ours.
+    let gone = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'));
+    eventually("it is gone", || fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, gone));
+    lab.nothing_left();
+}
+
+#[test]
+fn connections_that_leak() {
+    let Some(lab) = Lab::open("socket") else { return };
+    let listener = std::os::unix::net::UnixListener::bind(lab.path("docker.sock")).unwrap();
+    let socket = lab.path("docker.sock");
+    let drill = lab.start(&format!("open-files --runtime-socket {} --count 5 --every 20ms", socket.display()));
+    let held: Vec<_> = (0..5).map(|_| listener.accept().unwrap()).collect();
+    assert_eq!(held.len(), 5);
+    assert_eq!(drill.end(Signal::TERM), Some(0));
+    lab.nothing_left();
+}
+
+#[test]
+fn inotify_instances_and_watches_of_a_user() {
+    let Some(lab) = Lab::open("inotify") else { return };
+    let (uid, scratch) = (300_000 + std::process::id() % 100_000, lab.path("scratch"));
+    fs::create_dir(&scratch).unwrap();
+    fs::set_permissions(lab.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let drill = lab.start(&format!("inotify --uid {uid} --instances 10 --watches 45 --scratch {}", scratch.display()));
+    let of = |pid: &i32| {
+        let lines = shell(&format!("cat /proc/{pid}/fdinfo/* 2>/dev/null | grep -c '^inotify' || true"));
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        lines.trim() == "45" && status.contains(&format!("Uid:\t{uid}"))
+    };
+    eventually("45 watches", || drill.children().iter().any(of));
+    assert_eq!(drill.end(Signal::TERM), Some(0));
+    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
+    lab.nothing_left();
+}
+
+#[test]
+fn a_volume_whose_writer_is_killed_again_and_again() {
+    let Some(lab) = Lab::open("volume") else { return };
+    let root = lab.path("kubelet");
+    fs::create_dir(&root).unwrap();
+    let drill = lab.start(&format!(
+        "memory-volume --kubelet-root-dir {} --limit 16Mi --size 32Mi --restart-after 200ms {}",
+        root.display(),
+        lab.kubepods()
+    ));
+    let base = Path::new(MEMORY).join(&lab.cgroup);
+    eventually("two kills", || {
+        let script =
+            format!("find {} -name memory.oom_control -exec grep -h '^oom_kill ' {{}} + || true", base.display());
+        let text = shell(&script);
+        text.lines().any(|line| line.split(' ').nth(1).unwrap().parse::<u64>().unwrap() >= 2)
+    });
+    drill.end(Signal::KILL);
+    lab.nothing_left();
+    eventually("its directories are gone", || fs::read_dir(&root).unwrap().count() == 0);
+}
+
+#[test]
+fn a_full_disk_and_one_without_inodes() {
+    let Some(lab) = Lab::open("disk") else { return };
+    let at = lab.path("full");
+    for (drill, signal) in [("disk", Signal::TERM), ("inodes", Signal::KILL)] {
+        let arguments =
+            format!("{drill} --mount {} --size 32Mi --image-dir {}", at.display(), lab.dir.path().display());
+        let running = lab.start(&arguments);
+        eventually("it is full", || {
+            let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap().contains(at.to_str().unwrap());
+            let stat = rustix::fs::statvfs(&at);
+            mounted
+                && stat.is_ok_and(|stat| match drill {
+                    "disk" => stat.f_bavail * 40 < stat.f_blocks,
+                    _ => stat.f_favail * 40 < stat.f_files,
+                })
+        });
+        running.end(signal);
+        lab.nothing_left();
+        eventually("image and directory are gone", || {
+            !at.exists() && !shell("losetup -a").contains(lab.dir.path().to_str().unwrap())
+        });
+        let images = fs::read_dir(lab.dir.path()).unwrap().flatten();
+        assert!(!images.into_iter().any(|entry| entry.file_name().to_string_lossy().ends_with(".img")));
+    }
+}
+
+#[test]
+fn one_connection_stalls_and_new_ones_work() {
+    let Some(lab) = Lab::open("stall") else { return };
+    if !common::has("iptables") {
+        skip!("no iptables");
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let rules = || {
+        let text = shell("iptables -w -S INPUT");
+        text.lines().filter(|line| line.contains(&format!("--sport {}", address.port()))).count()
+    };
+    for signal in [Signal::TERM, Signal::KILL] {
+        let drill = lab.start(&format!("stalled-connection --connect {address}"));
+        let (_held, peer) = listener.accept().unwrap();
+        let queue = format!("ss -tnH state established sport = :{} dport = :{}", peer.port(), address.port());
+        eventually("something stays unacknowledged", || {
+            let text = shell(&queue);
+            text.split_whitespace().nth(1).is_some_and(|bytes| bytes.parse::<u64>().unwrap() > 0)
+        });
+        assert_eq!(rules(), 1);
+        let mut fresh = std::net::TcpStream::connect(address).unwrap();
+        let (mut other, _) = listener.accept().unwrap();
+        std::io::Write::write_all(&mut other, b"x").unwrap();
+        std::io::Read::read_exact(&mut fresh, &mut [0]).unwrap();
+        drill.end(signal);
+        eventually("the rule is gone", || rules() == 0);
+        lab.nothing_left();
+    }
+}
+
+#[test]
+fn a_pod_loses_its_interface() {
+    let Some(lab) = Lab::open("link") else { return };
+    let drill = lab.start(&format!("pod-interface --after 1s {}", lab.kubepods()));
+    let namespace = format!("headroom-drill-{}", drill.0.id());
+    let links = || Command::new("ip").args(["-n", &namespace, "-o", "link"]).output().unwrap();
+    let has = || String::from_utf8_lossy(&links().stdout).contains("eth0");
+    eventually("it has eth0", has);
+    eventually("it has none", || links().status.success() && !has());
+    drill.end(Signal::KILL);
+    lab.nothing_left();
+    assert!(!Path::new("/run/netns").join(&namespace).exists());
+    assert!(!shell("ip -o link").contains("hrdrill-"));
+}
+
+/// Alert names in a text.
+fn alert_names(text: &str) -> std::collections::BTreeSet<String> {
+    let word = |c: char| !c.is_ascii_alphanumeric();
+    text.split(word).filter(|word| word.len() > 8 && word.starts_with("Headroom")).map(str::to_owned).collect()
+}
+
+/// What a drill says must page exists, and `docs/drill.md` says the same.
+#[test]
+fn the_pages_that_drills_promise_are_alerts_and_documented() {
+    let Some(lab) = Lab::open("pages") else { return };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut rules = String::new();
+    for folder in fs::read_dir(root.join("alerts")).unwrap() {
+        rules += &fs::read_to_string(folder.unwrap().path().join("rules.yaml")).unwrap_or_default();
+    }
+    let known: std::collections::BTreeSet<String> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).map(str::to_owned).collect();
+    let (kubepods, dir) = (lab.kubepods(), lab.dir.path().display());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let _held = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let mut promised = std::collections::BTreeSet::new();
+    for drill in [
+        format!("cgroup-leak {kubepods}"),
+        format!("cgroup-leak --dying --over 5h {kubepods}"),
+        "open-files".to_owned(),
+        "open-files --runtime-socket /run/none.sock".to_owned(),
+        format!("inotify --scratch {dir}"),
+        format!("memory-volume --near-for 2m --kubelet-root-dir {dir} {kubepods}"),
+        format!("disk --mount {dir}/disk --image-dir {dir}"),
+        format!("inodes --mount {dir}/disk --image-dir {dir}"),
+        format!("stalled-connection --pid {} --port {port}", std::process::id()),
+        format!("pod-interface {kubepods}"),
+    ] {
+        let output = lab.output(&format!("--dry-run --for 6h {drill}"));
+        let said = String::from_utf8(output.stdout).unwrap();
+        let expected: Vec<&str> = said.lines().filter(|line| line.starts_with("expect Headroom")).collect();
+        assert!(!expected.is_empty(), "{drill}: {said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(expected.iter().all(|line| line.contains(" within ") && !line.contains("too short")), "{said}");
+        promised.extend(expected.iter().flat_map(|line| alert_names(line)));
+    }
+    assert!(promised.is_subset(&known), "no such alert: {:?}", promised.difference(&known));
+    let documented = fs::read_to_string(root.join("docs/drill.md")).unwrap();
+    assert_eq!(alert_names(&documented), promised, "docs/drill.md, and what the drills say");
+    let short = lab.output(&format!("--dry-run cgroup-leak {kubepods}"));
+    assert!(String::from_utf8_lossy(&short.stdout).contains("--for is too short"));
+}
+
+/// The systemd driver's names.
+#[test]
+fn orphans_in_slices() {
+    let Some(lab) = Lab::open("slice") else { return };
+    let top = format!("{}/kubepods.slice", lab.cgroup);
+    let drill = lab.start(&format!("cgroup-leak --count 5 --kubepods {top} --make-kubepods"));
+    let qos = Path::new(MEMORY).join(&top).join("kubepods-besteffort.slice");
+    let scopes = || {
+        let names = fs::read_dir(&qos).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let names = names.filter_map(|name| name.into_string().ok());
+        names.filter(|name| name.starts_with("cri-containerd-") && name.ends_with(".scope")).collect::<Vec<_>>()
+    };
+    eventually("five scopes", || scopes().len() == 5);
+    let id = |name: &String| name["cri-containerd-".len()..name.len() - ".scope".len()].to_owned();
+    assert!(scopes().iter().map(id).all(|id| id.len() == 64 && id.starts_with(HEX)), "{:?}", scopes());
+    assert_eq!(drill.end(Signal::TERM), Some(0));
+    lab.nothing_left();
+    let pod = lab.start(&format!("pod-interface --after 1m --kubepods {top} --make-kubepods"));
+    let named = || {
+        fs::read_dir(&qos).into_iter().flatten().flatten().any(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            name.starts_with("kubepods-besteffort-pod68656164_726f_") && name.ends_with(".slice")
+        })
+    };
+    eventually("the slice of a pod", named);
+    pod.end(Signal::KILL);
+    lab.nothing_left();
+}
+
+/// A disk that fills over a time: in many steps, none of which is all.
+#[test]
+fn a_disk_that_fills_slowly() {
+    let Some(lab) = Lab::open("slowly") else { return };
+    let at = lab.path("full");
+    let arguments =
+        format!("disk --mount {} --size 64Mi --over 8s --image-dir {}", at.display(), lab.dir.path().display());
+    let running = lab.start(&arguments);
+    let mounted = || fs::read_to_string("/proc/self/mountinfo").unwrap().contains(at.to_str().unwrap());
+    eventually("it is mounted", mounted);
+    let (mut seen, begin) = (std::collections::BTreeSet::new(), std::time::Instant::now());
+    while begin.elapsed() < std::time::Duration::from_secs(30) {
+        let stat = rustix::fs::statvfs(&at).unwrap();
+        seen.insert(stat.f_bavail * 10 / stat.f_blocks);
+        if stat.f_bavail * 40 < stat.f_blocks {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(seen.contains(&0) && seen.len() >= 5, "tenths that were seen to be free: {seen:?}");
+    running.end(Signal::TERM);
+    lab.nothing_left();
+}
+
+/// Each connection that the process makes afterwards, over IPv6.
+#[test]
+fn a_connection_stalls_again_over_ipv6() {
+    let Some(lab) = Lab::open("again") else { return };
+    if !common::has("ip6tables") {
+        skip!("no ip6tables");
+    }
+    let Ok(listener) = std::net::TcpListener::bind("[::1]:0") else { skip!("no IPv6 on the loopback") };
+    let address = listener.local_addr().unwrap();
+    let rules = || {
+        let text = shell("ip6tables -w -S INPUT");
+        text.lines().filter(|line| line.contains(&format!("--sport {} ", address.port()))).count()
+    };
+    // The drill looks at a process's descriptors: this test's own.
+    let first = std::net::TcpStream::connect(address).unwrap();
+    let drill =
+        lab.start(&format!("stalled-connection --pid {} --port {} --again", std::process::id(), address.port()));
+    eventually("one rule", || rules() == 1);
+    let second = std::net::TcpStream::connect(address).unwrap();
+    eventually("a rule for the second", || rules() == 2);
+    drop((first, second));
+    drill.end(Signal::KILL);
+    eventually("the rules are gone", || rules() == 0);
+    lab.nothing_left();
+}

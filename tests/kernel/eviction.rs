@@ -1,0 +1,375 @@
+//! Mode eviction on the running kernel: real file systems that fill up, real processes called kubelet, the real memory
+//! cgroup. Every figure has a witness that shares no code with us: `stat -f`, Python's `statvfs`, shell and awk.
+//!
+//! Needs root to mount. What is missing on a machine is said on stderr, as SKIP.
+#![allow(clippy::disallowed_methods, reason = "a test makes its machine of files")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use headroom::host::{Deadline, Host, Roots};
+use headroom::kubelet::handle;
+use headroom::kubelet::sources::Overrides;
+use headroom::metric::Samples;
+use headroom::modes::Context;
+use headroom::modes::eviction::{
+    self, AVAILABLE_BYTES, AVAILABLE_INODES, AVAILABLE_PIDS, CAPACITY_BYTES, CAPACITY_INODES, CAPACITY_PIDS,
+    CONFIG_INFO, FILESYSTEM_INFO, FILESYSTEM_READONLY, HEADROOM, THRESHOLD_BYTES, THRESHOLD_INODES,
+};
+use headroom::services::{CONTROL_PLANE, Services};
+
+use crate::common;
+
+/// A kubelet of one test must not be found by another.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
+    let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(format!("{program}: {}", text(&output.stderr))) }
+}
+
+fn shell(script: &str) -> String {
+    run("sh", &["-c", script]).unwrap()
+}
+
+/// A mount that goes away with the test.
+struct Mounted {
+    at: tempfile::TempDir,
+    _image: Option<tempfile::NamedTempFile>,
+}
+
+impl Mounted {
+    fn tmpfs(options: &str) -> Result<Self, String> {
+        let at = tempfile::tempdir().unwrap();
+        run("mount", &["-t", "tmpfs", "-o", options, "headroom-test", at.path().to_str().unwrap()])?;
+        Ok(Mounted { at, _image: None })
+    }
+
+    /// 64 MB of ext4 with 5 % kept for root.
+    fn ext4() -> Result<Self, String> {
+        let (at, image) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        image.as_file().set_len(64 << 20).unwrap();
+        let path = image.path().to_str().unwrap();
+        let eager = "lazy_itable_init=0,lazy_journal_init=0";
+        run("mkfs.ext4", &["-q", "-F", "-m", "5", "-N", "2048", "-E", eager, path])?;
+        run("mount", &["-o", "loop", path, at.path().to_str().unwrap()])?;
+        Ok(Mounted { at, _image: Some(image) })
+    }
+
+    fn path(&self) -> &Path {
+        self.at.path()
+    }
+
+    fn name(&self) -> &str {
+        self.path().to_str().unwrap()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = run("umount", &["-l", self.name()]) {
+            eprintln!("left behind: {error}");
+        }
+    }
+}
+
+/// What Python says: (capacity, available, free with root's reserve, inodes, free inodes).
+fn statvfs(path: &Path) -> [f64; 5] {
+    let script = "import os, sys; s = os.statvfs(sys.argv[1]); \
+        print(s.f_frsize * s.f_blocks, s.f_frsize * s.f_bavail, s.f_frsize * s.f_bfree, s.f_files, s.f_ffree)";
+    let text = run("python3", &["-c", script, path.to_str().unwrap()]).unwrap();
+    let numbers: Vec<f64> = text.split(' ').map(|number| number.parse().unwrap()).collect();
+    numbers.try_into().unwrap()
+}
+
+fn services(kubelet: &Overrides) -> Services {
+    Services::with_kubelet(handle::Settings { overrides: kubelet.clone(), ..handle::Settings::default() })
+}
+
+fn control_plane() -> Option<f64> {
+    let deadline = Deadline::after(Duration::from_secs(10));
+    let samples = Services::default().samples(&Host::new(Roots::default()), deadline, Instant::now());
+    samples.value(&CONTROL_PLANE, &[])
+}
+
+fn collect(kubelet: &Overrides) -> Samples {
+    let services = services(kubelet);
+    let host = Host::new(Roots::default());
+    let deadline = Deadline::after(Duration::from_secs(20));
+    let mut samples =
+        (eviction::MODE.build)(&Default::default(), &services).collect(Context::new(&host, deadline)).unwrap();
+    samples.refuse_duplicates();
+    assert!(samples.errors().is_empty(), "{:?}", samples.errors());
+    samples
+}
+
+/// nodefs at `path`, with the kubelet's default thresholds for it.
+fn nodefs(path: &Path, config: &Path) -> Overrides {
+    let text = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+    std::fs::write(config, text).unwrap();
+    Overrides { root_dir: Some(path.into()), config: Some(config.into()), ..Overrides::default() }
+}
+
+/// Checks every figure of nodefs against the witnesses; returns (bytes, inodes) of headroom as ratios.
+fn check(samples: &Samples, path: &Path) -> (f64, f64) {
+    let [capacity, available, _, inodes, inodes_free] = statvfs(path);
+    let (bytes, files) = ("nodefs.available", "nodefs.inodesFree");
+    assert_eq!(samples.value(&CAPACITY_BYTES, &[bytes]), Some(capacity));
+    assert_eq!(samples.value(&AVAILABLE_BYTES, &[bytes]), Some(available));
+    assert_eq!(samples.value(&CAPACITY_INODES, &[files]), Some(inodes));
+    assert_eq!(samples.value(&AVAILABLE_INODES, &[files]), Some(inodes_free));
+    let stat = run("stat", &["-f", "-c", "%S %b %a %c %d", path.to_str().unwrap()]).unwrap();
+    let n: Vec<f64> = stat.split(' ').map(|number| number.parse().unwrap()).collect();
+    assert_eq!(
+        [n[0] * n[1], n[0] * n[2], n[3], n[4]],
+        [capacity, available, inodes, inodes_free],
+        "the witnesses agree"
+    );
+    let threshold = samples.value(&THRESHOLD_BYTES, &[bytes, "hard"]).unwrap();
+    assert_eq!(threshold, (capacity * f64::from(0.1_f32)).floor());
+    assert_eq!(samples.value(&THRESHOLD_INODES, &[files, "hard"]), Some((inodes * f64::from(0.05_f32)).floor()));
+    let headroom = |signal| samples.value(&HEADROOM, &[signal, "hard"]).unwrap();
+    assert_eq!(headroom(bytes), (available - threshold) / capacity);
+    (headroom(bytes), headroom(files))
+}
+
+#[test]
+fn bytes_run_out_on_ext4() {
+    let _alone = alone();
+    let disk = match Mounted::ext4() {
+        Ok(disk) => disk,
+        Err(error) => return common::say_skip(format_args!("no loop-mounted ext4: {error}")),
+    };
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let settings = nodefs(disk.path(), config.path());
+    run("sync", &["-f", disk.name()]).unwrap();
+    let samples = collect(&settings);
+    let (before, _) = check(&samples, disk.path());
+    assert!(before > 0.0, "an empty file system is far from eviction: {before}");
+    let device = run("findmnt", &["-n", "-o", "SOURCE", disk.name()]).unwrap();
+    assert_eq!(samples.value(&FILESYSTEM_INFO, &["nodefs", &device, disk.name(), "ext4"]), Some(1.0));
+    assert_eq!(samples.value(&FILESYSTEM_READONLY, &["nodefs"]), Some(0.0));
+
+    // Down to 1 MiB below the threshold. What root alone may still use (5 %) is free, and not available.
+    let [capacity, available, ..] = statvfs(disk.path());
+    let fill = (available - capacity * 0.1) as u64 + (1 << 20);
+    std::fs::write(disk.path().join("fill"), vec![0x5a; usize::try_from(fill).unwrap()]).unwrap();
+    run("sync", &["-f", disk.name()]).unwrap();
+    let (after, inodes) = check(&collect(&settings), disk.path());
+    assert!(after < 0.0 && after > -0.05, "{after}");
+    assert!(inodes > 0.5, "bytes are gone, not inodes: {inodes}");
+    let [_, available, free, ..] = statvfs(disk.path());
+    assert!(free - available >= capacity * 0.04, "root's reserve is there: {free} {available}");
+
+    // Into the reserve: nothing is available any more, though the kernel still has free blocks.
+    let rest = usize::try_from(available as u64 + (1 << 20)).unwrap();
+    std::fs::write(disk.path().join("rest"), vec![0x5a; rest]).unwrap();
+    run("sync", &["-f", disk.name()]).unwrap();
+    let samples = collect(&settings);
+    check(&samples, disk.path());
+    assert_eq!(samples.value(&AVAILABLE_BYTES, &["nodefs.available"]), Some(0.0));
+    assert!(statvfs(disk.path())[2] > 0.0);
+
+    run("mount", &["-o", "remount,ro", disk.name()]).unwrap();
+    assert_eq!(collect(&settings).value(&FILESYSTEM_READONLY, &["nodefs"]), Some(1.0));
+}
+
+#[test]
+fn inodes_run_out_on_tmpfs() {
+    let _alone = alone();
+    let disk = match Mounted::tmpfs("size=8m,nr_inodes=200") {
+        Ok(disk) => disk,
+        Err(error) => return common::say_skip(format_args!("no tmpfs: {error}")),
+    };
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let settings = nodefs(disk.path(), config.path());
+    let (_, before) = check(&collect(&settings), disk.path());
+    assert!(before > 0.9, "{before}");
+    let mut made = 0;
+    // 5 % of 200 are 10: with exactly 10 left the kubelet does not evict, with 9 it does.
+    while statvfs_inodes_free(&disk) > 10 {
+        std::fs::write(disk.path().join(made.to_string()), "").unwrap();
+        made += 1;
+    }
+    let (bytes, at) = check(&collect(&settings), disk.path());
+    assert_eq!(at, 0.0, "at the threshold");
+    std::fs::write(disk.path().join("one more"), "").unwrap();
+    let (_, below) = check(&collect(&settings), disk.path());
+    assert!(below < 0.0, "{below}");
+    assert!(bytes > 0.5, "inodes are gone, not bytes: {bytes}");
+}
+
+fn statvfs_inodes_free(disk: &Mounted) -> u64 {
+    rustix::fs::statvfs(disk.path()).unwrap().f_ffree
+}
+
+#[test]
+fn memory_and_pids_by_shell_arithmetic() {
+    let _alone = alone();
+    let script = r#"
+        total=$(awk '/^MemTotal:/ {printf "%.0f", $2 * 1024}' /proc/meminfo)
+        if [ -e /sys/fs/cgroup/memory/memory.usage_in_bytes ]; then
+            usage=$(cat /sys/fs/cgroup/memory/memory.usage_in_bytes)
+            inactive=$(awk '$1 == "total_inactive_file" {print $2}' /sys/fs/cgroup/memory/memory.stat)
+        elif [ -e /sys/fs/cgroup/memory.stat ]; then
+            usage=$(awk '$1 == "anon" || $1 == "file" {sum += $2} END {printf "%.0f", sum}' /sys/fs/cgroup/memory.stat)
+            inactive=$(awk '$1 == "inactive_file" {print $2}' /sys/fs/cgroup/memory.stat)
+        else
+            exit 0
+        fi
+        echo "$total $((total - usage + inactive))"
+    "#;
+    let witness = || {
+        let text = shell(script);
+        text.split_once(' ')
+            .map(|(total, available)| (total.parse::<f64>().unwrap(), available.parse::<f64>().unwrap()))
+    };
+    let Some((total, before)) = witness() else {
+        return common::say_skip(format_args!("this kernel has no memory cgroup"));
+    };
+    let samples = collect(&Overrides::default());
+    let (_, after) = witness().unwrap();
+    // Other programs allocate and free between our reading and the shell's: a build on the same machine moves some 100 MB.
+    let slack = 512.0 * 1024.0 * 1024.0;
+    let ours = samples.value(&AVAILABLE_BYTES, &["memory.available"]).unwrap();
+    assert_eq!(samples.value(&CAPACITY_BYTES, &["memory.available"]), Some(total));
+    assert!(ours > before.min(after) - slack && ours < before.max(after) + slack, "{before} {ours} {after}");
+
+    let limit: f64 =
+        shell("cat /proc/sys/kernel/pid_max /proc/sys/kernel/threads-max | sort -n | head -n 1").parse().unwrap();
+    assert_eq!(samples.value(&CAPACITY_PIDS, &["pid.available"]), Some(limit));
+    let threads: f64 = shell("cut -d ' ' -f 4 /proc/loadavg | cut -d / -f 2").parse().unwrap();
+    let ours = limit - samples.value(&AVAILABLE_PIDS, &["pid.available"]).unwrap();
+    assert!((ours - threads).abs() < 500.0, "{ours} threads, {threads} a moment later");
+}
+
+/// A process that goes away with the test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts `command`, which waits for its standard input to end, and waits until the kernel shows it as `comm`.
+fn start(command: &mut Command, comm: &str) -> Process {
+    let child = Process(command.stdin(Stdio::piped()).spawn().unwrap());
+    let path = format!("/proc/{}/comm", child.0.id());
+    let patience = Instant::now() + Duration::from_secs(20);
+    while std::fs::read_to_string(&path).unwrap_or_default().trim() != comm {
+        assert!(Instant::now() < patience, "{comm} does not start");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+/// A folder with programs of these names that take any flags and do nothing.
+fn programs(names: &[&str]) -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    for name in names {
+        let path = dir.path().join(name);
+        std::fs::write(&path, "#!/bin/sh\nread line\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    dir
+}
+
+/// False, and a word about it, if something on this machine is a kubelet already.
+fn no_kubelet_here() -> bool {
+    let samples = collect(&Overrides::default());
+    let none = samples.value(&CONFIG_INFO, &["default", ""]).is_some();
+    if !none {
+        common::say_skip(format_args!("a kubelet runs on this machine"));
+    }
+    none
+}
+
+const CONFIG: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+    evictionHard: {memory.available: 321Mi}\n";
+
+/// These stand-ins do not make themselves a /var/lib/kubelet, as a kubelet does.
+fn on_root() -> Overrides {
+    Overrides { root_dir: Some("/".into()), ..Overrides::default() }
+}
+
+fn hard_memory(samples: &Samples) -> Option<f64> {
+    samples.value(&THRESHOLD_BYTES, &["memory.available", "hard"])
+}
+
+#[test]
+fn a_running_kubelet_is_found_with_its_files() {
+    let _alone = alone();
+    if !no_kubelet_here() {
+        return;
+    }
+    assert_eq!(hard_memory(&collect(&Overrides::default())), Some(100.0 * 1_048_576.0), "its default");
+    let dir = programs(&["kubelet", "etcd"]);
+    std::fs::write(dir.path().join("k.yaml"), CONFIG).unwrap();
+    let root = dir.path().join("root");
+    std::fs::create_dir(&root).unwrap();
+    // A relative path is relative to where the kubelet was started, which is not where we are.
+    let mut command = Command::new(dir.path().join("kubelet"));
+    command.current_dir(dir.path()).args(["--config=k.yaml", "--image-gc-high-threshold=91", "--root-dir"]).arg(&root);
+    let kubelet = start(&mut command, "kubelet");
+    let samples = collect(&Overrides::default());
+    assert_eq!(hard_memory(&samples), Some(321.0 * 1_048_576.0));
+    let path = dir.path().join("k.yaml").display().to_string();
+    assert_eq!(samples.value(&CONFIG_INFO, &["file", &path]), Some(1.0));
+    assert_eq!(samples.value(&CONFIG_INFO, &["flag", ""]), Some(1.0));
+    assert_eq!(samples.value(&eviction::IMAGE_GC, &["high"]), Some(0.91));
+    assert_eq!(samples.value(&CAPACITY_BYTES, &["nodefs.available"]), Some(statvfs(&root)[0]));
+    if control_plane() == Some(0.0) {
+        let _etcd = start(&mut Command::new(dir.path().join("etcd")), "etcd");
+        assert_eq!(control_plane(), Some(1.0));
+    } else {
+        common::say_skip(format_args!("a control plane runs on this machine"));
+    }
+    drop(kubelet);
+    let samples = collect(&Overrides::default());
+    assert_eq!(samples.value(&CONFIG_INFO, &["default", ""]), Some(1.0));
+}
+
+#[test]
+fn a_kubelet_by_another_name_runs_on_flags_only() {
+    let _alone = alone();
+    if !no_kubelet_here() {
+        return;
+    }
+    let _kubelet = start(Command::new("bash").args(["-c", "exec -a kubelet sleep 600"]), "sleep");
+    let samples = collect(&on_root());
+    assert_eq!(samples.value(&CONFIG_INFO, &["flag", ""]), Some(1.0));
+    assert_eq!(hard_memory(&samples), None, "no file, no thresholds");
+    assert!(samples.value(&AVAILABLE_BYTES, &["memory.available"]).is_some());
+}
+
+#[test]
+fn a_kubelet_in_a_mount_namespace_of_its_own() {
+    let _alone = alone();
+    if !no_kubelet_here() {
+        return;
+    }
+    let dir = programs(&["kubelet"]);
+    let inside = dir.path().join("inside");
+    std::fs::create_dir(&inside).unwrap();
+    let (inside, program) = (inside.to_str().unwrap(), dir.path().join("kubelet").display().to_string());
+    let script = format!(
+        "mount -t tmpfs headroom-test {inside} && printf '{}' > {inside}/k.yaml && exec {program} --config={inside}/k.yaml",
+        CONFIG.replace('\n', "\\n")
+    );
+    if let Err(error) = run("unshare", &["--mount", "true"]) {
+        return common::say_skip(format_args!("no mount namespaces: {error}"));
+    }
+    let _kubelet = start(Command::new("unshare").args(["--mount", "sh", "-c", &script]), "kubelet");
+    assert!(!PathBuf::from(inside).join("k.yaml").exists(), "the machine itself does not have it");
+    assert_eq!(hard_memory(&collect(&on_root())), Some(321.0 * 1_048_576.0));
+}

@@ -1,0 +1,14 @@
+//! The modes on the running kernel: real processes, sockets, cgroups, mounts and namespaces. Root; without it most say SKIP.
+
+#[macro_use]
+#[path = "../common/mod.rs"]
+mod common;
+
+mod cgroup;
+mod drill;
+mod eviction;
+mod memory_volume;
+mod open_files;
+mod pod_interface;
+mod runtime_sockets;
+mod sockets;

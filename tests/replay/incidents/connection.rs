@@ -1,0 +1,86 @@
+//! I5: the kubelet's one connection is dead, but in use.
+
+use std::time::Duration;
+
+use super::drill::{Drill, number_inside};
+use super::pace::Pace;
+use super::stack::Stack;
+use super::{possible, tell};
+use crate::common::netns::CP;
+use crate::testbed::PORT;
+use crate::testbed::bed::{Bed, peer, wait};
+
+const SOON: Duration = Duration::from_secs(15);
+/// The exporter's own clocks at the pace of a replay.
+pub const QUICK: [&str; 5] = [
+    "--apiserver.probe-interval=1s",
+    "--apiserver.probe-timeout=1s",
+    "--apiserver.stall-threshold=2s",
+    "--collector.node_status.lease-interval=1s",
+    "--collector.node_status.node-interval=1s",
+];
+
+/// The bed at this pace: in real time a kubelet with default settings and an exporter with default flags.
+pub fn bed(pace: Pace, environment: &[(&str, &str)]) -> Option<Bed> {
+    let (renew, flags): (_, &[_]) =
+        if pace.is_real() { (Duration::from_secs(10), &[]) } else { (Duration::from_millis(200), &QUICK) };
+    possible().then(|| Bed::new().with(environment, renew, flags))
+}
+
+/// Stalls each connection that this process has now, once it is one that lasts.
+fn stall(bed: &Bed, pid: u32) -> Drill {
+    wait(SOON, "a connection that lasts", || {
+        let before = bed.connections(pid);
+        std::thread::sleep(Duration::from_millis(300));
+        bed.connections(pid).into_iter().find(|connection| before.contains(connection))
+    });
+    Drill::start(&bed.pair.node, &format!("stalled-connection --pid {} --port {PORT}", number_inside(pid)))
+}
+
+/// Every connection there is dies without a word, and new ones work. The kubelet heals itself; it was paged before.
+pub fn i5_the_connection_that_was_dead_but_in_use() {
+    let pace = Pace::of_this_run();
+    let quick = [("HTTP2_READ_IDLE_TIMEOUT_SECONDS", "5"), ("HTTP2_PING_TIMEOUT_SECONDS", "3")];
+    let Some(bed) = bed(pace, if pace.is_real() { &[] } else { &quick }) else { return };
+    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);
+    stack.is_calm();
+    let mut drills = [bed.kubelet().pid(), bed.exporter().pid()].map(|pid| stall(&bed, pid));
+    let fault = drills[0].says("t=0s");
+    let stalled = stack.arrives("HeadroomApiserverConnectionStalled", &[("severity", "warning")]);
+    tell("I5", pace, fault, &stalled);
+    stalled.says("summary", &[&peer(CP)]);
+    let health_check = if pace.is_real() { "45s" } else { "8s" };
+    stalled.says("description", &["nothing was acknowledged", "gives up such a connection", health_check]);
+    let reused = stack.arrives("HeadroomApiserverReusedConnectionDied", &[("severity", "warning")]);
+    tell("I5", pace, fault, &reused);
+    stack.all_resolve();
+    // Some 45 s without a renewal, in real time.
+    let lease: &[&str] = if pace.is_real() { &["HeadroomNodeLeaseOld", "HeadroomNodeLeaseExpiring"] } else { &[] };
+    stack.only_or(&["HeadroomApiserverConnectionStalled", "HeadroomApiserverReusedConnectionDied"], lease);
+    for drill in drills {
+        drill.end(&["HeadroomApiserverConnectionStalled"]);
+    }
+}
+
+/// A kubelet whose health check is switched off: known before, and paged as what does not heal once 25 s have passed.
+pub fn i5_a_kubelet_that_never_lets_go() {
+    let pace = Pace::of_this_run();
+    let Some(bed) = bed(pace, &[("HTTP2_READ_IDLE_TIMEOUT_SECONDS", "0")]) else { return };
+    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);
+    let off = stack.arrives("HeadroomKubeletHttp2HealthCheckOff", &[("severity", "warning")]);
+    off.says("description", &["read-idle timeout 0s"]);
+    let mut drill = stall(&bed, bed.kubelet().pid());
+    let fault = drill.says("t=0s");
+    let stalled = stack.arrives("HeadroomApiserverConnectionStalled", &[("severity", "warning")]);
+    tell("I5, no health check", pace, fault, &stalled);
+    stalled.says("description", &["13 to 30 minutes"]);
+    let dead = stack.arrives("HeadroomApiserverConnectionDead", &[("severity", "critical")]);
+    tell("I5, no health check", pace, fault, &dead);
+    dead.says("description", &["health check is switched off", "Restart the kubelet"]);
+    drill.end(&["HeadroomApiserverConnectionStalled"]);
+    stack.resolves("HeadroomApiserverConnectionDead");
+    let seen =
+        ["HeadroomKubeletHttp2HealthCheckOff", "HeadroomApiserverConnectionStalled", "HeadroomApiserverConnectionDead"];
+    let lease = ["HeadroomNodeLeaseOld", "HeadroomNodeLeaseExpiring"];
+    stack.only_or(&seen, &lease);
+}

@@ -1,0 +1,10 @@
+//! Beside real container runtimes: Debian's containerd and Docker. Root.
+
+#[macro_use]
+#[path = "../common/mod.rs"]
+mod common;
+
+mod churn;
+mod cri;
+mod docker;
+mod page;
