@@ -48,8 +48,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("check_config", &["kubelet", "host", "error"]),
     ("doctor", &["report", "verdict", "scrape", "probes", "modes", "host", "self_metrics"]),
     ("config", &["doctor", "check_config", "http", "modes", "apiserver", "runtime", "kubelet", "host", "self_metrics"]),
-    // Makes failures for the binary headroom-drill, so it writes; the exporter knows nothing of it.
-    ("drill", &["host", "error"]),
+    // Makes failures for the binary headroom-drill, so it writes; the exporter knows nothing of it. Of the kubelet it has
+    // the durations.
+    ("drill", &["kubelet", "host", "error"]),
     ("catalog", &["config", "http", "modes", "scrape", "self_metrics", "metric"]),
 ];
 

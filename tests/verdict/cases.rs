@@ -5,7 +5,7 @@ use std::path::Path;
 
 use headroom::verdict::promql::eval::Evaluator;
 use headroom::verdict::promql::expression;
-use headroom::verdict::rules::{self, Group, Rule, duration};
+use headroom::verdict::rules::{self, Group, Rule};
 use headroom::verdict::{Labels, STALE, Store};
 use serde::Deserialize;
 
@@ -67,7 +67,7 @@ struct Sample {
 }
 
 fn milliseconds(text: &str) -> i64 {
-    duration(text).unwrap().as_millis() as i64
+    promql_parser::util::parse_duration(text).unwrap().as_millis() as i64
 }
 
 /// What was recorded the last time and is not now ends, as in Prometheus.
