@@ -1,4 +1,4 @@
-//! The failure modes: one file each, one line each in [`MODES`].
+//! The failure modes: a file and a folder each, one line each in [`MODES`].
 //!
 //! A mode is one way in which a node fails while every dashboard is green. Adding one means: its file under `modes/`, one
 //! line in [`MODES`], its settings in [`Settings`], its fixtures, its alerts folder, its dashboard row. `tests/fast/catalog.rs`

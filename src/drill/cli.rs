@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::kubelet::quantity;
+
 /// Makes a failure on purpose, to test one's paging. Needs root and a node that may fail.
 #[derive(clap::Parser, Debug)]
 #[command(name = "headroom-drill", version, max_term_width = 100)]
@@ -200,16 +202,7 @@ pub(super) struct PodInterface {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let end = text.find(|c: char| !c.is_ascii_digit()).ok_or("give a unit: ms, s, m or h")?;
-    let number: u64 = text[..end].parse().map_err(|_| "not a number")?;
-    let unit = match &text[end..] {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err("units are ms, s, m and h".to_owned()),
-    };
-    let duration = number.checked_mul(unit).map(Duration::from_millis).ok_or("too long")?;
+    let duration = quantity::duration(text).map_err(|_| "expected a duration such as 500ms, 10s or 1m30s")?;
     if duration > Duration::from_secs(86_400) { Err("at most a day".to_owned()) } else { Ok(duration) }
 }
 

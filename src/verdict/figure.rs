@@ -138,6 +138,12 @@ pub(super) fn names(wanted: &mut BTreeSet<String>) {
     }
 }
 
+/// Every expression that a figure is found with.
+#[cfg(test)]
+pub(super) fn expressions() -> impl Iterator<Item = &'static Expr> {
+    PARSED.iter().flat_map(|parsed| [&parsed.ratio].into_iter().chain(&parsed.rate))
+}
+
 /// The headline figure of a mode at the newest page: nothing for a mode that has none, or whose series are not on it.
 pub fn figure(mode: &str, history: &History) -> Option<Figure> {
     let parsed = PARSED.iter().find(|parsed| parsed.row.mode == mode)?;

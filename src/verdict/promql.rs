@@ -1,9 +1,9 @@
 //! PromQL as Prometheus evaluates it, and the templates of its alerts, over a store of our own samples.
 
-mod aggregate;
+pub(super) mod aggregate;
 pub mod eval;
 pub mod expression;
-mod functions;
+pub(super) mod functions;
 pub mod humanize;
 pub(in crate::verdict) mod labels;
 mod matching;

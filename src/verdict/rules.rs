@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use promql_parser::parser::Expr;
+use promql_parser::util::parse_duration;
 use serde::Deserialize;
 
 use super::promql::eval::{Element, Evaluator};
@@ -166,7 +167,8 @@ pub fn parse(folder: &'static str, text: &str) -> Result<Vec<Group>, String> {
         for text in rule.labels.values().chain(rule.annotations.values()) {
             template::check(text).map_err(context)?;
         }
-        let holds_for = rule.holds_for.as_deref().map_or(Ok(Duration::ZERO), duration).map_err(context)?;
+        // Prometheus's durations (`1d`, whole numbers) are others than Go's (`1.5h`), which `kubelet::quantity` reads.
+        let holds_for = rule.holds_for.as_deref().map_or(Ok(Duration::ZERO), parse_duration).map_err(context)?;
         let expr = expression::parse(&rule.expr).map_err(context)?;
         let FileRule { alert, record, labels, annotations, .. } = rule;
         Ok(Rule { alert, record, expr, holds_for, labels, annotations })
@@ -175,31 +177,6 @@ pub fn parse(folder: &'static str, text: &str) -> Result<Vec<Group>, String> {
         Ok(Group { folder, rules: group.rules.into_iter().map(rule).collect::<Result<_, String>>()? })
     };
     file.groups.into_iter().map(group).collect()
-}
-
-/// Prometheus's durations: `90s`, `1h30m`.
-///
-/// # Errors
-/// Anything else.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let (mut rest, mut total) = (text, 0);
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(|| format!("{text}: no duration"))?;
-        let letters = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |length| digits + length);
-        let number: u64 = rest[..digits].parse().map_err(|_| format!("{text}: no duration"))?;
-        total += number
-            * match &rest[digits..letters] {
-                "ms" => 1,
-                "s" => 1000,
-                "m" => 60_000,
-                "h" => 3_600_000,
-                "d" => 86_400_000,
-                "w" => 604_800_000,
-                unit => return Err(format!("{text}: unit {unit} unknown")),
-            };
-        rest = &rest[letters..];
-    }
-    Ok(Duration::from_millis(total))
 }
 
 static GROUPS: LazyLock<Vec<Group>> = LazyLock::new(|| {

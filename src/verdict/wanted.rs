@@ -23,3 +23,40 @@ pub(super) fn wanted() -> &'static BTreeSet<String> {
     });
     &WANTED
 }
+
+#[cfg(test)]
+mod tests {
+    use promql_parser::parser::Expr;
+
+    use super::*;
+    use crate::verdict::promql::{aggregate, functions};
+
+    /// Adds the names of functions and aggregations.
+    fn called(expr: &Expr, names: &mut BTreeSet<String>) {
+        match expr {
+            Expr::Call(call) => drop(names.insert(call.func.name.to_owned())),
+            Expr::Aggregate(aggregate) => drop(names.insert(aggregate.op.to_string())),
+            _ => {}
+        }
+        expression::children(expr).into_iter().for_each(|child| called(child, names));
+    }
+
+    #[test]
+    fn the_evaluator_knows_every_function_that_is_used_and_no_other() {
+        let rules = || rules::groups().iter().flat_map(|group| &group.rules);
+        let mut used = BTreeSet::new();
+        rules().map(|rule| &rule.expr).chain(figure::expressions()).for_each(|expr| called(expr, &mut used));
+        // Queries in annotations are put together when they are rendered: `query (printf "topk(5, x{instance=%q})" …)`.
+        for query in rules().flat_map(|rule| rule.annotations.values()).flat_map(|text| text.split("printf \"").skip(1))
+        {
+            let end = query.match_indices('"').map(|(at, _)| at).find(|at| !query[..*at].ends_with('\\'));
+            let query = query[..end.unwrap()].replace("\\\"", "\"").replace("%q", "\"x\"");
+            if !query.contains("headroom_") {
+                continue;
+            }
+            called(&expression::parse(&query).unwrap(), &mut used);
+        }
+        let known: BTreeSet<String> = functions::names().chain(aggregate::NAMES).map(String::from).collect();
+        assert_eq!(used, known);
+    }
+}

@@ -67,7 +67,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // Makes failures for the binary headroom-drill, so it writes; the exporter knows nothing of it.
-    ("drill", &["host", "error"]),
+    ("drill", &["values", "host", "error"]),
     ("catalog", &["config", "http", "services", "modes", "scrape", "self_metrics", "metric"]),
 ];
 

@@ -7,9 +7,8 @@ use promql_parser::parser::{AggregateExpr, LabelModifier};
 use super::eval::{Element, Evaluator, Value};
 use super::labels::Labels;
 
-pub(in crate::verdict) fn known(op: &str) -> bool {
-    matches!(op, "sum" | "min" | "max" | "avg" | "count" | "group" | "topk" | "bottomk")
-}
+/// Every aggregation that the evaluator knows: those that a rule uses, and no others. A test compares.
+pub(in crate::verdict) const NAMES: [&str; 6] = ["sum", "min", "max", "avg", "count", "topk"];
 
 pub(in crate::verdict) fn aggregate(evaluator: &Evaluator<'_>, expr: &AggregateExpr) -> Result<Vec<Element>, String> {
     let op = expr.op.to_string();
@@ -22,23 +21,17 @@ pub(in crate::verdict) fn aggregate(evaluator: &Evaluator<'_>, expr: &AggregateE
         };
         groups.entry(key).or_default().push(element);
     }
-    if matches!(op.as_str(), "topk" | "bottomk") {
-        let Some(param) = &expr.param else { return Err(format!("{op} of how many?")) };
-        let Value::Scalar(count) = evaluator.eval(param)? else { return Err(format!("{op} of how many?")) };
-        return Ok(groups
-            .into_values()
-            .flat_map(|group| first(group, count.max(0.0) as usize, op == "topk"))
-            .collect());
+    if op == "topk" {
+        let count = expr.param.as_ref().map(|param| evaluator.eval(param)).transpose()?;
+        let Some(Value::Scalar(count)) = count else { return Err("topk of how many?".into()) };
+        return Ok(groups.into_values().flat_map(|group| largest(group, count.max(0.0) as usize)).collect());
     }
     Ok(groups.into_iter().map(|(labels, group)| Element { labels, value: fold(&op, &group) }).collect())
 }
 
-/// NaN counts as the smallest for `topk` and the largest for `bottomk`.
-fn first(mut group: Vec<Element>, count: usize, largest: bool) -> Vec<Element> {
-    group.sort_by(|a, b| {
-        let order = if largest { b.value.partial_cmp(&a.value) } else { a.value.partial_cmp(&b.value) };
-        order.unwrap_or_else(|| a.value.is_nan().cmp(&b.value.is_nan()))
-    });
+/// NaN counts as the smallest.
+fn largest(mut group: Vec<Element>, count: usize) -> Vec<Element> {
+    group.sort_by(|a, b| b.value.partial_cmp(&a.value).unwrap_or_else(|| a.value.is_nan().cmp(&b.value.is_nan())));
     group.truncate(count);
     group
 }
@@ -57,7 +50,7 @@ fn fold(op: &str, group: &[Element]) -> f64 {
         "count" => group.len() as f64,
         "min" => replace(|kept, next| kept > next),
         "max" => replace(|kept, next| kept < next),
-        _ => 1.0,
+        _ => f64::NAN,
     }
 }
 

@@ -19,7 +19,7 @@ pub fn parse(text: &str) -> Result<Expr, String> {
 
 fn check(expr: &Expr) -> Result<(), String> {
     match expr {
-        Expr::Aggregate(aggregate) if !aggregate::known(&aggregate.op.to_string()) => {
+        Expr::Aggregate(aggregate) if !aggregate::NAMES.contains(&aggregate.op.to_string().as_str()) => {
             return Err(format!("aggregation {} is not supported", aggregate.op));
         }
         Expr::Binary(binary) if binary.op.to_string() == "atan2" => return Err("atan2 is not supported".into()),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use headroom::verdict::promql::eval::Evaluator;
 use headroom::verdict::promql::expression;
-use headroom::verdict::rules::{self, Group, Rule, duration};
+use headroom::verdict::rules::{self, Group, Rule};
 use headroom::verdict::{Labels, STALE, Store};
 use serde::Deserialize;
 
@@ -67,7 +67,7 @@ struct Sample {
 }
 
 fn milliseconds(text: &str) -> i64 {
-    duration(text).unwrap().as_millis() as i64
+    promql_parser::util::parse_duration(text).unwrap().as_millis() as i64
 }
 
 /// What was recorded the last time and is not now ends, as in Prometheus.
@@ -201,8 +201,13 @@ fn the_rules_that_are_built_in_are_all_there_are() {
 
 #[test]
 fn what_the_evaluator_does_not_know_is_refused_when_it_is_parsed() {
-    for expr in ["label_replace(x, \"a\", \"b\", \"c\", \"d\")", "max_over_time(x[5m:1m])", "x @ 3", "quantile(0.5, x)"]
-    {
+    for expr in [
+        "label_replace(x, \"a\", \"b\", \"c\", \"d\")",
+        "max_over_time(x[5m:1m])",
+        "x @ 3",
+        "quantile(0.5, x)",
+        "sqrt(x)",
+    ] {
         let error = expression::parse(expr).unwrap_err();
         assert!(error.contains("not supported"), "{expr}: {error}");
     }
