@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::kubelet::quantity;
+use crate::values::duration as go_duration;
 
 /// Makes a failure on purpose, to test one's paging. Needs root and a node that may fail.
 #[derive(clap::Parser, Debug)]
@@ -202,7 +202,7 @@ pub(super) struct PodInterface {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let duration = quantity::duration(text).map_err(|_| "expected a duration such as 500ms, 10s or 1m30s")?;
+    let duration = go_duration(text).map_err(|_| "expected a duration such as 500ms, 10s or 1m30s")?;
     if duration > Duration::from_secs(86_400) { Err("at most a day".to_owned()) } else { Ok(duration) }
 }
 
