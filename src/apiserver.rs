@@ -48,11 +48,9 @@ use std::time::Duration;
 use access::TargetSource;
 use long_lived::LongLived;
 
-use crate::client::connect::{Connector, Protocol};
+use crate::client::connect::Connector;
 use crate::client::http1;
-use crate::client::phases::Stopwatch;
 use crate::client::request::Request;
-use crate::client::target::Target;
 use crate::error::Result;
 use crate::host::{Deadline, Host};
 
@@ -183,7 +181,7 @@ impl Client {
     pub async fn fresh(&self, path: &str) -> Result<Exchange> {
         let entry = self.access.entry(Deadline::after(FILES)).await?;
         let deadline = Deadline::after(self.settings().timeout);
-        Ok(self.over_http1(&entry, Request::probe(path), deadline).await)
+        Ok(http1::exchange(&self.connector, &entry, &Request::probe(path), deadline).await)
     }
 
     /// PING and GET over the long-lived HTTP/2 connection, which is made first if there is none.
@@ -213,7 +211,7 @@ impl Client {
         // Half of the time, so that a new connection still has the other half.
         match self.long_lived.get(&entry, &want, deadline.part(Duration::MAX)).await {
             Some(exchange) => Ok(exchange),
-            None => Ok(self.over_http1(&entry, want, deadline).await),
+            None => Ok(http1::exchange(&self.connector, &entry, &want, deadline).await),
         }
     }
 
@@ -224,15 +222,5 @@ impl Client {
     /// As [`Client::fresh`].
     pub async fn post(&self, path: &str, json: &[u8], most_bytes: usize) -> Result<Exchange> {
         self.ask(Request::question(path, json, most_bytes)).await
-    }
-
-    async fn over_http1(&self, entry: &Target, want: Request<'_>, deadline: Deadline) -> Exchange {
-        let watch = Stopwatch::start();
-        let work = async {
-            let stream = self.connector.connect(entry, Protocol::Http1, &watch, deadline).await?;
-            watch.phase(Phase::Request, http1::ask(stream, entry, &want)).await
-        };
-        let result = watch.within(deadline, work).await;
-        want.exchange(result, &watch, entry)
     }
 }

@@ -9,9 +9,11 @@ pub(crate) mod http2;
 mod outcome;
 pub(crate) mod phases;
 pub(crate) mod request;
+mod server;
 pub(crate) mod target;
 
 pub use address::Address;
 pub use http2::{Pong, ReconnectReason};
 pub(crate) use outcome::Failure;
 pub use outcome::{Exchange, Outcome, Phase};
+pub use server::Server;

@@ -22,7 +22,7 @@ pub(super) struct TargetSource {
 struct Reader {
     settings: Settings,
     host: Arc<Host>,
-    /// Reconnect of the files as they were last time.
+    /// Made of the files as they were last time.
     last: Mutex<Option<Arc<Tls>>>,
 }
 
@@ -74,7 +74,7 @@ impl Reader {
         };
         let name = settings.server_name.clone().or_else(|| told.and_then(|told| told.server_name.clone()));
         let material = Material {
-            name: name.unwrap_or_else(|| address.host().to_owned()),
+            names: vec![name.unwrap_or_else(|| address.host().to_owned())],
             ca: self.ca(told)?,
             client: told.and_then(|told| told.client.as_ref()).map(|client| self.client(client)).transpose()?,
             address: address.clone(),

@@ -19,7 +19,7 @@ use crate::host::Deadline;
 /// A connection that a check had to make first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reconnect {
-    /// ReconnectReason.
+    /// Why it had to.
     pub why: ReconnectReason,
     /// Its phases that ended well; with [`Phase::Total`] if it stands.
     pub timings: Vec<(Phase, Duration)>,

@@ -3,7 +3,6 @@
 //! What the clients of the kubelet and of the apiserver share. Nothing here reads a file or opens a connection.
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 
 use hyper::header::HeaderValue;
@@ -65,28 +64,6 @@ pub fn certificates(pem: &[u8]) -> std::result::Result<Vec<CertificateDer<'stati
     let all: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let all = all.map_err(|error| format!("is not PEM: {error}"))?;
     if all.is_empty() { Err("holds no certificate".to_owned()) } else { Ok(all) }
-}
-
-/// ReconnectReason a TLS handshake failed.
-#[derive(Debug)]
-pub enum Handshake<'a> {
-    /// We did not believe the server's certificate.
-    Untrusted(&'a CertificateError),
-    /// TLS says no: an alert, another protocol, nonsense.
-    Tls(&'a rustls::Error),
-    /// The connection failed.
-    Io(&'a io::Error),
-}
-
-impl<'a> Handshake<'a> {
-    /// What an error of a TLS stream means.
-    pub fn of(error: &'a io::Error) -> Self {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(rustls::Error::InvalidCertificate(why)) => Handshake::Untrusted(why),
-            Some(error) => Handshake::Tls(error),
-            None => Handshake::Io(error),
-        }
-    }
 }
 
 /// Believes who has a certificate by one of some authorities for one of some names; or anyone.

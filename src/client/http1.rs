@@ -8,21 +8,40 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::outcome::Failure;
+use super::connect::{Connector, Protocol};
+use super::outcome::{Exchange, Failure, Phase};
+use super::phases::Stopwatch;
 use super::request::{Answer, Request};
 use super::target::Target;
+use crate::host::Deadline;
 
-/// More header bytes than any apiserver sends.
+/// More header bytes than any server of Kubernetes sends.
 const LARGEST_HEAD: usize = 64 << 10;
 
+/// Asks over a new connection, which is closed when this returns.
+pub(crate) async fn exchange(
+    connector: &Connector,
+    entry: &Target,
+    want: &Request<'_>,
+    deadline: Deadline,
+) -> Exchange {
+    let watch = Stopwatch::start();
+    let work = async {
+        let stream = connector.connect(entry, Protocol::Http1, &watch, deadline).await?;
+        watch.phase(Phase::Request, ask(stream, entry, want)).await
+    };
+    let result = watch.within(deadline, work).await;
+    want.exchange(result, &watch, entry)
+}
+
 /// The stream is closed when this ends, however it ends.
-pub(crate) async fn ask(stream: TlsStream<TcpStream>, entry: &Target, want: &Request<'_>) -> Result<Answer, Failure> {
+async fn ask(stream: TlsStream<TcpStream>, entry: &Target, want: &Request<'_>) -> Result<Answer, Failure> {
     let handshake = http1::Builder::new().max_buf_size(LARGEST_HEAD).handshake(TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(|error| Failure::http1(entry, &error))?;
     let mut request = want.request(entry, Full::new(want.body()))?;
     // Over HTTP/1.1 the authority is a header of its own.
     let host = HeaderValue::try_from(entry.address.authority());
-    let host = host.map_err(|_| Failure::unexpected("the apiserver's name cannot be sent in HTTP"))?;
+    let host = host.map_err(|_| Failure::unexpected("the server's name cannot be sent in HTTP"))?;
     request.headers_mut().insert(HOST, host);
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     *request.uri_mut() = want.relative(entry)?;

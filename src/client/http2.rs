@@ -24,7 +24,7 @@ const WINDOW: u32 = 64 << 10;
 const LARGEST_FRAME: u32 = 16 << 10;
 const LARGEST_HEAD: u32 = 16 << 10;
 
-/// ReconnectReason a connection had to be made. The label values of whoever counts it.
+/// Why a connection had to be made. The label values of whoever counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ReconnectReason {
     /// There was none yet.
@@ -119,7 +119,7 @@ impl Connection {
         self.sender.clone()
     }
 
-    /// ReconnectReason nothing more can be sent on it, if so.
+    /// Why nothing more can be sent on it, if so.
     pub(crate) async fn ended(&self) -> Option<ReconnectReason> {
         match self.sender.clone().ready().await {
             Ok(_) => None,

@@ -1,4 +1,4 @@
-//! How asking an apiserver can end, and where.
+//! How asking a server can end, and where.
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -7,7 +7,6 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{HeaderMap, RETRY_AFTER};
 
-use super::credentials::Handshake;
 use super::target::Target;
 use crate::error::{Error, Reason};
 
@@ -132,7 +131,7 @@ impl Exchange {
     }
 }
 
-/// ReconnectReason there is no answer, or not the one that was wanted.
+/// Why there is no answer, or not the one that was wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) outcome: Outcome,
@@ -175,10 +174,10 @@ impl Failure {
 
     /// An error of a TLS stream: in the handshake, or an alert later on.
     pub(crate) fn tls(entry: &Target, error: &io::Error) -> Self {
-        match Handshake::of(error) {
-            Handshake::Untrusted(why) => Failure::new(Outcome::Tls, entry.refusal(why)),
-            Handshake::Tls(error) => Failure::new(Outcome::Tls, Error::malformed(format!("TLS: {error}"))),
-            Handshake::Io(error) => Failure::io("TLS", error),
+        match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(why)) => Failure::new(Outcome::Tls, entry.refusal(why)),
+            Some(error) => Failure::new(Outcome::Tls, Error::malformed(format!("TLS: {error}"))),
+            None => Failure::io("TLS", error),
         }
     }
 
@@ -221,12 +220,10 @@ impl Failure {
     /// A status other than 200.
     pub(crate) fn status(status: StatusCode, headers: &HeaderMap, entry: &Target) -> Self {
         let code = status.as_u16();
+        let token_file = entry.address.server().flag("token-file");
+        let anonymous = format!(": it wants credentials, and there are none ({token_file})");
         let (outcome, reason, words) = match code {
-            401 if entry.is_anonymous() => (
-                Outcome::Unauthorized,
-                Reason::Denied,
-                ": it wants credentials, and there are none (--apiserver.token-file)",
-            ),
+            401 if entry.is_anonymous() => (Outcome::Unauthorized, Reason::Denied, anonymous.as_str()),
             401 => (
                 Outcome::Unauthorized,
                 Reason::Denied,

@@ -30,11 +30,11 @@ pub(super) fn socket_path(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn kubelet_url(text: &str) -> Result<configz::Ask, String> {
-    if text == "off" { Ok(configz::Ask::Never) } else { text.parse().map(configz::Ask::At) }
+    if text == "off" { Ok(configz::Ask::Never) } else { configz::Address::kubelet(text).map(configz::Ask::At) }
 }
 
 pub(super) fn apiserver_url(text: &str) -> Result<apiserver::Ask, String> {
-    if text == "off" { Ok(apiserver::Ask::Never) } else { text.parse().map(apiserver::Ask::At) }
+    if text == "off" { Ok(apiserver::Ask::Never) } else { Address::apiserver(text).map(apiserver::Ask::At) }
 }
 
 pub(super) fn apiserver_endpoint(text: &str) -> Result<Address, String> {
@@ -42,7 +42,7 @@ pub(super) fn apiserver_endpoint(text: &str) -> Result<Address, String> {
     if text.contains('/') {
         return Err(wrong());
     }
-    format!("https://{text}").parse().map_err(|_| wrong())
+    Address::apiserver(&format!("https://{text}")).map_err(|_| wrong())
 }
 
 pub(super) fn probe_path(text: &str) -> Result<String, String> {

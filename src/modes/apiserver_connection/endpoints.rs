@@ -251,7 +251,7 @@ mod tests {
             std::fs::write(dir.path().join("kubelet.conf"), text).unwrap();
             overrides.kubeconfig = Some("/kubelet.conf".into());
         }
-        let flags: Vec<Address> = flags.iter().map(|flag| flag.parse().unwrap()).collect();
+        let flags: Vec<Address> = flags.iter().map(|flag| Address::apiserver(flag).unwrap()).collect();
         let host = Host::new(Roots { root: dir.path().into(), ..Roots::default() });
         (dir, host, Endpoints::new(&flags, overrides))
     }
@@ -294,7 +294,7 @@ mod tests {
         let (_dir, host, endpoints) = endpoints(&[], None);
         let known = endpoints.known(&host, None);
         assert!(!known.named && known.addresses.is_empty() && known.errors.is_empty());
-        endpoints.probe_goes_to(&"https://10.0.0.9:6443".parse().unwrap());
+        endpoints.probe_goes_to(&Address::apiserver("https://10.0.0.9:6443").unwrap());
         assert_eq!(endpoints.known(&host, None).addresses.len(), 1);
     }
 
