@@ -2,8 +2,9 @@
 
 mod address;
 pub(crate) mod blocking;
+pub(crate) mod body;
 pub(crate) mod connect;
-pub mod credentials;
+pub(crate) mod credentials;
 pub(crate) mod http1;
 pub(crate) mod http2;
 mod outcome;

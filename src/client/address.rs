@@ -73,7 +73,7 @@ impl Address {
     }
 
     /// Who listens there.
-    pub(crate) fn server(&self) -> Server {
+    pub(super) fn server(&self) -> Server {
         self.server
     }
 
@@ -98,7 +98,7 @@ impl Address {
     }
 
     /// `HOST[:PORT]` as it is written in a request. An apiserver's is without the port of `https`; a kubelet's always has it.
-    pub(crate) fn authority(&self) -> String {
+    pub(super) fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         match (self.server, self.port) {
             (Server::Apiserver, 443) => host,
@@ -107,7 +107,7 @@ impl Address {
     }
 
     /// The path of a request.
-    pub(crate) fn path(&self, path: &str) -> String {
+    pub(super) fn path(&self, path: &str) -> String {
         format!("{}/{}", self.prefix, path.trim_start_matches('/'))
     }
 }

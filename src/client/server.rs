@@ -13,7 +13,7 @@ pub enum Server {
 
 impl Server {
     /// The port of a URL that names none.
-    pub(crate) fn default_port(self) -> u16 {
+    pub(super) fn default_port(self) -> u16 {
         match self {
             Server::Apiserver => 443,
             Server::Kubelet => 10250,
@@ -21,7 +21,7 @@ impl Server {
     }
 
     /// The flag of ours with this setting of it, for advice: `--kubelet.ca-file`.
-    pub(crate) fn flag(self, setting: &str) -> String {
+    pub(super) fn flag(self, setting: &str) -> String {
         format!("--{self}.{setting}")
     }
 }

@@ -24,9 +24,9 @@ pub(crate) struct Target {
 pub(crate) struct Tls {
     pub(crate) material: Material,
     /// What is sent as SNI, if it is no IP address.
-    pub(crate) name: ServerName<'static>,
-    pub(crate) http1: Arc<ClientConfig>,
-    pub(crate) http2: Arc<ClientConfig>,
+    pub(super) name: ServerName<'static>,
+    pub(super) http1: Arc<ClientConfig>,
+    pub(super) http2: Arc<ClientConfig>,
     /// Counts up when anything of it has changed.
     pub(crate) generation: u64,
 }
@@ -50,12 +50,12 @@ pub(crate) struct Material {
 }
 
 impl Target {
-    pub(crate) fn is_anonymous(&self) -> bool {
+    pub(super) fn is_anonymous(&self) -> bool {
         self.token.is_none() && self.tls.material.client.is_none()
     }
 
     /// What an operator needs to know about a certificate that does not verify.
-    pub(crate) fn refusal(&self, error: &CertificateError) -> Error {
+    pub(super) fn refusal(&self, error: &CertificateError) -> Error {
         let Material { names, ca, .. } = &self.tls.material;
         let server = self.address.server();
         let advice = match error {

@@ -28,7 +28,7 @@ pub mod drift;
 
 pub use crate::client::Address;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ use super::flags::Flags;
 use super::process::Kubelet;
 use super::thresholds::Thresholds;
 use crate::client::connect::Connector;
-use crate::client::credentials::{SERVICE_ACCOUNT, Token, present};
+use crate::client::credentials::{Token, present, service_account};
 use crate::client::request::Request;
 use crate::client::target::{Material, Target, Tls};
 use crate::client::{Exchange, Outcome, http1};
@@ -225,7 +225,7 @@ impl Configz {
 
     fn token(&self, host: &Host) -> Result<Option<Token>> {
         let named = self.settings.token_file.as_deref();
-        let default = Path::new(SERVICE_ACCOUNT).join("token");
+        let default = service_account("token");
         let path = named.unwrap_or(&default);
         match host.read(path) {
             Ok(text) => Token::new(&text).map(Some).map_err(|error| error.context(path.display())),
@@ -252,7 +252,7 @@ impl Configz {
         if self.settings.insecure_skip_verify {
             return Ok(None);
         }
-        let default = Path::new(SERVICE_ACCOUNT).join("ca.crt");
+        let default = service_account("ca.crt");
         let path = self.settings.ca_file.as_deref().unwrap_or(&default);
         let pem = host
             .read(path)
