@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use headroom::apiserver::{Ask, Client, Exchange, Outcome, Settings};
+use headroom::apiserver::{Address, Ask, Client, Exchange, Outcome, Settings};
 use headroom::host::{Deadline, Host, Roots};
 use headroom::modes::{self, apiserver_connection};
 use headroom::services::Services;
@@ -72,7 +72,7 @@ fn requests(runtime: &tokio::runtime::Runtime, key: &str, pem: Option<&[u8]>) {
     let token = server.directory.path().join("token");
     std::fs::write(&token, "x".repeat(TOKEN_LENGTH)).unwrap();
     let settings = Settings {
-        ask: Ask::At(format!("https://{}", server.address).parse().unwrap()),
+        ask: Ask::At(Address::apiserver(&format!("https://{}", server.address)).unwrap()),
         token_file: Some(token),
         ca_file: Some(server.directory.path().join("ca.pem")),
         ..Settings::default()
@@ -125,7 +125,7 @@ fn looks() {
             held.push((near, listener.accept().unwrap()));
         }
         let settings = apiserver_connection::Settings {
-            endpoints: vec![format!("https://{address}").parse().unwrap()],
+            endpoints: vec![Address::apiserver(&format!("https://{address}")).unwrap()],
             ..apiserver_connection::Settings::default()
         };
         let settings = modes::Settings { apiserver_connection: settings, ..modes::Settings::default() };

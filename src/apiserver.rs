@@ -34,9 +34,9 @@
 //! kube-proxy's rules choose at connect, so the long-lived connection stays with one apiserver and the new ones go round. A middlebox
 //! that ends TLS answers PINGs itself.
 
-mod access;
 pub mod kubeconfig;
 mod long_lived;
+mod target_source;
 
 pub use crate::client::{Address, Exchange, Outcome, Phase, Pong, ReconnectReason};
 pub use long_lived::{Check, Reconnect};
@@ -45,14 +45,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use access::TargetSource;
 use long_lived::LongLived;
+use target_source::TargetSource;
 
-use crate::client::connect::{Connector, Protocol};
+use crate::client::connect::Connector;
 use crate::client::http1;
-use crate::client::phases::Stopwatch;
 use crate::client::request::Request;
-use crate::client::target::Target;
 use crate::error::Result;
 use crate::host::{Deadline, Host};
 use crate::values::{defaults, some_time};
@@ -79,7 +77,7 @@ fn url_flag(text: &str) -> std::result::Result<Ask, String> {
     match text {
         "off" => Ok(Ask::Never),
         "auto" => Ok(Ask::IfConfigured { in_cluster: None }),
-        url => url.parse().map(Ask::At),
+        url => Address::apiserver(url).map(Ask::At),
     }
 }
 
@@ -169,7 +167,7 @@ impl Apiserver {
 /// Asks the apiserver. All of it may be called at the same time; one check waits for the other.
 #[derive(Debug)]
 pub struct Client {
-    access: TargetSource,
+    targets: TargetSource,
     connector: Connector,
     long_lived: LongLived,
 }
@@ -177,13 +175,13 @@ pub struct Client {
 impl Client {
     /// One that asks as it is told here. `None`: there is no apiserver to ask, and that is no failure.
     pub fn new(settings: Settings, host: Arc<Host>) -> Option<Self> {
-        let access = TargetSource::new(settings, host)?;
-        Some(Client { access, connector: Connector::default(), long_lived: LongLived::default() })
+        let targets = TargetSource::new(settings, host)?;
+        Some(Client { targets, connector: Connector::default(), long_lived: LongLived::default() })
     }
 
     /// How it asks.
     pub fn settings(&self) -> &Settings {
-        self.access.settings()
+        self.targets.settings()
     }
 
     /// Whom it asks, by the files as they are now.
@@ -191,7 +189,7 @@ impl Client {
     /// # Errors
     /// If our own files do not say it.
     pub async fn address(&self) -> Result<Address> {
-        Ok(self.access.entry(Deadline::after(FILES)).await?.address)
+        Ok(self.targets.target(Deadline::after(FILES)).await?.address)
     }
 
     /// GET over a new HTTP/1.1 connection, which is closed when this returns.
@@ -199,9 +197,9 @@ impl Client {
     /// # Errors
     /// If our own files (kubeconfig, token, certificates) are missing or wrong: nobody was asked.
     pub async fn fresh(&self, path: &str) -> Result<Exchange> {
-        let entry = self.access.entry(Deadline::after(FILES)).await?;
+        let target = self.targets.target(Deadline::after(FILES)).await?;
         let deadline = Deadline::after(self.settings().timeout);
-        Ok(self.over_http1(&entry, Request::probe(path), deadline).await)
+        Ok(http1::exchange(&self.connector, &target, &Request::probe(path), deadline).await)
     }
 
     /// PING and GET over the long-lived HTTP/2 connection, which is made first if there is none.
@@ -213,7 +211,7 @@ impl Client {
     /// # Errors
     /// As [`Client::fresh`].
     pub async fn check(&self, path: &str) -> Result<Check> {
-        self.long_lived.check(&self.access, &self.connector, Request::probe(path)).await
+        self.long_lived.check(&self.targets, &self.connector, Request::probe(path)).await
     }
 
     /// GET of an object of at most this many bytes: over the long-lived connection if its last check was well, else, and if that
@@ -225,13 +223,13 @@ impl Client {
         self.ask(Request::object(path, most_bytes)).await
     }
 
-    async fn ask(&self, want: Request<'_>) -> Result<Exchange> {
-        let entry = self.access.entry(Deadline::after(FILES)).await?;
+    async fn ask(&self, request: Request<'_>) -> Result<Exchange> {
+        let target = self.targets.target(Deadline::after(FILES)).await?;
         let deadline = Deadline::after(self.settings().timeout);
         // Half of the time, so that a new connection still has the other half.
-        match self.long_lived.get(&entry, &want, deadline.part(Duration::MAX)).await {
+        match self.long_lived.get(&target, &request, deadline.part(Duration::MAX)).await {
             Some(exchange) => Ok(exchange),
-            None => Ok(self.over_http1(&entry, want, deadline).await),
+            None => Ok(http1::exchange(&self.connector, &target, &request, deadline).await),
         }
     }
 
@@ -242,15 +240,5 @@ impl Client {
     /// As [`Client::fresh`].
     pub async fn post(&self, path: &str, json: &[u8], most_bytes: usize) -> Result<Exchange> {
         self.ask(Request::question(path, json, most_bytes)).await
-    }
-
-    async fn over_http1(&self, entry: &Target, want: Request<'_>, deadline: Deadline) -> Exchange {
-        let watch = Stopwatch::start();
-        let work = async {
-            let stream = self.connector.connect(entry, Protocol::Http1, &watch, deadline).await?;
-            watch.phase(Phase::Request, http1::ask(stream, entry, &want)).await
-        };
-        let result = watch.within(deadline, work).await;
-        want.exchange(result, &watch, entry)
     }
 }

@@ -2,16 +2,19 @@
 
 mod address;
 pub(crate) mod blocking;
+pub(crate) mod body;
 pub(crate) mod connect;
-pub mod credentials;
+pub(crate) mod credentials;
 pub(crate) mod http1;
 pub(crate) mod http2;
 mod outcome;
 pub(crate) mod phases;
 pub(crate) mod request;
+mod server;
 pub(crate) mod target;
 
 pub use address::Address;
 pub use http2::{Pong, ReconnectReason};
 pub(crate) use outcome::Failure;
 pub use outcome::{Exchange, Outcome, Phase};
+pub use server::Server;

@@ -180,7 +180,7 @@ fn entry<'a>(document: &'a Value, list: &str, name: &str, what: &str) -> Result<
 fn address(cluster: &Value, name: &str) -> Result<Address> {
     let server =
         string(cluster, "server").ok_or_else(|| Error::malformed(format!("cluster {name:?} has no server")))?;
-    server.parse().map_err(|error| Error::malformed(format!("the server of cluster {name:?}: {error}")))
+    Address::apiserver(server).map_err(|error| Error::malformed(format!("the server of cluster {name:?}: {error}")))
 }
 
 fn source(value: &Value, key: &str, folder: &Path) -> Result<Option<Source>> {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use h2::client::SendRequest;
 use hyper::body::Bytes;
 
-use super::access::TargetSource;
+use super::target_source::TargetSource;
 use crate::client::connect::{Connector, Protocol};
 use crate::client::http2::{self, Connection};
 use crate::client::phases::Stopwatch;
-use crate::client::request::{Answer, Request};
+use crate::client::request::Request;
 use crate::client::target::Target;
 use crate::client::{Exchange, Failure, Outcome, Phase, Pong, ReconnectReason};
 use crate::error::Result;
@@ -19,7 +19,7 @@ use crate::host::Deadline;
 /// A connection that a check had to make first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reconnect {
-    /// ReconnectReason.
+    /// Why it had to.
     pub why: ReconnectReason,
     /// Its phases that ended well; with [`Phase::Total`] if it stands.
     pub timings: Vec<(Phase, Duration)>,
@@ -71,18 +71,23 @@ impl Default for LongLived {
 }
 
 impl LongLived {
-    pub(super) async fn check(&self, access: &TargetSource, connector: &Connector, want: Request<'_>) -> Result<Check> {
-        let timeout = access.settings().timeout;
+    pub(super) async fn check(
+        &self,
+        targets: &TargetSource,
+        connector: &Connector,
+        request: Request<'_>,
+    ) -> Result<Check> {
+        let timeout = targets.settings().timeout;
         let mut slot = self.slot.lock().await;
-        let entry = access.entry(Deadline::after(super::FILES)).await?;
+        let target = targets.target(Deadline::after(super::FILES)).await?;
         // Making it has a timeout of its own, or a slow handshake would make a dead connection of a live one.
         let whole = Deadline::after(timeout * 2);
         let mut made = None;
         let mut second_try = false;
         loop {
             // Taken out: whoever drops this future drops the connection, with a PING on it that nobody waits for.
-            let mut connection = match (std::mem::replace(&mut *slot, Slot::Gone(ReconnectReason::Closed)), &entry) {
-                (Slot::Live(connection), entry) => match stale(&connection, entry).await {
+            let mut connection = match (std::mem::replace(&mut *slot, Slot::Gone(ReconnectReason::Closed)), &target) {
+                (Slot::Live(connection), target) => match stale(&connection, target).await {
                     None => connection,
                     Some(why) => {
                         self.unwell();
@@ -91,14 +96,14 @@ impl LongLived {
                         continue;
                     }
                 },
-                (Slot::Gone(why), entry) => {
-                    let (opened, timings) = open(connector, entry, &want, soonest(whole, timeout)).await;
+                (Slot::Gone(why), target) => {
+                    let (opened, timings) = open(connector, target, &request, soonest(whole, timeout)).await;
                     made = Some(Reconnect { why, timings });
                     match opened {
                         Ok(connection) => connection,
-                        Err(request) => {
+                        Err(exchange) => {
                             *slot = Slot::Gone(why);
-                            return Ok(Check { ping: None, request: *request, made });
+                            return Ok(Check { ping: None, request: *exchange, made });
                         }
                     }
                 }
@@ -107,14 +112,14 @@ impl LongLived {
             let sender = connection.sender();
             let watch = Stopwatch::start();
             let (ping, answer) =
-                tokio::join!(connection.ping(deadline), request(sender, &entry, &want, &watch, deadline));
+                tokio::join!(connection.ping(deadline), ask(sender, &target, &request, &watch, deadline));
             let unprocessed = matches!(&answer, Err(failure) if failure.unprocessed);
             let answered = match &answer {
                 Ok(_) => true,
                 Err(failure) => failure.status.is_some() && failure.outcome != Outcome::Timeout,
             };
             // Its total is that of the phases, PING apart: the two went out together.
-            let request = want.exchange(answer, &watch, &entry);
+            let exchange = request.exchange(answer, &watch, &target);
             let gone = match (connection.ended().await, ping.outcome) {
                 (_, Outcome::Timeout) => Some(ReconnectReason::Dead),
                 (Some(why), _) => Some(why),
@@ -134,19 +139,19 @@ impl LongLived {
                 second_try = true;
                 continue;
             }
-            return Ok(Check { ping: Some(ping), request, made });
+            return Ok(Check { ping: Some(ping), request: exchange, made });
         }
     }
 
     /// A request beside the checks. `None`: the connection is not known to be well.
-    pub(super) async fn get(&self, entry: &Target, want: &Request<'_>, deadline: Deadline) -> Option<Exchange> {
+    pub(super) async fn get(&self, target: &Target, request: &Request<'_>, deadline: Deadline) -> Option<Exchange> {
         let (generation, sender) = self.well.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        if generation != entry.tls.generation {
+        if generation != target.tls.generation {
             return None;
         }
         let watch = Stopwatch::start();
-        let answer = request(sender, entry, want, &watch, deadline).await;
-        let exchange = want.exchange(answer, &watch, entry);
+        let answer = ask(sender, target, request, &watch, deadline).await;
+        let exchange = request.exchange(answer, &watch, target);
         if matches!(exchange.outcome, Outcome::Timeout | Outcome::Reset) {
             // Until a check says otherwise: the next request must not wait for it again.
             self.unwell();
@@ -165,8 +170,8 @@ impl LongLived {
     }
 }
 
-async fn stale(connection: &Connection, entry: &Target) -> Option<ReconnectReason> {
-    let renewed = connection.generation != entry.tls.generation;
+async fn stale(connection: &Connection, target: &Target) -> Option<ReconnectReason> {
+    let renewed = connection.generation != target.tls.generation;
     connection.ended().await.or(renewed.then_some(ReconnectReason::Renewed))
 }
 
@@ -178,26 +183,26 @@ type Opened = std::result::Result<Connection, Box<Exchange>>;
 
 async fn open(
     connector: &Connector,
-    entry: &Target,
-    want: &Request<'_>,
+    target: &Target,
+    request: &Request<'_>,
     deadline: Deadline,
 ) -> (Opened, Vec<(Phase, Duration)>) {
     let watch = Stopwatch::start();
     let work = async {
-        let stream = connector.connect(entry, Protocol::Http2, &watch, deadline).await?;
-        Connection::open(stream, entry.tls.generation).await
+        let stream = connector.connect(target, Protocol::Http2, &watch, deadline).await?;
+        Connection::open(stream, target.tls.generation).await
     };
     let opened = watch.within(deadline, work).await;
     let timings = watch.timings(opened.is_ok());
-    (opened.map_err(|failure| Box::new(want.exchange(Err(failure), &watch, entry))), timings)
+    (opened.map_err(|failure| Box::new(request.exchange(Err(failure), &watch, target))), timings)
 }
 
-async fn request(
+async fn ask(
     sender: SendRequest<Bytes>,
-    entry: &Target,
-    want: &Request<'_>,
+    target: &Target,
+    request: &Request<'_>,
     watch: &Stopwatch,
     deadline: Deadline,
-) -> std::result::Result<Answer, Failure> {
-    watch.within(deadline, watch.phase(Phase::Request, http2::ask(sender, entry, want))).await
+) -> std::result::Result<Bytes, Failure> {
+    watch.within(deadline, watch.phase(Phase::Request, http2::ask(sender, target, request))).await
 }

@@ -1,17 +1,16 @@
-//! Where an apiserver listens.
+//! Where an apiserver or a kubelet listens.
 
 use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 
 use hyper::Uri;
 
-/// The port of a URL that names none.
-const PORT: u16 = 443;
+use super::server::Server;
 
 /// `https://HOST[:PORT][/PREFIX]`. Never plain HTTP: a token goes there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
+    server: Server,
     /// Without the brackets of an IPv6 address.
     host: String,
     port: u16,
@@ -20,13 +19,62 @@ pub struct Address {
 }
 
 impl Address {
+    /// The URL of an apiserver.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn apiserver(url: &str) -> Result<Self, String> {
+        if url.starts_with("http://") {
+            return Err("expected https://: over plain http:// anybody could read the token".to_owned());
+        }
+        let address = Self::parse(Server::Apiserver, url);
+        address.ok_or_else(|| "expected https://HOST[:PORT][/PREFIX] of an apiserver".to_owned())
+    }
+
+    /// The URL of a kubelet, which has no prefix.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn kubelet(url: &str) -> Result<Self, String> {
+        let address = Self::parse(Server::Kubelet, url).filter(|address| address.prefix.is_empty());
+        address.ok_or_else(|| "expected https://HOST[:PORT] of a kubelet, or off".to_owned())
+    }
+
     /// What a pod is told in `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`.
     ///
     /// # Errors
     /// If they make no address.
     pub fn in_cluster(host: &str, port: &str) -> Result<Self, String> {
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        format!("https://{host}:{port}").parse()
+        Self::apiserver(&format!("https://{host}:{port}"))
+    }
+
+    /// The kubelet of this machine.
+    pub(crate) fn local_kubelet() -> Self {
+        let server = Server::Kubelet;
+        Address { server, host: "127.0.0.1".to_owned(), port: server.default_port(), prefix: String::new() }
+    }
+
+    fn parse(server: Server, url: &str) -> Option<Self> {
+        let uri: Uri = url.parse().ok()?;
+        let authority = uri.authority()?;
+        let bare = uri.query().is_none() && !authority.as_str().contains('@') && !url.contains('#');
+        if uri.scheme_str() != Some("https") || !bare || authority.host().is_empty() {
+            return None;
+        }
+        // A port that is no number is no port to `Uri`.
+        let port = match authority.as_str().strip_prefix(authority.host())? {
+            "" => server.default_port(),
+            port => port.strip_prefix(':')?.parse().ok().filter(|port| *port != 0)?,
+        };
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let prefix = uri.path().trim_end_matches('/').to_owned();
+        Some(Address { server, host, port, prefix })
+    }
+
+    /// Who listens there.
+    pub(super) fn server(&self) -> Server {
+        self.server
     }
 
     /// A name or an IP address, without brackets.
@@ -44,14 +92,22 @@ impl Address {
         self.host.parse().ok()
     }
 
-    /// `HOST[:PORT]` as it is written in a request.
-    pub(crate) fn authority(&self) -> String {
+    /// Nobody but this machine can answer there.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.ip().is_some_and(|ip| ip.is_loopback())
+    }
+
+    /// `HOST[:PORT]` as it is written in a request. An apiserver's is without the port of `https`; a kubelet's always has it.
+    pub(super) fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.port == PORT { host } else { format!("{host}:{}", self.port) }
+        match (self.server, self.port) {
+            (Server::Apiserver, 443) => host,
+            (_, port) => format!("{host}:{port}"),
+        }
     }
 
     /// The path of a request.
-    pub(crate) fn path(&self, path: &str) -> String {
+    pub(super) fn path(&self, path: &str) -> String {
         format!("{}/{}", self.prefix, path.trim_start_matches('/'))
     }
 }
@@ -62,42 +118,13 @@ impl fmt::Display for Address {
     }
 }
 
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || "expected https://HOST[:PORT][/PREFIX] of an apiserver".to_owned();
-        if text.starts_with("http://") {
-            return Err("expected https://: over plain http:// anybody could read the token".to_owned());
-        }
-        let uri: Uri = text.parse().map_err(|_| expected())?;
-        let authority = uri.authority().ok_or_else(expected)?;
-        let bare = uri.query().is_none() && !authority.as_str().contains('@') && !text.contains('#');
-        if uri.scheme_str() != Some("https") || !bare || authority.host().is_empty() {
-            return Err(expected());
-        }
-        // A port that is no number is no port to `Uri`.
-        let port = match authority.as_str().strip_prefix(authority.host()) {
-            Some("") => PORT,
-            Some(port) => match port.strip_prefix(':').and_then(|port| port.parse().ok()) {
-                Some(port @ 1..) => port,
-                _ => return Err(expected()),
-            },
-            None => return Err(expected()),
-        };
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let prefix = uri.path().trim_end_matches('/').to_owned();
-        Ok(Address { host, port, prefix })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn addresses() {
-        let parse = |text: &str| text.parse::<Address>().unwrap();
+    fn addresses_of_apiservers() {
+        let parse = |text: &str| Address::apiserver(text).unwrap();
         let plain = parse("https://10.0.0.1:6443");
         assert_eq!((plain.host(), plain.port(), plain.path("/livez").as_str()), ("10.0.0.1", 6443, "/livez"));
         let prefixed = parse("https://rancher.example/k8s/clusters/c-abc/");
@@ -121,7 +148,7 @@ mod tests {
             "https://a:99999",
             "https:///x",
         ] {
-            assert!(wrong.parse::<Address>().unwrap_err().contains("expected https://"), "{wrong}");
+            assert!(Address::apiserver(wrong).unwrap_err().contains("expected https://"), "{wrong}");
         }
     }
 
@@ -131,5 +158,35 @@ mod tests {
         assert_eq!(shown("10.96.0.1", "443").unwrap(), "https://10.96.0.1");
         assert_eq!(shown("fd00:10:96::1", "6443").unwrap(), "https://[fd00:10:96::1]:6443");
         assert!(shown("", "443").is_err() && shown("10.96.0.1", "").is_err());
+    }
+
+    #[test]
+    fn addresses_of_kubelets() {
+        let shown = |text: &str| Address::kubelet(text).map(|address| address.to_string());
+        assert_eq!(shown("https://127.0.0.1").unwrap(), "https://127.0.0.1:10250");
+        assert_eq!(shown("https://node-1.example:443/").unwrap(), "https://node-1.example:443");
+        assert_eq!(shown("https://[fd00::1]:10250").unwrap(), "https://[fd00::1]:10250");
+        assert_eq!(Address::kubelet("https://[::1]").unwrap().host(), "::1");
+        assert_eq!(Address::kubelet("https://127.0.0.1").unwrap(), Address::local_kubelet());
+        for wrong in [
+            "",
+            "http://127.0.0.1:10250",
+            "127.0.0.1:10250",
+            "https://",
+            "https://a@b",
+            "https://a/configz",
+            "https://a?b",
+            "https://a:b",
+            "https://a:99999",
+        ] {
+            assert!(shown(wrong).unwrap_err().contains("expected https://"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn loopback() {
+        let is = |text: &str| Address::kubelet(text).unwrap().is_loopback();
+        assert!(is("https://127.0.0.1") && is("https://127.8.8.8") && is("https://[::1]") && is("https://localhost"));
+        assert!(!is("https://10.0.0.1") && !is("https://localhost.example"));
     }
 }

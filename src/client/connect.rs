@@ -35,24 +35,24 @@ impl Connector {
     /// ours was sent before.
     pub(crate) async fn connect(
         &self,
-        entry: &Target,
+        target: &Target,
         protocol: Protocol,
         watch: &Stopwatch,
         deadline: Deadline,
     ) -> Result<TlsStream<TcpStream>, Failure> {
-        let addresses = match entry.address.ip() {
-            Some(ip) => vec![SocketAddr::new(ip, entry.address.port())],
-            None => watch.phase(Phase::Dns, self.look_up(&entry.address, deadline)).await?,
+        let addresses = match target.address.ip() {
+            Some(ip) => vec![SocketAddr::new(ip, target.address.port())],
+            None => watch.phase(Phase::Dns, self.look_up(&target.address, deadline)).await?,
         };
         let stream = watch.phase(Phase::Connect, any_of(&addresses, deadline)).await?;
         let config = match protocol {
-            Protocol::Http1 => &entry.tls.http1,
-            Protocol::Http2 => &entry.tls.http2,
+            Protocol::Http1 => &target.tls.http1,
+            Protocol::Http2 => &target.tls.http2,
         };
         let handshake = async {
             let connector = TlsConnector::from(Arc::clone(config));
-            let stream = connector.connect(entry.tls.name.clone(), stream).await;
-            let stream = stream.map_err(|error| Failure::tls(entry, &error))?;
+            let stream = connector.connect(target.tls.name.clone(), stream).await;
+            let stream = stream.map_err(|error| Failure::tls(target, &error))?;
             if protocol == Protocol::Http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
                 return Err(Failure::unexpected("the server does not speak HTTP/2 (ALPN)"));
             }

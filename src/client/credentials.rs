@@ -1,9 +1,9 @@
 //! Who we are and whom we believe: bearer tokens, the service account of a pod, authorities in PEM.
 //!
-//! What the clients of the kubelet and of the apiserver share. Nothing here reads a file or opens a connection.
+//! Nothing here reads a file or opens a connection.
 
 use std::fmt;
-use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hyper::header::HeaderValue;
@@ -16,19 +16,21 @@ use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureSc
 
 use crate::error::{Error, Reason, Result};
 
-/// Where a pod finds its service account: `token` and `ca.crt`.
-pub const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Where a pod finds this file of its service account: `token` or `ca.crt`.
+pub(crate) fn service_account(file: &str) -> PathBuf {
+    Path::new("/var/run/secrets/kubernetes.io/serviceaccount").join(file)
+}
 
 /// A bearer token. It cannot be printed.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(HeaderValue);
+pub(crate) struct Token(HeaderValue);
 
 impl Token {
     /// The token in the text of a file.
     ///
     /// # Errors
     /// Denied if there is none, malformed if it cannot be sent; the words do not repeat it.
-    pub fn new(text: &str) -> Result<Self> {
+    pub(crate) fn new(text: &str) -> Result<Self> {
         let token = text.trim();
         if token.is_empty() {
             return Err(Error::new(Reason::Denied, "holds no token"));
@@ -40,7 +42,7 @@ impl Token {
     }
 
     /// The value of `Authorization`.
-    pub fn header(&self) -> HeaderValue {
+    pub(crate) fn header(&self) -> HeaderValue {
         self.0.clone()
     }
 }
@@ -53,7 +55,7 @@ impl fmt::Debug for Token {
 
 /// A file that was named, or is needed, and is not there: not "this machine has no such thing".
 #[must_use]
-pub fn present(error: Error) -> Error {
+pub(crate) fn present(error: Error) -> Error {
     if error.is_gone() { Error::malformed(error.to_string()) } else { error }
 }
 
@@ -61,37 +63,15 @@ pub fn present(error: Error) -> Error {
 ///
 /// # Errors
 /// What is wrong with it, in words.
-pub fn certificates(pem: &[u8]) -> std::result::Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn certificates(pem: &[u8]) -> std::result::Result<Vec<CertificateDer<'static>>, String> {
     let all: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let all = all.map_err(|error| format!("is not PEM: {error}"))?;
     if all.is_empty() { Err("holds no certificate".to_owned()) } else { Ok(all) }
 }
 
-/// ReconnectReason a TLS handshake failed.
-#[derive(Debug)]
-pub enum Handshake<'a> {
-    /// We did not believe the server's certificate.
-    Untrusted(&'a CertificateError),
-    /// TLS says no: an alert, another protocol, nonsense.
-    Tls(&'a rustls::Error),
-    /// The connection failed.
-    Io(&'a io::Error),
-}
-
-impl<'a> Handshake<'a> {
-    /// What an error of a TLS stream means.
-    pub fn of(error: &'a io::Error) -> Self {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(rustls::Error::InvalidCertificate(why)) => Handshake::Untrusted(why),
-            Some(error) => Handshake::Tls(error),
-            None => Handshake::Io(error),
-        }
-    }
-}
-
 /// Believes who has a certificate by one of some authorities for one of some names; or anyone.
 #[derive(Debug)]
-pub struct Verifier {
+pub(crate) struct Verifier {
     /// `None`: anyone.
     chain: Option<Arc<WebPkiServerVerifier>>,
     names: Vec<ServerName<'static>>,
@@ -103,7 +83,7 @@ impl Verifier {
     ///
     /// # Errors
     /// What is wrong with the text, in words.
-    pub fn signed_by(pem: &[u8], names: &[String]) -> std::result::Result<Self, String> {
+    pub(crate) fn signed_by(pem: &[u8], names: &[String]) -> std::result::Result<Self, String> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(pem)? {
             roots.add(certificate).map_err(|error| format!("holds a certificate that is none: {error}"))?;
@@ -117,12 +97,12 @@ impl Verifier {
     }
 
     /// Whoever answers.
-    pub fn anyone() -> Self {
+    pub(crate) fn anyone() -> Self {
         Verifier { chain: None, names: Vec::new(), provider: Arc::new(ring::default_provider()) }
     }
 
     /// What does the arithmetic.
-    pub fn provider(&self) -> Arc<CryptoProvider> {
+    pub(crate) fn provider(&self) -> Arc<CryptoProvider> {
         Arc::clone(&self.provider)
     }
 }

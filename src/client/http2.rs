@@ -13,8 +13,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 use tokio_rustls::client::TlsStream;
 
+use super::body;
 use super::outcome::{Failure, Outcome, Phase};
-use super::request::{Answer, Request};
+use super::request::Request;
 use super::target::Target;
 use crate::error::Error;
 use crate::host::Deadline;
@@ -24,7 +25,7 @@ const WINDOW: u32 = 64 << 10;
 const LARGEST_FRAME: u32 = 16 << 10;
 const LARGEST_HEAD: u32 = 16 << 10;
 
-/// ReconnectReason a connection had to be made. The label values of whoever counts it.
+/// Why a connection had to be made. The label values of whoever counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ReconnectReason {
     /// There was none yet.
@@ -119,7 +120,7 @@ impl Connection {
         self.sender.clone()
     }
 
-    /// ReconnectReason nothing more can be sent on it, if so.
+    /// Why nothing more can be sent on it, if so.
     pub(crate) async fn ended(&self) -> Option<ReconnectReason> {
         match self.sender.clone().ready().await {
             Ok(_) => None,
@@ -162,28 +163,18 @@ impl Drop for Connection {
 }
 
 /// One request as a stream. Dropped before its end, it is reset: nothing of it stays.
-pub(crate) async fn ask(sender: SendRequest<Bytes>, entry: &Target, want: &Request<'_>) -> Result<Answer, Failure> {
+pub(crate) async fn ask(sender: SendRequest<Bytes>, target: &Target, request: &Request<'_>) -> Result<Bytes, Failure> {
     let failed = |error: h2::Error| Failure::http2(&error);
-    let request = want.request(entry, ())?;
+    let message = request.to_http(target, ())?;
     let mut sender = sender.ready().await.map_err(failed)?;
-    let body = want.body();
-    let (response, mut sending) = sender.send_request(request, body.is_empty()).map_err(failed)?;
+    let body = request.body();
+    let (response, mut sending) = sender.send_request(message, body.is_empty()).map_err(failed)?;
     if !body.is_empty() {
         // A few kilobytes: they wait in h2 for the server's window.
         sending.send_data(body, true).map_err(failed)?;
     }
     let response = response.await.map_err(failed)?;
-    want.check(response.status(), response.headers(), entry)?;
-    let body = async move {
-        let mut body = response.into_body();
-        let mut bytes = Vec::new();
-        while let Some(data) = body.data().await {
-            let data = data.map_err(failed)?;
-            want.append(&mut bytes, &data)?;
-            body.flow_control().release_capacity(data.len()).map_err(failed)?;
-        }
-        Ok(bytes)
-    };
-    let bytes = body.await.map_err(Failure::after_200)?;
-    Ok(Answer { body: bytes.into() })
+    request.check(response.status(), response.headers(), target)?;
+    let body = body::whole_stream(response.into_body(), request.most_bytes).await;
+    request.whole(body, Failure::http2)
 }

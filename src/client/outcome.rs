@@ -1,4 +1,4 @@
-//! How asking an apiserver can end, and where.
+//! How asking a server can end, and where.
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -7,7 +7,6 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{HeaderMap, RETRY_AFTER};
 
-use super::credentials::Handshake;
 use super::target::Target;
 use crate::error::{Error, Reason};
 
@@ -132,7 +131,7 @@ impl Exchange {
     }
 }
 
-/// ReconnectReason there is no answer, or not the one that was wanted.
+/// Why there is no answer, or not the one that was wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) outcome: Outcome,
@@ -153,7 +152,7 @@ impl Failure {
     }
 
     /// The head was fine.
-    pub(crate) fn after_200(self) -> Self {
+    pub(super) fn after_200(self) -> Self {
         Failure { status: Some(StatusCode::OK.as_u16()), unprocessed: false, ..self }
     }
 
@@ -169,25 +168,25 @@ impl Failure {
     }
 
     /// An error of a socket, met while doing `what`.
-    pub(crate) fn io(what: &str, error: &io::Error) -> Self {
+    pub(super) fn io(what: &str, error: &io::Error) -> Self {
         Failure::new(of_io(error), Error::os(what, error))
     }
 
     /// An error of a TLS stream: in the handshake, or an alert later on.
-    pub(crate) fn tls(entry: &Target, error: &io::Error) -> Self {
-        match Handshake::of(error) {
-            Handshake::Untrusted(why) => Failure::new(Outcome::Tls, entry.refusal(why)),
-            Handshake::Tls(error) => Failure::new(Outcome::Tls, Error::malformed(format!("TLS: {error}"))),
-            Handshake::Io(error) => Failure::io("TLS", error),
+    pub(super) fn tls(target: &Target, error: &io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(why)) => Failure::new(Outcome::Tls, target.refusal(why)),
+            Some(error) => Failure::new(Outcome::Tls, Error::malformed(format!("TLS: {error}"))),
+            None => Failure::io("TLS", error),
         }
     }
 
     /// A failed exchange over HTTP/1.1.
-    pub(crate) fn http1(entry: &Target, error: &hyper::Error) -> Self {
+    pub(super) fn http1(target: &Target, error: &hyper::Error) -> Self {
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
             if let Some(io) = cause.downcast_ref::<io::Error>() {
-                let Failure { outcome, error, .. } = Failure::tls(entry, io);
+                let Failure { outcome, error, .. } = Failure::tls(target, io);
                 return Failure::new(outcome, error.context("HTTP/1.1"));
             }
             source = cause.source();
@@ -201,7 +200,7 @@ impl Failure {
     }
 
     /// A failed exchange over HTTP/2.
-    pub(crate) fn http2(error: &h2::Error) -> Self {
+    pub(super) fn http2(error: &h2::Error) -> Self {
         if let Some(io) = error.get_io() {
             // h2 keeps of an error only its kind and its words. The bytes that TLS cannot make sense of, and its alerts, are of this kind.
             if io.kind() == io::ErrorKind::InvalidData {
@@ -219,14 +218,12 @@ impl Failure {
     }
 
     /// A status other than 200.
-    pub(crate) fn status(status: StatusCode, headers: &HeaderMap, entry: &Target) -> Self {
+    pub(super) fn status(status: StatusCode, headers: &HeaderMap, target: &Target) -> Self {
         let code = status.as_u16();
+        let token_file = target.address.server().flag("token-file");
+        let anonymous = format!(": it wants credentials, and there are none ({token_file})");
         let (outcome, reason, words) = match code {
-            401 if entry.is_anonymous() => (
-                Outcome::Unauthorized,
-                Reason::Denied,
-                ": it wants credentials, and there are none (--apiserver.token-file)",
-            ),
+            401 if target.is_anonymous() => (Outcome::Unauthorized, Reason::Denied, anonymous.as_str()),
             401 => (
                 Outcome::Unauthorized,
                 Reason::Denied,

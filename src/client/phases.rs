@@ -51,7 +51,7 @@ impl Stopwatch {
     }
 
     /// The phase that is or was the last one under way.
-    pub(crate) fn now_in(&self) -> Phase {
+    pub(super) fn now_in(&self) -> Phase {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).phase
     }
 

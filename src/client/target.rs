@@ -9,6 +9,7 @@ use rustls::{CertificateError, ClientConfig};
 
 use super::address::Address;
 use super::credentials::{Token, Verifier, certificates};
+use super::server::Server;
 use crate::error::{Error, Reason, Result};
 
 /// Everything for one request.
@@ -22,10 +23,10 @@ pub(crate) struct Target {
 /// The TLS side of it.
 pub(crate) struct Tls {
     pub(crate) material: Material,
-    /// What the certificate must be made out to, and what is sent as SNI.
-    pub(crate) name: ServerName<'static>,
-    pub(crate) http1: Arc<ClientConfig>,
-    pub(crate) http2: Arc<ClientConfig>,
+    /// What is sent as SNI, if it is no IP address.
+    pub(super) name: ServerName<'static>,
+    pub(super) http1: Arc<ClientConfig>,
+    pub(super) http2: Arc<ClientConfig>,
     /// Counts up when anything of it has changed.
     pub(crate) generation: u64,
 }
@@ -40,7 +41,8 @@ impl fmt::Debug for Tls {
 #[derive(PartialEq, Eq)]
 pub(crate) struct Material {
     pub(crate) address: Address,
-    pub(crate) name: String,
+    /// The certificate must be made out to one of these. The first is sent as SNI.
+    pub(crate) names: Vec<String>,
     /// Where it comes from, and its PEM. `None`: not verified.
     pub(crate) ca: Option<(String, Vec<u8>)>,
     /// Certificate and key, with where they come from.
@@ -48,45 +50,60 @@ pub(crate) struct Material {
 }
 
 impl Target {
-    pub(crate) fn is_anonymous(&self) -> bool {
+    pub(super) fn is_anonymous(&self) -> bool {
         self.token.is_none() && self.tls.material.client.is_none()
     }
 
     /// What an operator needs to know about a certificate that does not verify.
-    pub(crate) fn refusal(&self, error: &CertificateError) -> Error {
-        let Material { name, ca, .. } = &self.tls.material;
+    pub(super) fn refusal(&self, error: &CertificateError) -> Error {
+        let Material { names, ca, .. } = &self.tls.material;
+        let server = self.address.server();
         let advice = match error {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => format!(
-                "it is not made out to {name}: --apiserver.server-name names what it is made out to, or --apiserver.url another address"
+                "it is not made out to {}: {} names what it is made out to, or {} another address",
+                names.join(" or "),
+                server.flag("server-name"),
+                server.flag("url"),
             ),
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 "it is not valid yet: a clock is wrong".to_owned()
             }
             _ => format!(
-                "no authority in {} signed it: --apiserver.ca-file names another",
-                ca.as_ref().map_or("none", |(place, _)| place)
+                "no authority in {} signed it: {} names another{}",
+                ca.as_ref().map_or("none", |(place, _)| place),
+                server.flag("ca-file"),
+                match server {
+                    Server::Apiserver => "",
+                    Server::Kubelet =>
+                        " (a kubelet without serverTLSBootstrap signs its own: kubelet.crt in its --cert-dir holds that authority)",
+                }
             ),
+        };
+        let last_resort = match server {
+            Server::Apiserver => "",
+            Server::Kubelet => "; --kubelet.insecure-skip-verify would trust whoever answers",
         };
         Error::new(
             Reason::Denied,
-            format!("the apiserver's certificate does not verify ({error}); {advice}; the token was not sent"),
+            format!(
+                "the {server}'s certificate does not verify ({error}); {advice}{last_resort}; the token was not sent"
+            ),
         )
     }
 }
 
 impl Tls {
     pub(crate) fn of(material: Material, generation: u64) -> Result<Self> {
-        let name = ServerName::try_from(material.name.clone()).map_err(|_| {
-            Error::malformed(format!(
-                "{:?} is not a name that a server can have (--apiserver.server-name)",
-                material.name
-            ))
+        let server = material.address.server();
+        let first = material.names.first().map_or(material.address.host(), String::as_str);
+        let name = ServerName::try_from(first.to_owned()).map_err(|_| {
+            Error::malformed(format!("{first:?} is not a name that a server can have ({})", server.flag("server-name")))
         })?;
         let verifier = match &material.ca {
             None => Verifier::anyone(),
-            Some((place, pem)) => Verifier::signed_by(pem, std::slice::from_ref(&material.name))
-                .map_err(|what| Error::malformed(format!("{place}: {what} (--apiserver.ca-file)")))?,
+            Some((place, pem)) => Verifier::signed_by(pem, &material.names)
+                .map_err(|what| Error::malformed(format!("{place}: {what} ({})", server.flag("ca-file"))))?,
         };
         let builder = ClientConfig::builder_with_provider(verifier.provider())
             .with_safe_default_protocol_versions()

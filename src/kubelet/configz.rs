@@ -24,33 +24,38 @@
 //! **When it misleads.** Of several kubelets on a machine (Kubernetes in containers) the one at the address answers, which need
 //! not be the one whose process was found.
 
-mod address;
-mod client;
 pub mod drift;
-mod trust;
 
-pub use address::Address;
+pub use crate::client::Address;
 
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::configuration::Configuration;
 use super::flags::Flags;
 use super::process::KubeletProcess;
 use super::thresholds::Thresholds;
-use crate::client::credentials::{SERVICE_ACCOUNT, Token, present};
+use crate::client::connect::Connector;
+use crate::client::credentials::{Token, present, service_account};
+use crate::client::request::Request;
+use crate::client::target::{Material, Target, Tls};
+use crate::client::{Exchange, Outcome, http1};
 use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
 use crate::values::{defaults, some_time};
-use client::Failure;
-use trust::Trust;
 
 /// How long after a failure the kubelet is left alone.
 const RETRY: Duration = Duration::from_secs(30);
 
 /// How long a request may take, connection and TLS included.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is asked for.
+const PATH: &str = "/configz";
+
+/// The configuration of a kubelet is a few kilobytes.
+const LARGEST_ANSWER: usize = 4 << 20;
 
 /// Whether there is a kubelet to ask, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +72,7 @@ fn url_flag(text: &str) -> std::result::Result<Ask, String> {
     match text {
         "off" => Ok(Ask::Never),
         "auto" => Ok(Ask::IfToken),
-        url => url.parse().map(Ask::At),
+        url => Address::kubelet(url).map(Ask::At),
     }
 }
 
@@ -126,6 +131,7 @@ pub struct Running {
 #[derive(Debug, Default)]
 pub struct Configz {
     settings: Settings,
+    connector: Connector,
     last: Mutex<Last>,
 }
 
@@ -155,7 +161,7 @@ impl Process {
 impl Configz {
     /// One that asks as it is told here.
     pub fn new(settings: Settings) -> Self {
-        Configz { settings, last: Mutex::default() }
+        Configz { settings, connector: Connector::default(), last: Mutex::default() }
     }
 
     /// What the kubelet runs with. `kubelet` is its process, if it can be seen, and `flags` its command line: two things are
@@ -192,32 +198,49 @@ impl Configz {
         let token = self.token(host)?;
         let address = match (&self.settings.ask, &token) {
             (Ask::Never, _) | (Ask::IfToken, None) => return Ok(None),
-            (Ask::IfToken, Some(_)) => Address::loopback(),
+            (Ask::IfToken, Some(_)) => Address::local_kubelet(),
             (Ask::At(address), _) => address.clone(),
         };
-        let url = address.url();
-        let trust = self.trust(host, &address).map_err(|error| error.context(&url))?;
-        match client::get(&address, &trust, token.as_ref(), deadline.part(PATIENCE)) {
-            Ok(text) => {
-                let configuration = Configuration::of_configz(&text).map_err(|error| error.context(&url))?;
+        let url = format!("{address}{PATH}");
+        let target = self.target(host, address, token).map_err(|error| error.context(&url))?;
+        let Exchange { outcome, status, body, error, .. } = self.exchange(&target, deadline.part(PATIENCE))?;
+        match (outcome, status) {
+            (Outcome::Ok, _) => {
+                let text = std::str::from_utf8(&body).map_err(|_| Error::malformed("its answer is not text"));
+                let configuration = text.and_then(Configuration::of_configz).map_err(|error| error.context(&url))?;
                 Ok(Some((url, configuration)))
             }
-            Err(Failure::Unserved) => Ok(None),
+            // A kubelet without `/configz`: `enableDebuggingHandlers: false`.
+            (_, Some(404)) => Ok(None),
             // Nobody said that a kubelet must be there, and none is to be seen.
-            Err(Failure::Refused) if self.settings.ask == Ask::IfToken && !visible => Ok(None),
-            Err(Failure::Refused) => Err(Error::new(
+            (Outcome::Refused, _) if self.settings.ask == Ask::IfToken && !visible => Ok(None),
+            (Outcome::Refused, _) => Err(Error::new(
                 Reason::Io,
                 format!(
                     "{url}: connection refused (a pod without hostNetwork needs --kubelet.url with the node's address)"
                 ),
             )),
-            Err(Failure::Error(error)) => Err(error.context(&url)),
+            (_, Some(status)) if status != 200 => Err(refusal(status, target.token.is_some()).context(url)),
+            _ => Err(error.unwrap_or_else(|| Error::malformed(format!("{url}: {}", outcome.as_str())))),
         }
+    }
+
+    /// In a runtime of its own, on this thread: it is gone with everything in it when the answer is there or the time is over.
+    fn exchange(&self, target: &Target, deadline: Deadline) -> Result<Exchange> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Error::os("a runtime for the request", &error))?;
+        let request = Request::object(PATH, LARGEST_ANSWER);
+        let exchange = runtime.block_on(http1::exchange(&self.connector, target, &request, deadline));
+        // A name that is being looked up holds a thread that cannot be stopped: it is not waited for.
+        runtime.shutdown_background();
+        Ok(exchange)
     }
 
     fn token(&self, host: &Host) -> Result<Option<Token>> {
         let named = self.settings.token_file.as_deref();
-        let default = Path::new(SERVICE_ACCOUNT).join("token");
+        let default = service_account("token");
         let path = named.unwrap_or(&default);
         match host.read(path) {
             Ok(text) => Token::new(&text).map(Some).map_err(|error| error.context(path.display())),
@@ -226,15 +249,7 @@ impl Configz {
         }
     }
 
-    fn trust(&self, host: &Host, address: &Address) -> Result<Trust> {
-        if self.settings.insecure_skip_verify {
-            return Trust::anyone();
-        }
-        let default = Path::new(SERVICE_ACCOUNT).join("ca.crt");
-        let path = self.settings.ca_file.as_deref().unwrap_or(&default);
-        let pem = host
-            .read(path)
-            .map_err(|error| present(error).context("CA of the kubelet's certificate (--kubelet.ca-file)"))?;
+    fn target(&self, host: &Host, address: Address, token: Option<Token>) -> Result<Target> {
         let mut names: Vec<String> = self.settings.server_name.iter().cloned().collect();
         if names.is_empty() {
             names.push(address.host().to_owned());
@@ -244,7 +259,39 @@ impl Configz {
                 names.extend(name.map(|name| name.trim().to_ascii_lowercase()));
             }
         }
-        Trust::signed_by(&pem, path, &names)
+        let material = Material { address: address.clone(), names, ca: self.ca(host)?, client: None };
+        Ok(Target { address, token, tls: Arc::new(Tls::of(material, 0)?) })
+    }
+
+    fn ca(&self, host: &Host) -> Result<Option<(String, Vec<u8>)>> {
+        if self.settings.insecure_skip_verify {
+            return Ok(None);
+        }
+        let default = service_account("ca.crt");
+        let path = self.settings.ca_file.as_deref().unwrap_or(&default);
+        let pem = host
+            .read(path)
+            .map_err(|error| present(error).context("CA of the kubelet's certificate (--kubelet.ca-file)"))?;
+        Ok(Some((path.display().to_string(), pem.into_bytes())))
+    }
+}
+
+/// What a status other than 200 of a kubelet means.
+fn refusal(status: u16, with_token: bool) -> Error {
+    match status {
+        401 if !with_token => {
+            Error::new(Reason::Denied, "401: it wants a token, and there is none (--kubelet.token-file)")
+        }
+        401 => Error::new(
+            Reason::Denied,
+            "401: it does not accept the token: expired, of another cluster, or this kubelet has no webhook authentication",
+        ),
+        403 => Error::new(
+            Reason::Denied,
+            "403: the token's service account may not: it needs a ClusterRole with verb get on nodes/configz (before Kubernetes 1.33: on nodes/proxy, which permits far more)",
+        ),
+        300..=399 => Error::malformed(format!("{status}: a redirect, which no kubelet sends and we do not follow")),
+        _ => Error::new(Reason::Io, format!("HTTP status {status}")),
     }
 }
 

@@ -105,7 +105,7 @@ fn endpoint_flag(text: &str) -> std::result::Result<Address, String> {
     if text.contains('/') {
         return Err(wrong());
     }
-    format!("https://{text}").parse().map_err(|_| wrong())
+    Address::apiserver(&format!("https://{text}")).map_err(|_| wrong())
 }
 
 struct ApiserverConnection {

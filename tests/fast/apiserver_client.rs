@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headroom::apiserver::{Ask, Check, Client, Exchange, Outcome, Phase, ReconnectReason, Settings};
+use headroom::apiserver::{Address, Ask, Check, Client, Exchange, Outcome, Phase, ReconnectReason, Settings};
 use headroom::error::Reason;
 use headroom::host::{Host, Roots};
 
@@ -46,7 +46,7 @@ impl Files {
 
     fn settings(&self, url: &str, timeout: Duration) -> Settings {
         Settings {
-            ask: Ask::At(url.parse().unwrap()),
+            ask: Ask::At(Address::apiserver(url).unwrap()),
             token_file: Some(self.path("token")),
             ca_file: Some(self.path("ca.crt")),
             timeout,
@@ -432,7 +432,7 @@ users: [{{name: u, user: {{client-certificate: current.pem, client-key: current.
     files.write("current.pem", &pem);
     files.write("kubeconfig", &text(&format!("{}/k8s/clusters/c-abc", server.url())));
     let settings = Settings {
-        ask: Ask::IfConfigured { in_cluster: Some("https://127.0.0.1:1".parse().unwrap()) },
+        ask: Ask::IfConfigured { in_cluster: Some(Address::apiserver("https://127.0.0.1:1").unwrap()) },
         kubeconfig: Some(files.path("kubeconfig")),
         timeout: PATIENT,
         ..Settings::default()
@@ -463,7 +463,7 @@ users: [{{name: u, user: {{client-certificate: current.pem, client-key: current.
     let with_token = Settings { token_file: Some(files.path("token")), ..settings.clone() };
     assert_eq!(ended(&self::client(with_token).fresh("/livez").await.unwrap()).0, Outcome::Ok);
     assert_eq!(server.requests().last().unwrap().authorization.as_deref(), Some(&*format!("Bearer {TOKEN}")));
-    let elsewhere = Settings { ask: Ask::At("https://127.0.0.1:1".parse().unwrap()), ..settings.clone() };
+    let elsewhere = Settings { ask: Ask::At(Address::apiserver("https://127.0.0.1:1").unwrap()), ..settings.clone() };
     assert_eq!(ended(&self::client(elsewhere).fresh("/livez").await.unwrap()).0, Outcome::Refused);
     files.write("kubeconfig", "{");
     let error = client.fresh("/livez").await.unwrap_err().to_string();
@@ -477,7 +477,7 @@ async fn nobody_to_ask() {
     assert!(new(Settings { kubeconfig: Some("/x".into()), ..Settings::default() }).is_none(), "off is off");
     let ask = Ask::IfConfigured { in_cluster: None };
     assert!(new(Settings { ask, ..Settings::default() }).is_none());
-    let in_cluster = Some("https://127.0.0.1:1".parse().unwrap());
+    let in_cluster = Some(Address::apiserver("https://127.0.0.1:1").unwrap());
     let in_pod = Settings { ask: Ask::IfConfigured { in_cluster }, ..Settings::default() };
     if !std::path::Path::new("/var/run/secrets/kubernetes.io/serviceaccount").exists() {
         assert!(new(in_pod.clone()).is_none(), "a pod without a service account");

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headroom::apiserver::{Ask, Client, Outcome, ReconnectReason, Settings};
+use headroom::apiserver::{Address, Ask, Client, Outcome, ReconnectReason, Settings};
 use headroom::host::{Host, Roots};
 
 use crate::common;
@@ -29,7 +29,7 @@ async fn two_hundred_faults_leave_nothing_behind() {
     let config = ca.issue(&["127.0.0.1"]).config(None);
     let server = http2::Server::start(config, Act::ok("ok"));
     let settings = Settings {
-        ask: Ask::At(server.url().parse().unwrap()),
+        ask: Ask::At(Address::apiserver(&server.url()).unwrap()),
         token_file: Some(token),
         ca_file: Some(authority),
         timeout: Duration::from_millis(400),

@@ -11,7 +11,7 @@ use headroom::error::{Error, Reason};
 use headroom::host::filesystem::{Filesystem, Mount};
 use headroom::host::{Deadline, Host, Roots};
 use headroom::kubelet::configuration::{Configuration, KubeletInputs, Text};
-use headroom::kubelet::configz::{Answer, Ask, Configz, Settings, drift};
+use headroom::kubelet::configz::{Address, Answer, Ask, Configz, Settings, drift};
 use headroom::kubelet::flags::Flags;
 use headroom::kubelet::handle;
 use headroom::kubelet::process::KubeletProcess;
@@ -98,7 +98,7 @@ impl Machine {
     fn settings(&self, server: &Server, pem: &str) -> Settings {
         self.write("ca.crt", pem);
         Settings {
-            ask: Ask::At(server.url().parse().unwrap()),
+            ask: Ask::At(Address::kubelet(&server.url()).unwrap()),
             token_file: Some(self.path("token")),
             ca_file: Some(self.path("ca.crt")),
             interval: Duration::ZERO,

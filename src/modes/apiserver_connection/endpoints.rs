@@ -246,7 +246,7 @@ mod tests {
             std::fs::write(dir.path().join("kubelet.conf"), text).unwrap();
             overrides.kubeconfig = Some("/kubelet.conf".into());
         }
-        let flags: Vec<Address> = flags.iter().map(|flag| flag.parse().unwrap()).collect();
+        let flags: Vec<Address> = flags.iter().map(|flag| Address::apiserver(flag).unwrap()).collect();
         let host = Host::new(Roots { root: dir.path().into(), ..Roots::default() });
         let kubelet = Kubelet::new(handle::Settings { overrides, ..handle::Settings::default() });
         (dir, host, Endpoints::new(&flags), kubelet)
@@ -297,7 +297,7 @@ mod tests {
         let look = || known(&endpoints, &host, &kubelet);
         let known = look();
         assert!(!known.named && known.addresses.is_empty() && known.errors.is_empty());
-        endpoints.probe_goes_to(&"https://10.0.0.9:6443".parse().unwrap());
+        endpoints.probe_goes_to(&Address::apiserver("https://10.0.0.9:6443").unwrap());
         assert_eq!(look().addresses.len(), 1);
     }
 

@@ -1,12 +1,12 @@
 //! What is needed to ask: address, trust, credentials. Read again for each request, because all of it rotates.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::kubeconfig::{Bearer, Kubeconfig, Source};
 use super::{Ask, Settings};
 use crate::client::blocking::SingleBlockingCall;
-use crate::client::credentials::{SERVICE_ACCOUNT, Token, present};
+use crate::client::credentials::{Token, present, service_account};
 use crate::client::target::{Material, Target, Tls};
 use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
@@ -15,14 +15,14 @@ use crate::host::{Deadline, Host};
 #[derive(Debug)]
 pub(super) struct TargetSource {
     reader: Arc<Reader>,
-    gate: SingleBlockingCall,
+    reading: SingleBlockingCall,
 }
 
 #[derive(Debug)]
 struct Reader {
     settings: Settings,
     host: Arc<Host>,
-    /// Reconnect of the files as they were last time.
+    /// Made of the files as they were last time.
     last: Mutex<Option<Arc<Tls>>>,
 }
 
@@ -38,12 +38,12 @@ impl TargetSource {
                 let named = settings.token_file.is_some() || settings.ca_file.is_some();
                 // A pod without a service account (`automountServiceAccountToken: false`) is not meant to ask. A file that is there and
                 // cannot be read is another thing, and told at each attempt.
-                let has = |name| !matches!(host.read_some(account(name)), Ok(None));
+                let has = |name| !matches!(host.read_some(service_account(name)), Ok(None));
                 named || has("token") || has("ca.crt")
             }
         };
         let reader = Reader { settings, host, last: Mutex::default() };
-        asked.then(|| TargetSource { reader: Arc::new(reader), gate: SingleBlockingCall::default() })
+        asked.then(|| TargetSource { reader: Arc::new(reader), reading: SingleBlockingCall::default() })
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -51,16 +51,16 @@ impl TargetSource {
     }
 
     /// Off the runtime's workers: a file may lie on a file system that hangs.
-    pub(super) async fn entry(&self, deadline: Deadline) -> Result<Target> {
+    pub(super) async fn target(&self, deadline: Deadline) -> Result<Target> {
         let reader = Arc::clone(&self.reader);
-        self.gate.run(deadline, move || reader.entry()).await.unwrap_or_else(|| {
+        self.reading.run(deadline, move || reader.target()).await.unwrap_or_else(|| {
             Err(Error::new(Reason::Timeout, "the files with the credentials for the apiserver were not read in time"))
         })
     }
 }
 
 impl Reader {
-    fn entry(&self) -> Result<Target> {
+    fn target(&self) -> Result<Target> {
         let told = self.kubeconfig()?;
         let told = told.as_ref();
         let settings = &self.settings;
@@ -74,7 +74,7 @@ impl Reader {
         };
         let name = settings.server_name.clone().or_else(|| told.and_then(|told| told.server_name.clone()));
         let material = Material {
-            name: name.unwrap_or_else(|| address.host().to_owned()),
+            names: vec![name.unwrap_or_else(|| address.host().to_owned())],
             ca: self.ca(told)?,
             client: told.and_then(|told| told.client.as_ref()).map(|client| self.client(client)).transpose()?,
             address: address.clone(),
@@ -118,7 +118,7 @@ impl Reader {
                 "the kubeconfig's cluster names no certificate-authority, and public ones are not believed here: --apiserver.ca-file names one",
             )),
             None => {
-                let path = account("ca.crt");
+                let path = service_account("ca.crt");
                 Ok(Some((path.display().to_string(), self.read(&path, "--apiserver.ca-file")?.into_bytes())))
             }
         }
@@ -144,7 +144,7 @@ impl Reader {
             Some(Some(Bearer::Inline(token))) => Ok(Some(token.clone())),
             Some(Some(Bearer::File(path))) => parse(path, &self.read(path, "tokenFile of --kubeconfig")?),
             None => {
-                let path = account("token");
+                let path = service_account("token");
                 match self.host.read_some(&path)? {
                     Some(text) => parse(&path, &text),
                     // Health paths are for everybody.
@@ -162,8 +162,4 @@ impl Reader {
         let generation = last.as_ref().map_or(0, |last| last.generation + 1);
         Ok(Arc::clone(last.insert(Arc::new(Tls::of(material, generation)?))))
     }
-}
-
-fn account(name: &str) -> PathBuf {
-    Path::new(SERVICE_ACCOUNT).join(name)
 }
