@@ -474,7 +474,8 @@ users: [{{name: u, user: {{client-certificate: current.pem, client-key: current.
 async fn nobody_to_ask() {
     let new = |settings| Client::new(settings, Arc::new(Host::new(Roots::default())));
     assert!(new(Settings::default()).is_none());
-    assert!(new(Settings { kubeconfig: Some("/x".into()), ..Settings::default() }).is_none(), "off is off");
+    let off = Settings { ask: Ask::Never, kubeconfig: Some("/x".into()), ..Settings::default() };
+    assert!(new(off).is_none(), "off is off");
     let ask = Ask::IfConfigured { in_cluster: None };
     assert!(new(Settings { ask, ..Settings::default() }).is_none());
     let in_cluster = Some(Address::apiserver("https://127.0.0.1:1").unwrap());
