@@ -10,8 +10,6 @@ pub mod doctor;
 pub mod drill;
 pub mod error;
 pub mod exposition;
-#[cfg(test)]
-mod golden;
 pub mod host;
 pub mod http;
 pub mod kubelet;
@@ -23,5 +21,9 @@ pub mod runtime;
 pub mod scrape;
 pub mod self_metrics;
 pub mod services;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+use tests as golden;
 pub mod values;
 pub mod verdict;

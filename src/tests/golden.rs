@@ -1,29 +1,21 @@
 //! Golden pages: the whole page that the exporter shows on two recorded nodes, every mode at once.
 //!
 //! Single figures are held against the recording in each mode's own tests; here it is seen as a user sees it, and every change
-//! of it must be looked at. `HEADROOM_UPDATE_DOCS=1 cargo test golden` writes the pages anew.
-#![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
+//! of it must be looked at. `HEADROOM_UPDATE_DOCS=1 cargo test --lib golden` writes the pages anew.
 
-pub(crate) mod inventory;
-pub(crate) mod ss;
-
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::exposition::{Format, Page};
 use crate::host::cgroup::recorded::Machine;
-use crate::host::filesystem::{Filesystem, Mount};
 use crate::host::sockets::Sockets;
 use crate::host::{Deadline, Host};
 use crate::modes::{MODES, Settings};
 use crate::runtime::Runtime;
 use crate::scrape::{self, Outcome, Scrape, Scraper};
 use crate::services::{self, Services};
-
-pub(crate) fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
-}
+use crate::tests::{filesystem, fixtures, inventory, ss};
 
 const KUBECONFIG: &str = "kind: Config\ncurrent-context: tb\ncontexts: [{name: tb, context: {cluster: tb, user: kubelet}}]\n\
     clusters: [{name: tb, cluster: {server: 'https://10.250.0.1:6443'}}]\n";
@@ -143,30 +135,6 @@ fn process(machine: &Machine, pid: u32, comm: &str, recording: &str) {
         let (fd, info) = block.split_once('\n').unwrap();
         machine.proc(&format!("{pid}/fdinfo/{}", fd.trim()), info);
     }
-}
-
-/// `/var/lib/kubelet: type=ext2/ext3 bsize=4096 blocks=3 bfree=2 bavail=1 files=9 ffree=8`
-pub(crate) fn filesystem(line: &str) -> (PathBuf, Filesystem) {
-    let (path, rest) = line.split_once(": ").unwrap();
-    let field = |name: &str| {
-        let word = rest.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-        word.unwrap().parse::<u64>().unwrap()
-    };
-    let tmpfs = rest.starts_with("type=tmpfs");
-    let mount = Mount {
-        device: if tmpfs { "tmpfs" } else { "/dev/vda" }.to_owned(),
-        mountpoint: if tmpfs { path } else { "/" }.into(),
-        fstype: if tmpfs { "tmpfs" } else { "ext4" }.to_owned(),
-        readonly: false,
-    };
-    let filesystem = Filesystem {
-        capacity_bytes: field("bsize") * field("blocks"),
-        available_bytes: field("bsize") * field("bavail"),
-        inodes: field("files"),
-        inodes_free: field("ffree"),
-        mount: Some(mount),
-    };
-    (path.into(), filesystem)
 }
 
 fn v1() -> Node {
