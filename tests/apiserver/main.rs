@@ -7,6 +7,7 @@ mod common;
 mod testbed;
 
 mod faults;
+mod leaks;
 mod testbed_alone;
 
 /// The second processes of the test bed.

@@ -6,7 +6,6 @@ mod common;
 
 mod alerts;
 mod apiserver_client;
-mod apiserver_leaks;
 mod architecture;
 #[allow(dead_code, reason = "its main is cargo's to call")]
 #[allow(clippy::print_stdout, reason = "that is how a build script talks to cargo")]
@@ -19,5 +18,4 @@ mod dashboards;
 mod eviction_configz;
 mod eviction_node;
 mod parity;
-mod runtime_fake;
 mod verdict;

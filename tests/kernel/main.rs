@@ -5,6 +5,7 @@
 mod common;
 
 mod cgroup;
+mod configz;
 mod drill;
 mod eviction;
 mod memory_volume;

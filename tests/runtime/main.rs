@@ -7,4 +7,5 @@ mod common;
 mod churn;
 mod cri;
 mod docker;
+mod fake;
 mod page;
