@@ -12,7 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("client", &["host", "error"]),
     ("kubelet", &["client", "host", "error"]),
     ("apiserver", &["client", "kubelet", "host", "error"]),
-    ("runtime", &["kubelet", "host", "error"]),
+    ("runtime", &["client", "kubelet", "host", "error"]),
     ("modes", &["apiserver", "runtime", "kubelet", "host", "metric", "error"]),
     ("probes", &["modes", "host", "error"]),
     ("scrape", &["modes", "host", "metric", "error"]),
