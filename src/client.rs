@@ -15,6 +15,6 @@ pub(crate) mod target;
 
 pub use address::Address;
 pub use http2::{Pong, ReconnectReason};
-pub(crate) use outcome::Failure;
+pub(crate) use outcome::{Ending, Failure};
 pub use outcome::{Exchange, Outcome, Phase};
 pub use server::Server;

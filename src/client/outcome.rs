@@ -131,6 +131,31 @@ impl Exchange {
     }
 }
 
+/// What an error of hyper's means for its connection, which is of no use any more.
+#[derive(Debug)]
+pub(crate) enum Ending<'a> {
+    /// The connection failed, or TLS did.
+    Io(&'a io::Error),
+    /// The other side ended it.
+    Early,
+    /// What came was not the protocol.
+    Nonsense,
+}
+
+impl<'a> Ending<'a> {
+    pub(crate) fn of(error: &'a hyper::Error) -> Self {
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            if let Some(io) = cause.downcast_ref() {
+                return Ending::Io(io);
+            }
+            source = cause.source();
+        }
+        let early = error.is_incomplete_message() || error.is_closed() || error.is_canceled();
+        if early { Ending::Early } else { Ending::Nonsense }
+    }
+}
+
 /// Why there is no answer, or not the one that was wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
@@ -183,19 +208,13 @@ impl Failure {
 
     /// A failed exchange over HTTP/1.1.
     pub(super) fn http1(target: &Target, error: &hyper::Error) -> Self {
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            if let Some(io) = cause.downcast_ref::<io::Error>() {
+        match Ending::of(error) {
+            Ending::Io(io) => {
                 let Failure { outcome, error, .. } = Failure::tls(target, io);
-                return Failure::new(outcome, error.context("HTTP/1.1"));
+                Failure::new(outcome, error.context("HTTP/1.1"))
             }
-            source = cause.source();
-        }
-        let text = format!("HTTP/1.1: {error}");
-        if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-            Failure::new(Outcome::Reset, Error::new(Reason::Io, text))
-        } else {
-            Failure::unexpected(text)
+            Ending::Early => Failure::new(Outcome::Reset, Error::new(Reason::Io, format!("HTTP/1.1: {error}"))),
+            Ending::Nonsense => Failure::unexpected(format!("HTTP/1.1: {error}")),
         }
     }
 

@@ -10,6 +10,7 @@ use std::os::fd::AsRawFd as _;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
+use crate::client::Ending;
 use crate::error::{Error, Reason};
 use crate::host::{Deadline, Host};
 
@@ -46,15 +47,17 @@ impl Failure {
 
     /// A failed HTTP exchange, after which a connection is of no use any more, be it an end, the daemon's orderly GOAWAY or nonsense.
     pub(super) fn http(error: &hyper::Error) -> Self {
+        let reason = match Ending::of(error) {
+            Ending::Io(_) | Ending::Early => Reason::Io,
+            Ending::Nonsense => Reason::Malformed,
+        };
         let mut text = error.to_string();
-        let mut io = error.is_closed() || error.is_canceled() || error.is_incomplete_message();
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
-            io |= cause.is::<std::io::Error>();
             text = format!("{text}: {cause}");
             source = cause.source();
         }
-        Failure::Lost(Error::new(if io { Reason::Io } else { Reason::Malformed }, text))
+        Failure::Lost(Error::new(reason, text))
     }
 }
 

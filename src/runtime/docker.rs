@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, StatusCode};
@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 
 use super::connection::{Failure, LARGEST_ANSWER, within};
 use super::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox};
+use crate::client::body;
 use crate::error::{Error, Reason};
 use crate::host::Deadline;
 
@@ -41,11 +42,8 @@ impl Client {
             let request = request.map_err(|error| Error::malformed(error.to_string()))?;
             let answer = self.sender.send_request(request).await.map_err(|error| Failure::http(&error))?;
             let status = answer.status();
-            let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await;
-            let body = body.map_err(|error| match error.downcast_ref::<hyper::Error>() {
-                Some(error) => Failure::http(error),
-                None => Failure::Failed(Error::malformed(format!("larger than {LARGEST_ANSWER} bytes"))),
-            })?;
+            let body = body::whole(answer.into_body(), LARGEST_ANSWER).await.map_err(|error| Failure::http(&error))?;
+            let body = body.ok_or_else(|| Error::malformed(format!("larger than {LARGEST_ANSWER} bytes")))?;
             if status != StatusCode::OK {
                 let reason = match status {
                     StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Reason::Denied,
@@ -54,7 +52,7 @@ impl Client {
                 };
                 return Err(Failure::Failed(Error::new(reason, format!("status {status}"))));
             }
-            let parsed = serde_json::from_slice(&body.to_bytes());
+            let parsed = serde_json::from_slice(&body);
             parsed.map_err(|error| Failure::Failed(Error::malformed(error.to_string())))
         };
         answer.await.map_err(|failure: Failure| failure.context(path))

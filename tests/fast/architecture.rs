@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("client", &["host", "error"]),
     ("kubelet", &["client", "values", "host", "error"]),
     ("apiserver", &["client", "values", "host", "error"]),
-    ("runtime", &["kubelet", "values", "host", "error"]),
+    ("runtime", &["client", "kubelet", "values", "host", "error"]),
     ("services", &["apiserver", "runtime", "kubelet", "host", "metric", "error"]),
     ("modes", &["services", "apiserver", "runtime", "kubelet", "values", "host", "metric", "error"]),
     ("probes", &["modes", "host", "error"]),
