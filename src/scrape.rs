@@ -7,7 +7,8 @@
 //! ```text
 //! scrape ──► slot per mode ──► no run under way   start one on a blocking thread, wait for it until the deadline
 //!                              a run under way    wait for that one: two Prometheis at once cost one read
-//!                              an overdue run     answer `busy` at once: a hung collector holds one thread, however many scrapes come
+//!                              an overdue run     answer `busy` at once: however many scrapes come, a hung
+//!                                                 collector holds one thread
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
