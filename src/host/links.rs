@@ -11,19 +11,10 @@
 //! While interfaces come and go, a dump may miss one that was there all the time; the kernel marks such a dump
 //! (`NLM_F_DUMP_INTR`). It is then made again, a few times, and if it never succeeds [`Links::whole`] says so.
 
-use std::io;
-use std::os::fd::AsFd as _;
-
-use netlink_packet_core::{
-    DecodeError, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NlasIterator, parse_string, parse_u32,
-};
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_core::{DecodeError, Emitable as _, NlasIterator, parse_string, parse_u32};
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::netlink::{Dump, Progress, Table};
 use super::{Deadline, Host};
 use crate::error::{Error, Reason, Result};
 
@@ -34,12 +25,9 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
-/// `include/uapi/linux/rtnetlink.h`
-const RTM_NEWLINK: u16 = 16;
+/// `struct ifinfomsg`
 const HEADER: usize = 16;
 
-/// A dump comes in packets of at most 32 KiB (`netlink_recvmsg` in the kernel).
-const PACKET: usize = 64 << 10;
 /// More interfaces than this are not remembered; a node with a thousand pods has a thousand.
 const MOST_LINKS: usize = 20_000;
 /// How often an interrupted dump is made again.
@@ -117,98 +105,31 @@ impl Host {
 }
 
 fn dump(deadline: Deadline) -> Result<Links> {
-    let os = |error: io::Error| Error::os("rtnetlink", &error);
-    let mut socket = Socket::new(NETLINK_ROUTE).map_err(os)?;
-    socket.set_non_blocking(true).map_err(os)?;
-    socket.bind_auto().map_err(os)?;
-    socket.connect(&SocketAddr::new(0, 0)).map_err(os)?;
-    socket.send(&request(), 0).map_err(os)?;
-
     let mut links = Links { all: Vec::new(), whole: true };
-    let mut packet = vec![0; PACKET];
-    loop {
-        let length = match socket.recv(&mut &mut packet[..], 0) {
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait(&socket, deadline)?;
-                continue;
-            }
-            Err(error) => return Err(os(error)),
-        };
-        if !take(&packet[..length], &mut links)? {
-            return Ok(links);
-        }
-        if deadline.expired() {
-            return Err(too_late());
-        }
-    }
-}
-
-fn too_late() -> Error {
-    Error::new(Reason::Timeout, "rtnetlink: no complete answer before the deadline")
-}
-
-/// Waits until there is something to receive.
-fn wait(socket: &Socket, deadline: Deadline) -> Result<()> {
-    let left = Timespec::try_from(deadline.remaining()).unwrap_or_default();
-    let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)];
-    match poll(&mut fds, Some(&left)) {
-        Ok(0) => Err(too_late()),
-        Ok(_) | Err(rustix::io::Errno::INTR) if deadline.expired() => Err(too_late()),
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(errno) => Err(Error::os("rtnetlink", &errno.into())),
-    }
+    let dump = Dump::new(Table::Links, "rtnetlink");
+    let progress = dump.run(&request(), deadline, &mut |payload| links.add(payload))?;
+    links.whole &= progress == Progress::Done;
+    Ok(links)
 }
 
 /// Every interface, without its statistics, which are half of an answer.
 fn request() -> Vec<u8> {
     let mut link = LinkMessage::default();
     link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-    let mut message =
-        NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(RouteNetlinkMessage::GetLink(link)));
-    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    message.header.sequence_number = 1;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
+    let mut bytes = vec![0; link.buffer_len()];
+    link.emit(&mut bytes);
     bytes
 }
 
-/// Takes in one packet of a dump; false if it was the last.
-fn take(mut packet: &[u8], links: &mut Links) -> Result<bool> {
-    let malformed = |error: DecodeError| Error::malformed(format!("rtnetlink: {error}"));
-    while !packet.is_empty() {
-        let length = NetlinkBuffer::new_checked(packet).map_err(malformed)?.length() as usize;
-        let message = NetlinkMessage::<Message>::deserialize(packet).map_err(malformed)?;
-        if message.header.flags & NLM_F_DUMP_INTR != 0 {
-            links.whole = false;
+impl Links {
+    fn add(&mut self, payload: &[u8]) -> Result<()> {
+        let link = link(payload).map_err(|error| Error::malformed(format!("rtnetlink: {error}")))?;
+        if self.all.len() < MOST_LINKS {
+            self.all.push(link);
+        } else {
+            self.whole = false;
         }
-        match message.payload {
-            NetlinkPayload::Done(_) => return Ok(false),
-            NetlinkPayload::Error(error) if error.code.is_some() => {
-                return Err(Error::os("rtnetlink", &error.to_io()));
-            }
-            NetlinkPayload::Overrun(_) => links.whole = false,
-            NetlinkPayload::InnerMessage(Message(Some(_))) if links.all.len() >= MOST_LINKS => links.whole = false,
-            NetlinkPayload::InnerMessage(Message(Some(link))) => links.all.push(link),
-            _ => {}
-        }
-        // Messages are padded to four bytes, the last one not always.
-        packet = packet.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(true)
-}
-
-/// A message as far as it is of use; `None` for any that is no interface.
-#[derive(Debug)]
-struct Message(Option<Link>);
-
-impl NetlinkDeserializable for Message {
-    type Error = DecodeError;
-
-    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> std::result::Result<Self, DecodeError> {
-        (header.message_type == RTM_NEWLINK).then(|| link(payload)).transpose().map(Message)
+        Ok(())
     }
 }
 

@@ -1,17 +1,17 @@
-//! A dump by `sock_diag` netlink: one request, then messages until the kernel says that there are no more.
+//! A dump by netlink, of sockets (`sock_diag`) or of network interfaces (`rtnetlink`): one request, then messages until the kernel says that there are no more.
 //!
 //! The socket is opened for one request and closed after it: two cheap system calls, and in return nothing is shared between
 //! scrapes and no late reply to an abandoned dump can be taken for one of the next. It does not block; what waits is `poll(2)`,
 //! until the deadline.
 //!
 //! The kernel makes a dump while we receive it, one datagram per call. A dump in which nothing matches is one call that walks
-//! the whole table and cannot be interrupted; how long that takes is in the documentation of [`super`].
+//! the whole table and cannot be interrupted; how long that takes is in the documentation of [`super::sockets`].
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NlasIterator};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NlasIterator};
 use netlink_packet_sock_diag::SOCK_DIAG_BY_FAMILY;
-use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use netlink_sys::protocols::{NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use netlink_sys::{Socket, SocketAddr};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -22,50 +22,75 @@ use crate::host::Deadline;
 /// The kernel makes datagrams of at most 32 KiB (`netlink_recvmsg` in net/netlink/af_netlink.c), so none is ever cut.
 const LARGEST_DATAGRAM: usize = 32 << 10;
 
-/// Set on every message of a dump that may be inconsistent, because the table changed under it. Same bit as `NLM_F_REPLACE`.
-const NLM_F_DUMP_INTR: u16 = 0x10;
-
 /// `MSG_TRUNC` as a flag of `recvmsg`: tell the true length of a datagram that does not fit.
 const MSG_TRUNC: i32 = 0x20;
 
 const HEADER: usize = 16;
 
-/// What a datagram of a dump ended with.
+/// What is dumped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Table {
+    /// Sockets, of a family that the request names.
+    Sockets,
+    /// Network interfaces.
+    Links,
+}
+
+impl Table {
+    fn protocol(self) -> isize {
+        match self {
+            Table::Sockets => NETLINK_SOCK_DIAG,
+            Table::Links => NETLINK_ROUTE,
+        }
+    }
+
+    /// The types of a request and of its replies (`include/uapi/linux/rtnetlink.h`).
+    fn message_types(self) -> (u16, u16) {
+        const RTM_NEWLINK: u16 = 16;
+        const RTM_GETLINK: u16 = 18;
+        match self {
+            Table::Sockets => (SOCK_DIAG_BY_FAMILY, SOCK_DIAG_BY_FAMILY),
+            Table::Links => (RTM_GETLINK, RTM_NEWLINK),
+        }
+    }
+}
+
+/// How far a dump has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// More datagrams follow.
     More,
     /// That was all.
     Done,
-    /// That was all, and the kernel says that it may be inconsistent.
+    /// That was all, and the kernel says that it may be inconsistent, because the table changed under it.
     Interrupted,
 }
 
-/// Asks for a dump and reads at most `most` replies with `parse`, which may pass over one. A dump that the kernel calls
-/// interrupted is asked for once more.
-pub(super) fn dump<T>(
+/// What is shown the payload of each reply; its error ends the dump.
+type Visit<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
+
+/// Asks for a dump of sockets and reads at most `most` replies with `parse`, which may pass over one. A dump that the kernel
+/// calls interrupted is asked for once more.
+pub(super) fn sockets<T>(
     what: &str,
     request: &[u8],
     deadline: Deadline,
     most: usize,
     parse: impl Fn(&[u8]) -> Result<Option<T>>,
 ) -> Result<Vec<T>> {
-    collect(what, most, parse, |visit| dump_once(what, request, deadline, visit))
+    collect(what, most, parse, |visit| Dump::new(Table::Sockets, what).run(request, deadline, visit))
 }
-
-/// What is shown the payload of each reply; its error ends the dump.
-type Visit<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
 
 /// The replies of the first dump of two that was not interrupted.
 fn collect<T>(
     what: &str,
     most: usize,
     parse: impl Fn(&[u8]) -> Result<Option<T>>,
-    mut dump_once: impl FnMut(Visit<'_>) -> Result<Progress>,
+    mut dump: impl FnMut(Visit<'_>) -> Result<Progress>,
 ) -> Result<Vec<T>> {
     for _ in 0..2 {
         let mut replies = Vec::new();
-        let progress = dump_once(&mut |payload| {
+        let progress = dump(&mut |payload| {
             if replies.len() == most {
                 return Err(Error::malformed(format!("{what}: more than {most}")));
             }
@@ -79,36 +104,127 @@ fn collect<T>(
     Err(Error::new(Reason::Busy, format!("{what}: the kernel's table changed during the dump, twice")))
 }
 
-fn dump_once(what: &str, request: &[u8], deadline: Deadline, visit: Visit<'_>) -> Result<Progress> {
-    let os = |error: io::Error| kernels(what, &error);
-    let kernel = SocketAddr::new(0, 0);
-    let socket = Socket::new(NETLINK_SOCK_DIAG).map_err(os)?;
-    socket.set_non_blocking(true).map_err(os)?;
-    while let Err(error) = socket.send_to(&message(request), &kernel, 0) {
-        if error.kind() != io::ErrorKind::Interrupted || deadline.expired() {
-            return Err(os(error));
+/// One dump.
+#[derive(Debug)]
+pub(super) struct Dump<'a> {
+    table: Table,
+    /// For errors.
+    what: &'a str,
+    /// The kernel marks only the first message after a change, which may be in any datagram.
+    interrupted: bool,
+}
+
+impl<'a> Dump<'a> {
+    pub(super) fn new(table: Table, what: &'a str) -> Self {
+        Dump { table, what, interrupted: false }
+    }
+
+    /// Asks for it, and shows its replies to `visit`, until the kernel says that there are no more.
+    pub(super) fn run(mut self, request: &[u8], deadline: Deadline, visit: Visit<'_>) -> Result<Progress> {
+        let what = self.what;
+        let kernel = SocketAddr::new(0, 0);
+        let socket = Socket::new(self.table.protocol()).map_err(|error| self.kernels(&error))?;
+        socket.set_non_blocking(true).map_err(|error| self.kernels(&error))?;
+        while let Err(error) = socket.send_to(&self.message(request), &kernel, 0) {
+            if error.kind() != io::ErrorKind::Interrupted || deadline.expired() {
+                return Err(self.kernels(&error));
+            }
+        }
+        let mut datagram = Vec::with_capacity(LARGEST_DATAGRAM);
+        loop {
+            wait(what, &socket, deadline)?;
+            datagram.clear();
+            let (length, sender) = match socket.recv_from(&mut datagram, MSG_TRUNC) {
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                    continue;
+                }
+                result => result.map_err(|error| self.kernels(&error))?,
+            };
+            // Another privileged process could write to us, too.
+            if sender.port_number() != 0 {
+                continue;
+            }
+            if length > datagram.len() {
+                return Err(Error::malformed(format!("{what}: a datagram of {length} bytes, of which we got a part")));
+            }
+            match self.take(&datagram, visit)? {
+                Progress::More => {}
+                end => return Ok(end),
+            }
         }
     }
-    let mut datagram = Vec::with_capacity(LARGEST_DATAGRAM);
-    let mut interrupted = false;
-    loop {
-        wait(what, &socket, deadline)?;
-        datagram.clear();
-        let (length, sender) = match socket.recv_from(&mut datagram, MSG_TRUNC) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => continue,
-            result => result.map_err(os)?,
-        };
-        // Another privileged process could write to us, too.
-        if sender.port_number() != 0 {
-            continue;
+
+    /// The request with its `nlmsghdr`.
+    fn message(&self, request: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; HEADER + request.len()];
+        let length = bytes.len() as u32;
+        bytes[HEADER..].copy_from_slice(request);
+        let mut header = NetlinkBuffer::new(&mut bytes);
+        header.set_length(length);
+        header.set_message_type(self.table.message_types().0);
+        header.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
+        header.set_sequence_number(1);
+        bytes
+    }
+
+    /// Shows the payloads of the messages of one datagram to `visit`.
+    pub(super) fn take(&mut self, datagram: &[u8], visit: Visit<'_>) -> Result<Progress> {
+        const NLMSG_NOOP: u16 = 1;
+        const NLMSG_ERROR: u16 = 2;
+        const NLMSG_DONE: u16 = 3;
+        const NLMSG_OVERRUN: u16 = 4;
+        let what = self.what;
+        let (_, reply) = self.table.message_types();
+        let mut rest = datagram;
+        while !rest.is_empty() {
+            let message = NetlinkBuffer::new_checked(rest)
+                .map_err(|error| Error::malformed(format!("{what}: a message: {error}")))?;
+            let (length, payload) = (message.length() as usize, message.payload());
+            self.interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+            match message.message_type() {
+                NLMSG_NOOP => {}
+                NLMSG_OVERRUN => self.interrupted = true,
+                // The end has an error number, too: what a handler returned after the dump had begun.
+                kind @ (NLMSG_ERROR | NLMSG_DONE) => {
+                    let code = number(payload, 0).map(u32::cast_signed);
+                    match (code, kind) {
+                        (Some(0) | None, NLMSG_DONE) if self.interrupted => return Ok(Progress::Interrupted),
+                        (Some(0) | None, NLMSG_DONE) => return Ok(Progress::Done),
+                        (Some(code @ ..0), _) => {
+                            let error = io::Error::from_raw_os_error(code.saturating_neg());
+                            // EINTR is how some handlers say that the table changed.
+                            if error.kind() == io::ErrorKind::Interrupted {
+                                return Ok(Progress::Interrupted);
+                            }
+                            return Err(self.kernels(&error));
+                        }
+                        _ => {
+                            return Err(Error::malformed(format!(
+                                "{what}: an error message without an error: {code:?}"
+                            )));
+                        }
+                    }
+                }
+                kind if kind == reply => visit(payload)?,
+                other => return Err(Error::malformed(format!("{what}: a message of type {other}"))),
+            }
+            // Each begins at a multiple of four; the last may end before one.
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
-        if length > datagram.len() {
-            return Err(Error::malformed(format!("{what}: a datagram of {length} bytes, of which we got a part")));
-        }
-        match messages(what, &datagram, visit)? {
-            Progress::More => {}
-            Progress::Interrupted => interrupted = true,
-            Progress::Done => return Ok(if interrupted { Progress::Interrupted } else { Progress::Done }),
+        Ok(Progress::More)
+    }
+
+    /// An error of the kernel's, with what it means of a request for sockets.
+    fn kernels(&self, error: &io::Error) -> Error {
+        let what = self.what;
+        match Errno::from_io_error(error) {
+            Some(Errno::NOENT) if self.table == Table::Sockets => {
+                Error::absent(format!("{what}: this kernel has no such dump (tcp_diag, unix_diag): {error}"))
+            }
+            Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) if self.table == Table::Sockets => {
+                Error::absent(format!("{what}: this kernel has no sock_diag: {error}"))
+            }
+            _ => Error::os(what, error),
         }
     }
 }
@@ -126,72 +242,6 @@ fn wait(what: &str, socket: &Socket, deadline: Deadline) -> Result<()> {
             Ok(_) => return Ok(()),
             Err(errno) => return Err(Error::os(what, &errno.into())),
         }
-    }
-}
-
-/// The request with its `nlmsghdr`.
-fn message(request: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0; HEADER + request.len()];
-    let length = bytes.len() as u32;
-    bytes[HEADER..].copy_from_slice(request);
-    let mut header = NetlinkBuffer::new(&mut bytes);
-    header.set_length(length);
-    header.set_message_type(SOCK_DIAG_BY_FAMILY);
-    header.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
-    header.set_sequence_number(1);
-    bytes
-}
-
-/// Shows the payloads of the messages of one datagram to `visit`.
-pub(super) fn messages(what: &str, datagram: &[u8], visit: Visit<'_>) -> Result<Progress> {
-    const NLMSG_NOOP: u16 = 1;
-    const NLMSG_ERROR: u16 = 2;
-    const NLMSG_DONE: u16 = 3;
-    let mut rest = datagram;
-    let mut interrupted = false;
-    while !rest.is_empty() {
-        let message = NetlinkBuffer::new_checked(rest)
-            .map_err(|error| Error::malformed(format!("{what}: a message: {error}")))?;
-        let (length, payload) = (message.length() as usize, message.payload());
-        interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
-        match message.message_type() {
-            NLMSG_NOOP => {}
-            // The end has an error number, too: what a handler returned after the dump had begun.
-            kind @ (NLMSG_ERROR | NLMSG_DONE) => {
-                let code = number(payload, 0).map(u32::cast_signed);
-                match (code, kind) {
-                    (Some(0) | None, NLMSG_DONE) if interrupted => return Ok(Progress::Interrupted),
-                    (Some(0) | None, NLMSG_DONE) => return Ok(Progress::Done),
-                    (Some(code @ ..0), _) => {
-                        let error = io::Error::from_raw_os_error(code.saturating_neg());
-                        // EINTR is how some handlers say that the table changed.
-                        if error.kind() == io::ErrorKind::Interrupted {
-                            return Ok(Progress::Interrupted);
-                        }
-                        return Err(kernels(what, &error));
-                    }
-                    _ => return Err(Error::malformed(format!("{what}: an error message without an error: {code:?}"))),
-                }
-            }
-            SOCK_DIAG_BY_FAMILY => visit(payload)?,
-            other => return Err(Error::malformed(format!("{what}: a message of type {other}"))),
-        }
-        // Each begins at a multiple of four; the last may end before one.
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(Progress::More)
-}
-
-/// An error of the kernel's, with what it means of a `sock_diag` request.
-fn kernels(what: &str, error: &io::Error) -> Error {
-    match Errno::from_io_error(error) {
-        Some(Errno::NOENT) => {
-            Error::absent(format!("{what}: this kernel has no such dump (tcp_diag, unix_diag): {error}"))
-        }
-        Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) => {
-            Error::absent(format!("{what}: this kernel has no sock_diag: {error}"))
-        }
-        _ => Error::os(what, error),
     }
 }
 
@@ -240,7 +290,7 @@ mod tests {
 
     fn read(datagram: &[u8]) -> Result<(Progress, Vec<Vec<u8>>)> {
         let mut seen = Vec::new();
-        let progress = messages("dump", datagram, &mut |payload| {
+        let progress = Dump::new(Table::Sockets, "dump").take(datagram, &mut |payload| {
             seen.push(payload.to_vec());
             Ok(())
         })?;
@@ -284,13 +334,21 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_is_known_in_later_datagrams() {
+        let mut dump = Dump::new(Table::Sockets, "dump");
+        let datagrams = [reply(20, 0x12, b"four"), reply(20, 2, b"four"), reply(3, 2, &[0; 4])];
+        let progress = datagrams.map(|datagram| dump.take(&datagram, &mut |_| Ok(())).unwrap());
+        assert_eq!(progress, [Progress::More, Progress::More, Progress::Interrupted]);
+    }
+
+    #[test]
     fn an_interrupted_dump_is_asked_for_once_more() {
         let first = [reply(20, 0x12, b"old"), reply(3, 2, &[0; 4])].concat();
         let second = [reply(20, 2, b"new"), reply(20, 2, b"odd"), reply(20, 2, b"two"), reply(3, 2, &[0; 4])].concat();
         let of = |most: usize, dumps: [&[u8]; 2]| {
             let mut dumps = dumps.into_iter();
             let parse = |payload: &[u8]| Ok(Some(payload.to_vec()).filter(|payload| payload != b"odd"));
-            collect("dump", most, parse, |visit| messages("dump", dumps.next().unwrap(), visit))
+            collect("dump", most, parse, |visit| Dump::new(Table::Sockets, "dump").take(dumps.next().unwrap(), visit))
         };
         assert_eq!(of(9, [&first, &second]).unwrap(), [b"new", b"two"], "nothing of the first");
         assert_eq!(of(9, [&first, &first]).unwrap_err().reason(), Reason::Busy);
@@ -340,7 +398,7 @@ mod tests {
             super::super::sockets::TcpState::Established,
         );
         let passed = Deadline::after(std::time::Duration::ZERO);
-        assert_eq!(dump("dump", &request, passed, 9, |_| Ok(Some(()))).unwrap_err().reason(), Reason::Timeout);
+        assert_eq!(sockets("dump", &request, passed, 9, |_| Ok(Some(()))).unwrap_err().reason(), Reason::Timeout);
     }
 
     #[test]
@@ -348,6 +406,6 @@ mod tests {
         // AF_UNSPEC has no handler in any kernel.
         let request = [0; 56];
         let deadline = Deadline::after(std::time::Duration::from_secs(10));
-        assert_eq!(dump("dump", &request, deadline, 9, |_| Ok(Some(()))).unwrap_err().reason(), Reason::Absent);
+        assert_eq!(sockets("dump", &request, deadline, 9, |_| Ok(Some(()))).unwrap_err().reason(), Reason::Absent);
     }
 }

@@ -1,3 +1,5 @@
+use netlink_packet_core::{DoneMessage, NLM_F_DUMP_INTR, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkInfo};
 use serde_json::Value;
 use std::time::Duration;
@@ -12,7 +14,9 @@ const WITNESS: &str = include_str!("../../../tests/fixtures/pod_interface/links.
 
 fn all(packet: &[u8]) -> Result<Links> {
     let mut links = Links { all: Vec::new(), whole: true };
-    take(packet, &mut links).map(|_| links)
+    let progress = Dump::new(Table::Links, "rtnetlink").take(packet, &mut |payload| links.add(payload))?;
+    links.whole &= progress != Progress::Interrupted;
+    Ok(links)
 }
 
 /// What `ip` said, in our words.
@@ -88,8 +92,22 @@ fn vlans_and_bonds() {
 
 #[test]
 fn an_interrupted_dump_is_not_whole() {
-    let packet = message(4, "eth0", InfoKind::Dummy, &[], NLM_F_DUMP_INTR);
-    assert!(!all(&packet).unwrap().whole);
+    let end = |flags| {
+        let mut message = NetlinkMessage::<RouteNetlinkMessage>::new(
+            NetlinkHeader::default(),
+            NetlinkPayload::Done(DoneMessage::default()),
+        );
+        message.header.flags = flags;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes
+    };
+    let marked = message(4, "eth0", InfoKind::Dummy, &[], NLM_F_DUMP_INTR);
+    let plain = message(4, "eth0", InfoKind::Dummy, &[], 0);
+    assert!(!all(&[marked, end(0)].concat()).unwrap().whole);
+    assert!(!all(&[plain.clone(), end(NLM_F_DUMP_INTR)].concat()).unwrap().whole);
+    assert!(all(&[plain, end(0)].concat()).unwrap().whole);
 }
 
 #[test]

@@ -162,7 +162,7 @@ pub(super) fn connections(peer_ports: &[u16], deadline: Deadline) -> Result<Vec<
             let what = format!("sock_diag: {name} connections to port {port}");
             let most = MOST - connections.len();
             let request = request(family, port, TcpState::Established);
-            connections.extend(netlink::dump(&what, &request, deadline, most, |payload| {
+            connections.extend(netlink::sockets(&what, &request, deadline, most, |payload| {
                 Ok(parse(payload)?.filter(|connection| connection.state == TcpState::Established))
             })?);
         }
@@ -178,7 +178,7 @@ pub(super) fn inodes(state: TcpState, deadline: Deadline) -> Result<Vec<u32>> {
         // Port 0 is no filter.
         let request = request(family, 0, state);
         let most = MOST_INODES - inodes.len();
-        let of_family = netlink::dump(&what, &request, deadline, most, |payload| {
+        let of_family = netlink::sockets(&what, &request, deadline, most, |payload| {
             Ok(parse(payload)?.filter(|socket| socket.state == state && socket.inode != 0).map(|socket| socket.inode))
         })?;
         inodes.extend(of_family);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::netlink::{Progress, messages};
+use super::super::netlink::{Dump, Progress, Table};
 use super::*;
 use crate::error::Reason;
 use crate::host::Roots;
@@ -16,7 +16,7 @@ const SS_UNIX: &str = include_str!("../../../tests/fixtures/sockets/ss-unix.txt"
 
 fn payloads(dump: &[u8]) -> Vec<Vec<u8>> {
     let mut payloads = Vec::new();
-    let progress = messages("recorded", dump, &mut |payload| {
+    let progress = Dump::new(Table::Sockets, "recorded").take(dump, &mut |payload| {
         payloads.push(payload.to_vec());
         Ok(())
     });
@@ -273,7 +273,7 @@ fn cut_and_garbled_replies() {
             bytes.truncate(random.usize(1..=dump.len()));
             let length = bytes.len();
             (0..8).for_each(|_| bytes[random.usize(..length)] = random.u8(..));
-            let _ = messages("garbled", &bytes, &mut |payload| {
+            let _ = Dump::new(Table::Sockets, "garbled").take(&bytes, &mut |payload| {
                 let _ = (tcp::parse(payload), unix::parse(payload));
                 Ok(())
             });

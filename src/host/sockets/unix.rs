@@ -92,19 +92,21 @@ impl UnixSocket {
 pub(super) const EVERY_STATE: u32 = u32::MAX;
 
 pub(super) fn sockets(deadline: Deadline) -> Result<Vec<UnixSocket>> {
-    netlink::dump("sock_diag: unix sockets", &request(EVERY_STATE), deadline, MOST, |payload| parse(payload).map(Some))
+    netlink::sockets("sock_diag: unix sockets", &request(EVERY_STATE), deadline, MOST, |payload| {
+        parse(payload).map(Some)
+    })
 }
 
 /// The kernel leaves out the others before it writes anything.
 pub(super) fn listeners(deadline: Deadline) -> Result<Vec<UnixSocket>> {
     let request = request(1 << TCP_LISTEN);
-    netlink::dump("sock_diag: listening unix sockets", &request, deadline, MOST, |payload| parse(payload).map(Some))
+    netlink::sockets("sock_diag: listening unix sockets", &request, deadline, MOST, |payload| parse(payload).map(Some))
 }
 
 /// What is not kept costs its part of the dump and no memory.
 pub(super) fn served_by(listeners: &[UnixSocket], deadline: Deadline) -> Result<Vec<UnixSocket>> {
     let request = request(1 << TCP_ESTABLISHED);
-    netlink::dump("sock_diag: unix connections", &request, deadline, MOST, |payload| {
+    netlink::sockets("sock_diag: unix connections", &request, deadline, MOST, |payload| {
         let socket = parse(payload)?;
         // Most are clients and pairs, which have no name.
         let named = socket.name.is_some();
