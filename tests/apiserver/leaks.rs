@@ -21,6 +21,7 @@ fn descriptors() -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_faults_leave_nothing_behind() {
+    alone!();
     let ca = Authority::new("cluster");
     let dir = tempfile::tempdir().unwrap();
     let (token, authority) = (dir.path().join("token"), dir.path().join("ca.crt"));

@@ -80,9 +80,7 @@ impl Containerd {
     /// In words, what this machine lacks.
     pub fn start() -> Result<Self, String> {
         // A name of its own: two test binaries may run at once, and nothing here may meddle with a real kubelet's pods.
-        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Self::start_below(&format!("/headroom-test-{}-{count}", std::process::id()))
+        Self::start_below(&format!("/headroom-test-{}", common::unique()))
     }
 
     /// As [`Containerd::start`], with the cgroups of its pods below `cgroup_parent`.

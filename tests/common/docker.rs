@@ -35,7 +35,7 @@ impl Docker {
             return Err(format!("no {missing} here (Debian: docker.io, busybox-static)"));
         }
         let folder = tempfile::Builder::new().prefix("dckr").tempdir().unwrap();
-        let cgroup_parent = format!("/headroom-docker-{}", std::process::id());
+        let cgroup_parent = format!("/headroom-docker-{}", common::unique());
         let this = Docker { folder, daemon: Mutex::new(None), cgroup_parent };
         fs::create_dir_all(this.socket().parent().unwrap()).unwrap();
         this.launch()?;

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
+pub mod alone;
 pub mod apiserver;
 pub mod board;
 pub mod containerd;
@@ -34,6 +35,17 @@ macro_rules! skip {
     }};
 }
 
+/// Runs the rest of this test in a process, and as root in namespaces, of its own: `alone.rs` says for what.
+#[macro_export]
+macro_rules! alone {
+    () => {
+        fn here() {}
+        if $crate::common::alone::ran_elsewhere(std::any::type_name_of_val(&here)) {
+            return;
+        }
+    };
+}
+
 /// Past the test harness, which would swallow it.
 pub fn say_skip(what: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "SKIP: {what}");
@@ -63,6 +75,19 @@ pub fn shell(script: &str) -> String {
     let output = Command::new("sh").args(["-ec", script]).output().unwrap();
     assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// A short name that nobody else on this machine has. A process id is none: it is one in each pid namespace.
+pub fn unique() -> String {
+    format!("{:08x}", fastrand::u32(..))
+}
+
+/// Held by who makes a kubepods tree or counts cgroups, for all runs of the tests on this machine: the kernel has one tree and one number
+/// of them, whatever namespaces a test is in.
+pub fn machine_lock() -> std::fs::File {
+    let lock = std::fs::File::create("/tmp/headroom-kernel-cgroup.lock").unwrap();
+    lock.lock().unwrap();
+    lock
 }
 
 /// Looks until it is so, for at most ten seconds.

@@ -6,11 +6,10 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::containerd::Containerd;
-use crate::common::{Page, eventually, get, has, is_root};
+use crate::common::{self, Page, eventually, get, has, is_root};
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd/headroom-exporter.service");
 const SYSTEMD: &str = "/lib/systemd/systemd";
@@ -57,7 +56,6 @@ struct Machine {
 impl Machine {
     /// With these units, of which the services are started. `install` is a piece of shell, with these variables.
     fn boot(units: &[(&str, String)], install: &str, variables: &[(&str, &str)]) -> Result<Self, String> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         if !is_root() {
             return Err("systemd as process 1 of a namespace needs root".to_owned());
         }
@@ -84,8 +82,7 @@ impl Machine {
         }
         write("test.target", &target);
 
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let cgroup = unified.join(format!("headroom-systemd-{}-{count}", std::process::id()));
+        let cgroup = unified.join(format!("headroom-systemd-{}", common::unique()));
         fs::create_dir(&cgroup).unwrap();
         // systemd takes the cgroup that it finds itself in for its root. No cgroup namespace: in one the exporter rightly refuses to count.
         let script = r#"echo $$ >"$CGROUP/cgroup.procs"
@@ -163,7 +160,7 @@ fn series(page: &Page) -> BTreeSet<&str> {
 
 #[test]
 fn under_the_unit_the_page_is_complete() {
-    let cgroups = format!("/headroom-systemd-pods-{}", std::process::id());
+    let cgroups = format!("/headroom-systemd-pods-{}", common::unique());
     let containerd = match Containerd::start_below(&cgroups) {
         Ok(containerd) => containerd,
         Err(why) => skip!("{why}"),

@@ -543,6 +543,7 @@ fn nobody_to_ask() {
 
 #[test]
 fn with_a_token_the_kubelet_of_this_machine_is_asked() {
+    alone!();
     let ca = Authority::new("cluster");
     let identity = ca.issue(&["node-7"]);
     let machine = Machine::new();

@@ -46,8 +46,7 @@ impl Lab {
                 return skip(&format!("no /sys/fs/cgroup/{file}: needs v1 memory and a cgroup2 mount beside it"));
             }
         }
-        let lock = File::create(std::env::temp_dir().join("headroom-kernel-cgroup.lock")).unwrap();
-        lock.lock().unwrap();
+        let lock = common::machine_lock();
         for root in [V1, V2] {
             for name in ["kubepods", "kubepods.slice"] {
                 if Path::new(root).join(name).exists() {

@@ -30,7 +30,7 @@ impl Lab {
             common::say_skip("no cgroup v1 memory hierarchy");
             return None;
         }
-        let cgroup = format!("headroom-test-drill-{}-{name}", std::process::id());
+        let cgroup = format!("headroom-test-drill-{}-{name}", common::unique());
         Some(Lab { dir: tempfile::tempdir().unwrap(), cgroup })
     }
 
@@ -213,7 +213,7 @@ fn connections_that_leak() {
 #[test]
 fn inotify_instances_and_watches_of_a_user() {
     let Some(lab) = Lab::open("inotify") else { return };
-    let (uid, scratch) = (300_000 + std::process::id() % 100_000, lab.path("scratch"));
+    let (uid, scratch) = (300_000 + fastrand::u32(..100_000), lab.path("scratch"));
     fs::create_dir(&scratch).unwrap();
     fs::set_permissions(lab.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let drill = lab.start(&format!("inotify --uid {uid} --instances 10 --watches 45 --scratch {}", scratch.display()));
@@ -310,6 +310,7 @@ fn one_connection_stalls_and_new_ones_work() {
 
 #[test]
 fn a_pod_loses_its_interface() {
+    alone!();
     let Some(lab) = Lab::open("link") else { return };
     let drill = lab.start(&format!("pod-interface --after 1s {}", lab.kubepods()));
     let namespace = format!("headroom-drill-{}", drill.0.id());

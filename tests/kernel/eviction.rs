@@ -6,7 +6,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use headroom::host::{Deadline, Host, Roots};
@@ -21,13 +20,6 @@ use headroom::modes::eviction::{
 use headroom::services::{CONTROL_PLANE, Services};
 
 use crate::common;
-
-/// A kubelet of one test must not be found by another.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
@@ -142,7 +134,7 @@ fn check(samples: &Samples, path: &Path) -> (f64, f64) {
 
 #[test]
 fn bytes_run_out_on_ext4() {
-    let _alone = alone();
+    alone!();
     let disk = match Mounted::ext4() {
         Ok(disk) => disk,
         Err(error) => return common::say_skip(format_args!("no loop-mounted ext4: {error}")),
@@ -183,7 +175,7 @@ fn bytes_run_out_on_ext4() {
 
 #[test]
 fn inodes_run_out_on_tmpfs() {
-    let _alone = alone();
+    alone!();
     let disk = match Mounted::tmpfs("size=8m,nr_inodes=200") {
         Ok(disk) => disk,
         Err(error) => return common::say_skip(format_args!("no tmpfs: {error}")),
@@ -212,7 +204,7 @@ fn statvfs_inodes_free(disk: &Mounted) -> u64 {
 
 #[test]
 fn memory_and_pids_by_shell_arithmetic() {
-    let _alone = alone();
+    alone!();
     let script = r#"
         total=$(awk '/^MemTotal:/ {printf "%.0f", $2 * 1024}' /proc/meminfo)
         if [ -e /sys/fs/cgroup/memory/memory.usage_in_bytes ]; then
@@ -308,7 +300,7 @@ fn hard_memory(samples: &Samples) -> Option<f64> {
 
 #[test]
 fn a_running_kubelet_is_found_with_its_files() {
-    let _alone = alone();
+    alone!();
     if !no_kubelet_here() {
         return;
     }
@@ -341,7 +333,7 @@ fn a_running_kubelet_is_found_with_its_files() {
 
 #[test]
 fn a_kubelet_by_another_name_runs_on_flags_only() {
-    let _alone = alone();
+    alone!();
     if !no_kubelet_here() {
         return;
     }
@@ -354,7 +346,7 @@ fn a_kubelet_by_another_name_runs_on_flags_only() {
 
 #[test]
 fn a_kubelet_in_a_mount_namespace_of_its_own() {
-    let _alone = alone();
+    alone!();
     if !no_kubelet_here() {
         return;
     }

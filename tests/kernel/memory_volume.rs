@@ -47,8 +47,7 @@ impl Lab {
         if namespace("1").is_some_and(|machine| Some(machine) != namespace("self")) {
             return skip("a mount namespace of our own: what is mounted here is not on the machine");
         }
-        let lock = File::create(std::env::temp_dir().join("headroom-kernel-cgroup.lock")).unwrap();
-        lock.lock().unwrap();
+        let lock = common::machine_lock();
         let kubepods = Path::new(MEMORY).join("kubepods");
         if kubepods.exists() || Path::new(MEMORY).join("kubepods.slice").exists() {
             return skip("kubepods exists: this is a Kubernetes node");
@@ -156,6 +155,7 @@ fn kills(page: &Page) -> Option<f64> {
 
 #[test]
 fn a_volume_that_outlives_its_killed_containers() {
+    alone!();
     let Some(mut lab) = Lab::open() else { return };
     fs::write(lab.pod(UID).join("memory.limit_in_bytes"), (24 * MIB).to_string()).unwrap();
     let volume = lab.volume(UID, "cache");
@@ -243,6 +243,7 @@ impl Drop for Process {
 
 #[test]
 fn the_limit_is_that_of_the_container_that_mounts_it() {
+    alone!();
     let Some(mut lab) = Lab::open() else { return };
     if !has("unshare") {
         return common::say_skip(format_args!("no unshare"));
@@ -280,6 +281,7 @@ fn somebody_is_a_kubelet() -> bool {
 /// A kubelet that keeps its mounts to itself: they are in its table, and below `/proc/PID/root`.
 #[test]
 fn a_kubelet_in_a_mount_namespace_of_its_own() {
+    alone!();
     let Some(mut lab) = Lab::open() else { return };
     let patience = Instant::now() + Duration::from_secs(60);
     while somebody_is_a_kubelet() {
@@ -313,6 +315,7 @@ fn a_kubelet_in_a_mount_namespace_of_its_own() {
 
 #[test]
 fn a_hung_mount_costs_its_own_series() {
+    alone!();
     let Some(mut lab) = Lab::open() else { return };
     let [before, stuck, after] = ["a", "b", "c"].map(|uid| lab.volume(uid, "cache"));
     fs::write(before.join("file"), vec![1; 3 << 20]).unwrap();

@@ -7,7 +7,6 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use headroom::error::Reason;
@@ -22,12 +21,6 @@ use crate::common::helper::{self, Helper};
 
 const HELPER: &str = concat!(module_path!(), "::helper");
 const INOTIFY_USER: u32 = 64_321;
-
-/// One test at a time: they count the same machine.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn root_or_skip(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -177,7 +170,7 @@ fn shell(script: &str) -> String {
 
 #[test]
 fn a_thousand_fds_of_known_kinds() {
-    let _alone = alone();
+    alone!();
     let helper = holding("thousand", None);
     let pid = helper.pid().to_string();
     let samples = collect(&*mode(|settings| settings.top = 50));
@@ -210,7 +203,7 @@ fn a_thousand_fds_of_known_kinds() {
 
 #[test]
 fn the_process_nearest_its_limit_is_shown() {
-    let _alone = alone();
+    alone!();
     let helper = holding("400", None);
     let pid = helper.pid().to_string();
     let held: u64 = shell(&format!("ls /proc/{pid}/fd | wc -l")).trim().parse().unwrap();
@@ -241,7 +234,7 @@ fn count_by_listing() -> u64 {
 
 #[test]
 fn sums_equal_a_listing_of_everything() {
-    let _alone = alone();
+    alone!();
     if !root_or_skip("sums_equal_a_listing_of_everything") {
         return;
     }
@@ -267,7 +260,7 @@ fn sums_equal_a_listing_of_everything() {
 
 #[test]
 fn inotify_of_another_user() {
-    let _alone = alone();
+    alone!();
     if !root_or_skip("inotify_of_another_user") {
         return;
     }
@@ -293,7 +286,7 @@ fn inotify_of_another_user() {
 
 #[test]
 fn processes_that_come_and_go_are_no_errors() {
-    let _alone = alone();
+    alone!();
     struct Churn(Child);
     impl Drop for Churn {
         fn drop(&mut self) {
@@ -322,7 +315,7 @@ fn processes_that_come_and_go_are_no_errors() {
 
 #[test]
 fn without_privileges_what_can_be_read_is_there() {
-    let _alone = alone();
+    alone!();
     if !root_or_skip("without_privileges_what_can_be_read_is_there") {
         return;
     }

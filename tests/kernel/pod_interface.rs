@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use headroom::error::Reason;
@@ -25,12 +25,6 @@ const V1: &str = "/sys/fs/cgroup/memory";
 const V2: &str = "/sys/fs/cgroup/unified";
 const NOW: Duration = Duration::ZERO;
 const NEVER: Duration = Duration::from_secs(3600);
-
-/// A number that no other test on this machine has: short, since an interface's name has at most 15 bytes.
-fn unique() -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("{:x}{:x}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
-}
 
 fn succeeds(script: &str) -> bool {
     Command::new("sh").args(["-c", script]).stderr(Stdio::null()).stdout(Stdio::null()).status().unwrap().success()
@@ -64,7 +58,7 @@ impl Lab {
         if !Host::new(Roots::default()).shares_network_namespace(1).unwrap() {
             return skip("this is not the network namespace of the first process");
         }
-        let cgroup = Path::new(root).join(format!("headroom-podif-{}", unique()));
+        let cgroup = Path::new(root).join(format!("headroom-podif-{}", common::unique()));
         fs::create_dir(&cgroup).unwrap();
         let sys = tempfile::tempdir().unwrap();
         fs::set_permissions(sys.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -149,7 +143,7 @@ struct Namespace(String);
 
 impl Namespace {
     fn new() -> Self {
-        let namespace = Namespace(format!("hrpodif{}", unique()));
+        let namespace = Namespace(format!("hrpodif{}", common::unique()));
         common::shell(&format!("ip netns add {}", namespace.0));
         namespace
     }
@@ -181,7 +175,7 @@ impl Device {
     /// A macvlan on it, moved into a namespace.
     fn macvlan(&self, namespace: &Namespace, name: &str) {
         // Each under a name of its own on its way.
-        let passing = format!("m{}", unique());
+        let passing = format!("m{}", common::unique());
         common::shell(&format!(
             "ip link add {passing} link {} type macvlan mode bridge; ip link set {passing} netns {} name {name}; \
              ip -n {} link set {name} up",
@@ -213,14 +207,15 @@ fn of_pods(samples: &Samples) -> usize {
 /// As a driver upgrade does it: the parent is deleted, the macvlans on it in pods go with it, and it is made again. By both drivers' names.
 #[test]
 fn a_parent_is_deleted_and_made_again() {
+    alone!();
     for unified in [false, true] {
         let Some(lab) = Lab::open(unified) else { return };
         let collector = collector(NOW);
-        let name = format!("hp{}", unique());
+        let name = format!("hp{}", common::unique());
         let (first, second) = (Namespace::new(), Namespace::new());
         let parent = Device::pair(&name);
         parent.macvlan(&first, "eth0");
-        let veth = Device::pair(&format!("hv{}", unique()));
+        let veth = Device::pair(&format!("hv{}", common::unique()));
         common::shell(&format!("ip link set {}b netns {} name eth0", veth.0.trim_end_matches('a'), second.0));
         let processes = [
             (1, Process::inside(&first.0)),
@@ -287,10 +282,11 @@ fn a_parent_is_deleted_and_made_again() {
 /// One end of a veth is deleted on the machine: what TESTBED's experiment did.
 #[test]
 fn a_pods_veth_is_deleted() {
+    alone!();
     let Some(lab) = Lab::open(false) else { return };
     let collector = collector(NEVER);
     let namespace = Namespace::new();
-    let veth = Device::pair(&format!("hv{}", unique()));
+    let veth = Device::pair(&format!("hv{}", common::unique()));
     common::shell(&format!("ip link set {}b netns {} name eth0", veth.0.trim_end_matches('a'), namespace.0));
     let (pause, app) = (Process::inside(&namespace.0), Process::inside(&namespace.0));
     lab.container(1, 1, &pause);
@@ -302,6 +298,7 @@ fn a_pods_veth_is_deleted() {
 
 #[test]
 fn a_pause_container_without_an_interface_is_given_time() {
+    alone!();
     let Some(lab) = Lab::open(false) else { return };
     let grace = Duration::from_secs(3);
     let collector = collector(grace);
@@ -328,6 +325,7 @@ fn a_pause_container_without_an_interface_is_given_time() {
 /// Pods that come and go as runtimes make them and take them away: the network first or last. None is ever without an interface.
 #[test]
 fn pods_that_come_and_go_lose_nothing() {
+    alone!();
     const PODS_IN_ALL: u32 = 16;
     let Some(lab) = Lab::open(false) else { return };
     let collector = collector(NEVER);
@@ -387,6 +385,7 @@ fn pods_that_come_and_go_lose_nothing() {
 /// Without any capability, the interfaces are known; what those of pods sit on is not, and that is said once.
 #[test]
 fn without_capabilities() {
+    alone!();
     let Some(lab) = Lab::open(false) else { return };
     let pods: Vec<(Process, Process)> = (0..3).map(|_| (Process::alone(), Process::on_the_host())).collect();
     for (number, (own, hosts)) in (0..).zip(&pods) {
@@ -410,9 +409,10 @@ fn without_capabilities() {
 
 #[test]
 fn vlans_and_bonds_where_the_kernel_has_them() {
+    alone!();
     let Some(lab) = Lab::open(false) else { return };
     let collector = collector(NOW);
-    let name = format!("hp{}", unique());
+    let name = format!("hp{}", common::unique());
     let parent = Device::pair(&name);
     let vlan = format!("{}.3", parent.0);
     if succeeds(&format!("ip link add link {} name {vlan} type vlan id 3 && ip link set {vlan} up", parent.0)) {
@@ -427,8 +427,8 @@ fn vlans_and_bonds_where_the_kernel_has_them() {
     } else {
         common::not_in_this_kernel("VLAN interfaces: their loss is tested on made messages only");
     }
-    let member = Device::pair(&format!("hb{}", unique()));
-    let bond = Device(format!("hb{}", unique()));
+    let member = Device::pair(&format!("hb{}", common::unique()));
+    let bond = Device(format!("hb{}", common::unique()));
     let made = succeeds(&format!("ip link add {} type bond mode active-backup", bond.0));
     if made {
         common::shell(&format!(
@@ -459,6 +459,7 @@ impl Drop for Cgroups {
 /// it is told by name, with its container and without, until its sandbox ends.
 #[test]
 fn pods_of_a_real_containerd() {
+    alone!();
     let Some(lab) = Lab::open(false) else { return };
     let cgroups = Cgroups(lab.cgroup.file_name().unwrap().to_str().unwrap().to_owned());
     let containerd = match Containerd::start_with_network(&format!("/{}/besteffort", cgroups.0)) {
@@ -522,6 +523,7 @@ fn pods_of_a_real_containerd() {
 /// counts, that of tests at its side included.
 #[test]
 fn a_full_node_is_cheap() {
+    alone!();
     const PODS_ON_NODE: u32 = 110;
     let Some(lab) = Lab::open(false) else { return };
     let mut processes = Vec::new();

@@ -9,7 +9,6 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use headroom::host::{Deadline, Host, Roots};
@@ -255,8 +254,7 @@ struct Namespace(String);
 
 impl Namespace {
     fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("headroom-rt-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("headroom-rt-{}", common::unique());
         shell(&format!("ip netns add {name} && ip -n {name} link set lo up"));
         Namespace(name)
     }

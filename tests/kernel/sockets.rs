@@ -11,8 +11,6 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use headroom::error::Reason;
@@ -25,12 +23,6 @@ use crate::common::{self, eventually, shell};
 
 const HELPER: &str = concat!(module_path!(), "::helper");
 const MANY: usize = 1_000_000;
-
-/// One test at a time: they count what this process has open.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn root_or_skip(test: &str) -> bool {
     let root = common::is_root();
@@ -181,7 +173,7 @@ fn exact_of_ours(connection: &TcpConnection) -> String {
 
 #[test]
 fn connections_are_what_ss_prints() {
-    let _alone = alone();
+    alone!();
     let mut clients = Clients::new(&["127.0.0.1", "127.0.0.1", "::1", "::ffff:127.0.0.1"]);
     let other = Clients::new(&["127.0.0.1", "::1"]);
     for (one, two) in &mut clients.pairs {
@@ -256,7 +248,7 @@ fn connections_are_what_ss_prints() {
 
 #[test]
 fn a_closed_connection_is_gone_at_once() {
-    let _alone = alone();
+    alone!();
     let mut clients = Clients::new(&["127.0.0.1", "::1"]);
     let port = clients.port();
     assert_eq!(to(port).len(), 2);
@@ -270,7 +262,7 @@ fn a_closed_connection_is_gone_at_once() {
 
 #[test]
 fn owners_of_a_childs_connections() {
-    let _alone = alone();
+    alone!();
     if !root_or_skip("owners_of_a_childs_connections") {
         return;
     }
@@ -328,7 +320,7 @@ fn owners_of_a_childs_connections() {
 
 #[test]
 fn without_privileges_sockets_are_seen_and_owners_are_not() {
-    let _alone = alone();
+    alone!();
     if !root_or_skip("without_privileges_sockets_are_seen_and_owners_are_not") {
         return;
     }
@@ -351,7 +343,7 @@ fn without_privileges_sockets_are_seen_and_owners_are_not() {
 
 #[test]
 fn a_thousand_dumps_leave_nothing_open() {
-    let _alone = alone();
+    alone!();
     let clients = Clients::new(&["127.0.0.1"]);
     let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let host = host();
@@ -378,7 +370,7 @@ fn at_path(sockets: &[UnixSocket], path: &Path) -> Vec<UnixSocket> {
 
 #[test]
 fn clients_of_a_unix_socket() {
-    let _alone = alone();
+    alone!();
     if !root_or_skip("clients_of_a_unix_socket") {
         return;
     }
@@ -426,8 +418,7 @@ struct Namespace(String);
 
 impl Namespace {
     fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("headroom-sockets-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("headroom-sockets-{}", common::unique());
         shell(&format!("ip netns add {name}"));
         Namespace(name)
     }
@@ -441,7 +432,7 @@ impl Drop for Namespace {
 
 #[test]
 fn another_network_namespace() {
-    let _alone = alone();
+    alone!();
     if !root_or_skip("another_network_namespace") {
         return;
     }

@@ -2,7 +2,7 @@
 //! none of them is ever an orphan; a directory that was left over is one; a runtime that dies makes none and forgets none.
 #![allow(clippy::disallowed_methods, reason = "tests make the files that the library may only read through `host`")]
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -90,12 +90,11 @@ fn orphaned(samples: &Samples) -> [Option<f64>; 3] {
 #[test]
 fn fifty_pods_come_and_go_and_none_is_an_orphan() {
     // Other tests make a kubepods tree at the root of the hierarchy, and that would be this node's.
-    let lock = File::create(std::env::temp_dir().join("headroom-kernel-cgroup.lock")).unwrap();
-    lock.lock().unwrap();
+    let _lock = common::machine_lock();
     if !Cgroups::everywhere("kubepods").is_empty() || !Cgroups::everywhere("kubepods.slice").is_empty() {
         skip!("this is a Kubernetes node: /sys/fs/cgroup/…/kubepods exists");
     }
-    let cgroups = Cgroups(format!("headroom-churn-{}", std::process::id()));
+    let cgroups = Cgroups(format!("headroom-churn-{}", common::unique()));
     let containerd = match Containerd::start_below(&format!("/{}/kubepods/besteffort", cgroups.0)) {
         Ok(containerd) => containerd,
         Err(why) => skip!("{why}"),

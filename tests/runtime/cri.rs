@@ -1,7 +1,6 @@
 //! The runtime's word, asked of a real containerd.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use headroom::error::Reason;
@@ -10,12 +9,6 @@ use headroom::runtime::{ContainerState, Protocol, Runtime, Settings};
 
 use crate::common;
 use crate::common::containerd::Containerd;
-
-/// One test at a time: one of them counts this process's file descriptors.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn runtime(containerd: &Containerd) -> Runtime {
     Runtime::new(Settings { endpoint: Some(containerd.endpoint()), fresh: Duration::ZERO, ..Settings::default() })
@@ -27,7 +20,7 @@ fn soon() -> Deadline {
 
 #[test]
 fn what_was_made_is_what_is_listed() {
-    let _alone = alone();
+    alone!();
     let containerd = match Containerd::start() {
         Ok(containerd) => containerd,
         Err(why) => skip!("{why}"),
@@ -79,7 +72,7 @@ fn what_was_made_is_what_is_listed() {
 
 #[test]
 fn a_restart_is_an_error_and_then_an_answer() {
-    let _alone = alone();
+    alone!();
     let containerd = match Containerd::start() {
         Ok(containerd) => containerd,
         Err(why) => skip!("{why}"),
@@ -111,7 +104,7 @@ fn a_restart_is_an_error_and_then_an_answer() {
 
 #[test]
 fn hundreds_of_polls_leave_no_descriptor() {
-    let _alone = alone();
+    alone!();
     let containerd = match Containerd::start() {
         Ok(containerd) => containerd,
         Err(why) => skip!("{why}"),

@@ -4,7 +4,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use headroom::error::Reason;
@@ -18,12 +17,6 @@ use crate::common::fake_runtime::{self, Fake, Raw, Reply, empty, recorded, reply
 const CONTAINERD: &str = "run/containerd/containerd.sock";
 const DOCKER: &str = "run/docker.sock";
 const ONE: &str = r#"[{"Id":"f00d","Names":["/plain"],"ImageID":"sha256:1","State":"running","Labels":null}]"#;
-
-/// One test at a time: they count this process's file descriptors and threads.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 struct Machine {
     root: tempfile::TempDir,
@@ -79,7 +72,7 @@ fn threads() -> usize {
 
 #[test]
 fn recorded_nodes() {
-    let _alone = alone();
+    alone!();
     for (name, static_uid, mountpoint) in [
         (
             "k8s-1.36-cgroupv1",
@@ -145,7 +138,7 @@ fn recorded_nodes() {
 
 #[test]
 fn images_in_use_by_id_or_digest_and_pinned_ones_are_kept() {
-    let _alone = alone();
+    alone!();
     let machine = Machine::new();
     let image = |id: &str, digest: &str, size, pinned| fake_runtime::Image {
         id: id.to_owned(),
@@ -183,7 +176,7 @@ fn images_in_use_by_id_or_digest_and_pinned_ones_are_kept() {
 
 #[test]
 fn ten_thousand_polls_are_one_connection_and_no_descriptor_more() {
-    let _alone = alone();
+    alone!();
     let machine = Machine::new();
     let fake = Fake::start(&machine.path(CONTAINERD), recorded(&node("k8s-1.36-cgroupv1/cri")));
     machine.ask().unwrap();
@@ -203,7 +196,7 @@ fn ten_thousand_polls_are_one_connection_and_no_descriptor_more() {
 
 #[test]
 fn one_poll_serves_all_who_ask_at_once() {
-    let _alone = alone();
+    alone!();
     let machine = Machine::new();
     let fake = Fake::start(&machine.path(CONTAINERD), one_pod());
     let runtime = Runtime::new(Settings { fresh: Duration::from_secs(60), ..Settings::default() });
@@ -229,7 +222,7 @@ fn one_poll_serves_all_who_ask_at_once() {
 
 #[test]
 fn an_answer_no_older_than_a_moment() {
-    let _alone = alone();
+    alone!();
     let machine = Machine::new();
     let fake = Fake::start(&machine.path(CONTAINERD), one_pod());
     let runtime = Runtime::new(Settings { fresh: Duration::from_secs(60), ..Settings::default() });
@@ -246,7 +239,7 @@ fn an_answer_no_older_than_a_moment() {
 
 #[test]
 fn whatever_the_socket_does_costs_an_error_and_nothing_else() {
-    let _alone = alone();
+    alone!();
     let machine = Machine::new();
     let path = machine.path(CONTAINERD);
     // The first tokio runtime of a process opens what all of them share.
@@ -310,7 +303,7 @@ fn whatever_the_socket_does_costs_an_error_and_nothing_else() {
 
 #[test]
 fn without_images_the_rest_is_still_true() {
-    let _alone = alone();
+    alone!();
     let machine = Machine::new();
     let fake = Fake::start(&machine.path(CONTAINERD), one_pod());
     fake.set("ListImages", Reply::Huge(50 << 20));
@@ -325,7 +318,7 @@ fn without_images_the_rest_is_still_true() {
 
 #[test]
 fn which_socket_is_asked() {
-    let _alone = alone();
+    alone!();
     let machine = Machine::new();
     assert_eq!(machine.ask().unwrap_err().reason(), Reason::Absent, "nothing here");
     // Docker's containerd, its CRI plugin switched off.
@@ -352,7 +345,7 @@ fn which_socket_is_asked() {
 
 #[test]
 fn docker_on_bad_days() {
-    let _alone = alone();
+    alone!();
     let machine = Machine::new();
     let path = machine.path(DOCKER);
     for containers in ["x".repeat(50 << 20), "<html>".to_owned(), r#"[{"Id":7}]"#.to_owned()] {
@@ -377,7 +370,7 @@ fn docker_on_bad_days() {
 
 #[test]
 fn docker_does_not_stand_in_for_a_dead_containerd() {
-    let _alone = alone();
+    alone!();
     let machine = Machine::new();
     std::fs::create_dir_all(machine.path("run/containerd")).unwrap();
     drop(std::os::unix::net::UnixListener::bind(machine.path(CONTAINERD)).unwrap());
@@ -387,7 +380,7 @@ fn docker_does_not_stand_in_for_a_dead_containerd() {
 
 #[test]
 fn a_named_socket_is_the_only_one() {
-    let _alone = alone();
+    alone!();
     let machine = Machine::with(Some("unix:///run/other.sock"));
     let _containerd = Fake::start(&machine.path(CONTAINERD), one_pod());
     assert_eq!(machine.ask().unwrap_err().reason(), Reason::Vanished);
@@ -421,7 +414,7 @@ fn a_named_socket_is_the_only_one() {
 
 #[test]
 fn a_link_of_the_observed_machine_stays_in_its_root() {
-    let _alone = alone();
+    alone!();
     let machine = Machine::new();
     let _docker = Raw::docker(&machine.path(DOCKER), ONE);
     std::fs::create_dir(machine.path("var")).unwrap();
@@ -431,7 +424,7 @@ fn a_link_of_the_observed_machine_stays_in_its_root() {
 
 #[test]
 fn switched_off_is_absent() {
-    let _alone = alone();
+    alone!();
     let machine = Machine::new();
     for runtime in [Runtime::default(), Runtime::new(Settings { disabled: true, ..Settings::default() })] {
         let error = runtime.inventory(&machine.host, Deadline::after(Duration::from_secs(1))).unwrap_err();
@@ -442,7 +435,7 @@ fn switched_off_is_absent() {
 /// As the modes ask: on a blocking thread of a tokio runtime, and the handle is dropped wherever the scraper is.
 #[test]
 fn from_a_thread_of_another_runtime() {
-    let _alone = alone();
+    alone!();
     let machine = Machine::new();
     let fake = Fake::start(&machine.path(CONTAINERD), one_pod());
     let runtime = machine.runtime.clone();

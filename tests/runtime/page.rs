@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 use crate::common::containerd::{self, Containerd};
-use crate::common::{Exporter, Page, eventually};
+use crate::common::{self, Exporter, Page, eventually};
 
 const UID: &str = "0b3c2a54-6a1d-4c55-9a53-2f1c7c1f6e01";
 
@@ -21,7 +21,8 @@ fn with<'a>(page: &'a Page, family: &'a str, label: &str) -> Vec<&'a str> {
 
 #[test]
 fn the_runtimes_word_is_on_the_page_and_its_death_costs_only_that() {
-    let cgroups = Cgroups(format!("headroom-page-{}", std::process::id()));
+    alone!();
+    let cgroups = Cgroups(format!("headroom-page-{}", common::unique()));
     let containerd = match Containerd::start_below(&format!("/{}/kubepods/besteffort", cgroups.0)) {
         Ok(containerd) => containerd,
         Err(why) => skip!("{why}"),

@@ -35,6 +35,7 @@ fn json(arguments: &[&str]) -> (Value, KubeletInputs) {
 
 #[test]
 fn each_mode_has_its_line_and_the_exit_code_is_the_worst_verdict() {
+    alone!();
     let (report, told) = json(&["--for=1s"]);
     let modes: BTreeSet<&str> =
         report["modes"].as_array().unwrap().iter().map(|mode| mode["mode"].as_str().unwrap()).collect();
@@ -70,6 +71,7 @@ fn each_mode_has_its_line_and_the_exit_code_is_the_worst_verdict() {
 
 #[test]
 fn a_process_near_its_limit_is_found_with_its_evidence_and_what_to_do() {
+    alone!();
     if !common::has("python3") {
         skip!("python3 is not installed");
     }
@@ -106,6 +108,7 @@ fn a_process_near_its_limit_is_found_with_its_evidence_and_what_to_do() {
 
 #[test]
 fn an_apiserver_that_refuses_is_reported_within_the_time() {
+    alone!();
     // Port 9 of this machine: nobody listens there, so each connection is refused at once.
     let mut command = Command::new(env!("CARGO_BIN_EXE_headroom-exporter"));
     let arguments =
@@ -133,6 +136,7 @@ fn a_wrong_mode_is_one_clear_line() {
 /// The table of fields in docs/doctor.md, and the fields of a real report.
 #[test]
 fn every_field_is_documented_and_no_other() {
+    alone!();
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/doctor.md")).unwrap();
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
     let documented: BTreeSet<String> =

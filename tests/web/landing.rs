@@ -34,6 +34,7 @@ fn verdicts(page: &str) -> BTreeMap<&str, &str> {
 
 #[test]
 fn it_says_what_the_doctor_says() {
+    alone!();
     if !has("python3") {
         skip!("python3 is not installed");
     }
@@ -99,6 +100,7 @@ fn it_says_what_the_doctor_says() {
 
 #[test]
 fn what_is_switched_off_is_said_to_be_off() {
+    alone!();
     let exporter = Exporter::start(&[&ALONE[..], &["--no-collector.kmem"]].concat());
     let page = exporter.get("/", &[]).text();
     assert_eq!(verdicts(&page)["kmem"], "off");
@@ -112,6 +114,7 @@ fn what_is_switched_off_is_said_to_be_off() {
 
 #[test]
 fn a_hung_collector_costs_its_own_verdict() {
+    alone!();
     if !is_root() {
         skip!("root is needed to mount a FUSE file system");
     }
@@ -137,6 +140,7 @@ fn a_hung_collector_costs_its_own_verdict() {
 
 #[test]
 fn without_a_free_permit_it_shows_what_it_has_and_says_how_old_that_is() {
+    alone!();
     if !is_root() {
         skip!("root is needed to mount a FUSE file system");
     }
@@ -240,6 +244,7 @@ fn color(name: &str, scheme: Scheme) -> &'static str {
 
 #[test]
 fn a_real_browser_shows_it_in_light_and_dark() {
+    alone!();
     if !has("chromium") {
         skip!("chromium (Debian package) is not installed");
     }

@@ -16,6 +16,7 @@ use crate::common::{Exporter, Page, eventually, get, has, is_root, shell};
 
 #[test]
 fn formats_are_negotiated_with_their_exact_content_types() {
+    alone!();
     let exporter = Exporter::start(&[]);
     let classic = exporter.get("/metrics", &[]);
     assert_eq!(classic.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
@@ -35,6 +36,7 @@ fn formats_are_negotiated_with_their_exact_content_types() {
 
 #[test]
 fn collectors_are_selected_per_scrape() {
+    alone!();
     let exporter = Exporter::start(&["--no-collector.kmem"]);
     let ids = |path: &str| {
         let response = exporter.get(path, &[]);
@@ -57,6 +59,7 @@ fn collectors_are_selected_per_scrape() {
 
 #[test]
 fn the_other_pages() {
+    alone!();
     let exporter = Exporter::start(&["--web.telemetry-path=/headroom"]);
     assert_eq!((exporter.get("/healthz", &[]).status, exporter.get("/headroom", &[]).status), (200, 200));
     assert_eq!(exporter.get("/metrics", &[]).status, 404);
@@ -68,6 +71,7 @@ fn the_other_pages() {
 
 #[test]
 fn two_prometheis_at_once_both_get_a_full_page() {
+    alone!();
     let exporter = Exporter::start(&[]);
     let address = exporter.address;
     let scrapes: Vec<_> =
@@ -83,6 +87,7 @@ fn two_prometheis_at_once_both_get_a_full_page() {
 
 #[test]
 fn a_request_that_is_no_http_costs_nobody_else() {
+    alone!();
     let exporter = Exporter::start(&[]);
     let mut garbage = TcpStream::connect(exporter.address).unwrap();
     garbage.write_all(b"\x16\x03\x01 not http\r\n\r\n").unwrap();
@@ -94,6 +99,7 @@ fn a_request_that_is_no_http_costs_nobody_else() {
 
 #[test]
 fn signals_end_it_with_success_and_soon() {
+    alone!();
     for signal in [Signal::TERM, Signal::INT] {
         let exporter = Exporter::start(&["--web.shutdown-timeout=1s"]);
         let _kept_alive = TcpStream::connect(exporter.address).unwrap();
@@ -107,6 +113,7 @@ fn signals_end_it_with_success_and_soon() {
 
 #[test]
 fn an_address_in_use_is_one_clear_line_and_a_failure() {
+    alone!();
     let first = Exporter::start(&[]);
     let address = format!("--web.listen-address={}", first.address);
     let second = Command::new(env!("CARGO_BIN_EXE_headroom-exporter")).arg(address).output().unwrap();
@@ -117,6 +124,7 @@ fn an_address_in_use_is_one_clear_line_and_a_failure() {
 
 #[test]
 fn flags_come_from_the_environment_too() {
+    alone!();
     let mut command = Command::new(env!("CARGO_BIN_EXE_headroom-exporter"));
     command.env("HEADROOM_COLLECTOR_KMEM", "false").env("HEADROOM_WEB_TELEMETRY_PATH", "/m");
     let exporter = Exporter::start_as(command, &[]);
@@ -126,6 +134,7 @@ fn flags_come_from_the_environment_too() {
 
 #[test]
 fn the_page_passes_promtool() {
+    alone!();
     if !has("promtool") {
         skip!("promtool (Debian package prometheus) is not installed");
     }
@@ -144,6 +153,7 @@ fn the_page_passes_promtool() {
 
 #[test]
 fn odd_process_names_do_not_break_the_page() {
+    alone!();
     use std::os::unix::ffi::OsStrExt as _;
     let dir = tempfile::tempdir().unwrap();
     // A quote, a newline, a backslash, and UTF-8 that the kernel cuts in the middle at 15 bytes.
@@ -174,6 +184,7 @@ fn odd_process_names_do_not_break_the_page() {
 
 #[test]
 fn without_permission_it_says_so_and_shows_what_it_may() {
+    alone!();
     if !is_root() || !has("setpriv") {
         skip!("root and setpriv are needed to become somebody else");
     }
@@ -207,6 +218,7 @@ fn without_permission_it_says_so_and_shows_what_it_may() {
 
 #[test]
 fn a_real_prometheus_scrapes_it() {
+    alone!();
     if !has("prometheus") || !has("curl") {
         skip!("prometheus or curl (Debian packages) is not installed");
     }
@@ -300,6 +312,7 @@ impl Drop for HungFilesystem {
 
 #[test]
 fn a_hung_filesystem_costs_its_own_series_and_no_threads() {
+    alone!();
     if !is_root() {
         skip!("root is needed to mount a FUSE file system");
     }
@@ -336,6 +349,7 @@ fn a_hung_filesystem_costs_its_own_series_and_no_threads() {
 
 #[test]
 fn it_ends_although_a_thread_hangs_in_the_kernel() {
+    alone!();
     if !is_root() {
         skip!("root is needed to mount a FUSE file system");
     }
@@ -351,6 +365,7 @@ fn it_ends_although_a_thread_hangs_in_the_kernel() {
 
 #[test]
 fn over_the_limit_of_requests_it_answers_503() {
+    alone!();
     if !is_root() {
         skip!("root is needed to mount a FUSE file system");
     }
@@ -370,6 +385,7 @@ fn over_the_limit_of_requests_it_answers_503() {
 
 #[test]
 fn its_own_file_descriptors_stay_flat() {
+    alone!();
     let exporter = Exporter::start(&[]);
     let fds = || shell(&format!("ls /proc/{}/fd | wc -l", exporter.pid())).trim().parse::<usize>().unwrap();
     exporter.scrape();

@@ -11,7 +11,6 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::apiserver::{Apiserver, NODE};
@@ -67,8 +66,7 @@ impl Lab {
             common::say_skip(format_args!("privileges: no {what}"));
             return None;
         }
-        let lock = File::create(std::env::temp_dir().join("headroom-kernel-cgroup.lock")).unwrap();
-        lock.lock().unwrap();
+        let lock = common::machine_lock();
         let kubepods = Path::new(MEMORY).join("kubepods");
         if kubepods.exists() || Path::new(MEMORY).join("kubepods.slice").exists() {
             common::say_skip("privileges: kubepods exists: this is a Kubernetes node");
@@ -242,9 +240,8 @@ impl Lab {
 
     /// An exporter as a runtime starts it, with every right that it asks for and as this user.
     pub(crate) fn container(&self, uid: u32) -> Container<'_> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         self.apiserver.refuse(&[]);
-        let id = format!("headroom-privileges-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let id = format!("headroom-privileges-{}", common::unique());
         let bundle = self.at(&id);
         fs::create_dir(&bundle).unwrap();
         let command = [self.text("exporter"), "--web.listen-address=127.0.0.1:0".to_owned()];

@@ -7,7 +7,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use serde_json::{Value, json};
@@ -143,8 +142,7 @@ impl Image {
     /// Starts it with these arguments. `change` may give the container more than nothing: it gets a user as the image says, no
     /// capability, no way to get one, a root that is read-only, the machine's processes and its network.
     pub(crate) fn run(&self, arguments: &[&str], change: impl FnOnce(&mut Value)) -> Container {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let id = format!("headroom-image-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let id = format!("headroom-image-{}", common::unique());
         let config = &self.config["config"];
         let user = config["User"].as_str().unwrap();
         let (uid, gid) = user.split_once(':').unwrap();

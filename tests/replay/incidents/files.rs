@@ -34,7 +34,7 @@ pub fn i4_a_client_that_leaks_connections_to_the_runtime() {
     let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
     stack.is_calm();
     // Who else has such a user on this machine has its inotify as well.
-    let uid = 300_000 + std::process::id() % 100_000;
+    let uid = 300_000 + fastrand::u32(..100_000);
     let inotify = Drill::start(&machine.namespace, &format!("inotify --uid {uid}"));
     let leak = "open-files --runtime-socket /run/docker.sock --every 40ms --count 390 --limit 400";
     let mut agent = Drill::start(&machine.namespace, leak);

@@ -31,8 +31,7 @@ impl Kubepods {
             common::say_skip("no cgroup v1 memory hierarchy");
             return None;
         }
-        let lock = File::create(std::env::temp_dir().join("headroom-kernel-cgroup.lock")).unwrap();
-        lock.lock().unwrap();
+        let lock = common::machine_lock();
         let top = Path::new(MEMORY).join("kubepods");
         if top.exists() || Path::new(MEMORY).join("kubepods.slice").exists() {
             common::say_skip("kubepods exists: this is a Kubernetes node");
