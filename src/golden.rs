@@ -90,8 +90,10 @@ impl Node {
         let settings = Settings::default();
         let services = Services { runtime: self.runtime.clone(), ..Services::default() };
         let modes = MODES.iter().map(|mode| (*mode, (mode.build)(&settings, &services))).collect();
+        let kubepods = services.kubepods.clone();
         let scraper = Scraper::new(Arc::clone(&self.host), services, modes);
         let scrape = scraper.scrape(Deadline::after(Duration::from_secs(60)), |_| true).await;
+        assert_eq!(kubepods.looks(), 1, "one walk serves all modes");
         let mut page = Page::default();
         page.add(scrape::METRICS, Arc::new(scrape.about));
         page.add(services::METRICS, Arc::new(scrape.node));
