@@ -98,6 +98,8 @@ struct Flags {
     #[command(flatten)]
     kubelet: kubelet::handle::Settings,
     #[command(flatten)]
+    kubepods: kubelet::kubepods::Settings,
+    #[command(flatten)]
     runtime: runtime::Settings,
     #[command(flatten)]
     apiserver: apiserver::Settings,
@@ -193,8 +195,12 @@ impl Config {
     /// From the flags of a command that has them all, as `switches::with_flags` adds them.
     fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let flags = Flags::from_arg_matches(matches)?;
-        let mut services =
-            services::Settings { kubelet: flags.kubelet, apiserver: flags.apiserver, runtime: flags.runtime };
+        let mut services = services::Settings {
+            kubelet: flags.kubelet,
+            kubepods: flags.kubepods,
+            apiserver: flags.apiserver,
+            runtime: flags.runtime,
+        };
         if let apiserver::Ask::IfConfigured { in_cluster: address } = &mut services.apiserver.ask {
             *address = in_cluster();
         }
@@ -231,6 +237,8 @@ fn one_line(error: &clap::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::Deadline;
+    use crate::kubelet::kubepods::Kubepods;
 
     fn parse(arguments: &[&str]) -> Result<Config, clap::Error> {
         match Invocation::parse(["headroom-exporter"].iter().chain(arguments))? {
@@ -291,6 +299,17 @@ mod tests {
         assert!(runtime(&["--no-runtime", "--runtime"]).contains("endpoint: None"));
         let named = runtime(&["--runtime.endpoint=/run/crio/crio.sock"]);
         assert!(named.contains("unix:///run/crio/crio.sock"), "{named}");
+    }
+
+    #[test]
+    fn the_cap_of_the_walk_has_an_old_name() {
+        let most = |arguments: &[&str]| {
+            let kubepods = Kubepods::new(parse(arguments).unwrap().services.kubepods);
+            kubepods.bounds(Deadline::after(Duration::ZERO)).directories
+        };
+        let (new, old) = ("--kubepods.max-directories=7", "--collector.cgroup_leak.max-directories=8");
+        assert_eq!([&[][..], &[new], &[old], &[old, new]].map(most), [100_000, 7, 8, 8]);
+        assert!(one_line(&parse(&["--kubepods.max-directories=0"]).unwrap_err()).contains("at least 1"));
     }
 
     #[test]

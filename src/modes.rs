@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::host::cgroup::walk::{Extent, Stopped};
 use crate::host::{Deadline, Host};
 use crate::metric::{Metric, Samples};
 use crate::services::Services;
@@ -39,6 +40,16 @@ impl<'a> Context<'a> {
     pub fn new(host: &'a Host, deadline: Deadline) -> Self {
         Context { host, deadline, began: Instant::now() }
     }
+}
+
+/// True if a walk saw everything; else it is noted why not.
+fn is_whole(extent: &Extent, samples: &mut Samples) -> bool {
+    match &extent.stopped {
+        None => return true,
+        Some(Stopped::Bound(left)) => samples.drop_count(*left),
+        Some(Stopped::Failed(error)) => samples.fail(error.clone()),
+    }
+    false
 }
 
 /// Reads one mode's evidence. Called once per scrape, never twice at the same time.

@@ -6,6 +6,7 @@ use crate::apiserver::{self, Apiserver};
 use crate::host::{Deadline, Host};
 use crate::kubelet;
 use crate::kubelet::handle::Kubelet;
+use crate::kubelet::kubepods::{self, Kubepods};
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::{self, Runtime};
 
@@ -25,6 +26,8 @@ pub static METRICS: &[&Metric] = &[&CONTROL_PLANE];
 pub struct Settings {
     /// The kubelet.
     pub kubelet: kubelet::handle::Settings,
+    /// The cgroups of pods.
+    pub kubepods: kubepods::Settings,
     /// The apiserver.
     pub apiserver: apiserver::Settings,
     /// The container runtime.
@@ -36,6 +39,8 @@ pub struct Settings {
 pub struct Services {
     /// The kubelet of this node.
     pub kubelet: Kubelet,
+    /// The cgroups of its pods.
+    pub kubepods: Kubepods,
     /// The container runtime.
     pub runtime: Runtime,
     /// The apiserver that modes may ask, over one connection.
@@ -47,12 +52,18 @@ impl Services {
     pub fn new(settings: Settings) -> Self {
         let kubelet = Kubelet::new(settings.kubelet);
         let runtime = Runtime::of_kubelet(settings.runtime, kubelet.clone());
-        Services { kubelet, runtime, apiserver: Apiserver::new(settings.apiserver) }
+        let kubepods = Kubepods::new(settings.kubepods);
+        Services { kubelet, kubepods, runtime, apiserver: Apiserver::new(settings.apiserver) }
     }
 
     /// The default services with a kubelet that is found and asked like this, for tests.
     pub fn with_kubelet(settings: kubelet::handle::Settings) -> Self {
         Services { kubelet: Kubelet::new(settings), ..Services::default() }
+    }
+
+    /// The default services with cgroups of pods that are walked over like this, for tests.
+    pub fn with_kubepods(settings: kubepods::Settings) -> Self {
+        Services { kubepods: Kubepods::new(settings), ..Services::default() }
     }
 
     /// The default services with this runtime, for tests.

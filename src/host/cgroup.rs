@@ -9,6 +9,7 @@
 //! `cgroup.events`, and only the true root of a v1 hierarchy has `release_agent` (`CFTYPE_NOT_ON_ROOT` and
 //! `CFTYPE_ONLY_ON_ROOT` in `kernel/cgroup`).
 
+pub mod held;
 #[cfg(test)]
 pub(crate) mod recorded;
 pub mod walk;
@@ -238,7 +239,15 @@ impl Layout {
     /// # Errors
     /// Those of [`Layout::detect`]; absent if the kernel has cgroups and `sys/fs/cgroup` shows none.
     pub fn find(host: &Host) -> Result<Option<Self>> {
-        match Self::detect(host) {
+        Self::found(host, Self::detect(host))
+    }
+
+    /// As [`Layout::find`], for who has looked already.
+    ///
+    /// # Errors
+    /// As [`Layout::find`].
+    pub fn found(host: &Host, detected: Result<Self>) -> Result<Option<Self>> {
+        match detected {
             Ok(layout) => Ok(Some(layout)),
             Err(error) if error.reason() == Reason::Absent => match host.read_some(host.proc("cgroups"))? {
                 Some(rows) if parse_subsystems(&rows)?.iter().any(Subsystem::is_in_use) => {

@@ -29,12 +29,13 @@ pub struct SingleFlight<T> {
 #[derive(Debug)]
 struct State<T> {
     under_way: bool,
+    runs: u64,
     last: Option<Landed<T>>,
 }
 
 impl<T> Default for SingleFlight<T> {
     fn default() -> Self {
-        SingleFlight { state: Mutex::new(State { under_way: false, last: None }), landed: Condvar::new() }
+        SingleFlight { state: Mutex::new(State { under_way: false, runs: 0, last: None }), landed: Condvar::new() }
     }
 }
 
@@ -89,6 +90,7 @@ impl<T: Clone> SingleFlight<T> {
             waited = true;
         }
         state.under_way = true;
+        state.runs += 1;
         drop(state);
         let mut flight = Flight { shared: self, result: None };
         let began = Instant::now();
@@ -105,6 +107,11 @@ impl<T: Clone> SingleFlight<T> {
 }
 
 impl<T> SingleFlight<T> {
+    /// How often somebody worked.
+    pub fn runs(&self) -> u64 {
+        self.lock().runs
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -21,7 +21,7 @@
 //! a pod directory that the runtime does not know is legitimate for minutes, and only its age tells it from a leak. Ages start
 //! with the exporter, and stand still while the runtime does not answer. Without a runtime, "live" means "has a process",
 //! pause containers included. On v1 that takes the host's process namespace: without it nothing is said of what has a process (denied). How a directory is proven unknown, and why no race makes a false one, is in
-//! `cgroup_leak/strangers.rs`.
+//! `cgroup_leak/unknown_to_runtime.rs`.
 
 mod assess;
 mod containers;
@@ -32,15 +32,17 @@ mod tests;
 mod unknown_to_runtime;
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Collector, Context, Mode};
 use crate::error::{Reason, Result};
+use crate::kubelet::kubepods::Kubepods;
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::Runtime;
 use crate::services::Services;
-use crate::values::{at_least_one, defaults, duration_flag};
+use crate::values::{defaults, duration_flag};
 use assess::RuntimeAnswer;
+use unknown_to_runtime::Span;
 
 /// Ids that the kernel has for memory cgroups: `MEM_CGROUP_ID_MAX`, 16 bits without 0, in every version.
 pub const MEMCG_IDS: u64 = 65_535;
@@ -154,9 +156,6 @@ pub struct Settings {
     /// How long the runtime must not have known a kubepods cgroup (without a runtime: it must have been empty) before it counts as orphaned; with a runtime at least 5s. A dead pod's is kept while its volumes are mounted
     #[arg(long = "collector.cgroup_leak.orphan-grace", value_name = "DURATION", default_value = "5m", value_parser = duration_flag)]
     pub orphan_grace: Duration,
-    /// Cgroup directories that are walked in one scrape at the most
-    #[arg(long = "collector.cgroup_leak.max-directories", value_name = "N", default_value_t = 100_000, value_parser = at_least_one)]
-    pub max_directories: usize,
     /// cgroup v1 hierarchies whose directories are counted, or "all"
     #[arg(
         long = "collector.cgroup_leak.v1-hierarchies",
@@ -173,13 +172,14 @@ impl Default for Settings {
     }
 }
 
-/// How long the runtime may take, of the time there is: the walk comes after it.
+/// How long the runtime may take, of the time there is: the walk may come after it.
 const RUNTIME: Duration = Duration::from_secs(5);
 
 /// The collector; between scrapes it remembers since when each directory has been nobody's.
 #[derive(Debug)]
 pub struct CgroupLeak {
     settings: Settings,
+    kubepods: Kubepods,
     runtime: Runtime,
     memories: Mutex<Memories>,
 }
@@ -196,16 +196,18 @@ struct Memories {
 impl CgroupLeak {
     /// A collector that has seen nothing yet.
     pub fn new(settings: Settings, services: &Services) -> Self {
-        CgroupLeak { settings, runtime: services.runtime.clone(), memories: Mutex::default() }
+        let (kubepods, runtime) = (services.kubepods.clone(), services.runtime.clone());
+        CgroupLeak { settings, kubepods, runtime, memories: Mutex::default() }
     }
 }
 
 impl Collector for CgroupLeak {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
+        let Context { host, deadline, began } = context;
         let mut samples = Samples::new();
-        // Before the walk: `strangers` tells why.
-        let word = match self.runtime.inventory_and_when(context.host, context.deadline.part(RUNTIME)) {
-            Ok(poll) => RuntimeAnswer::Inventory(poll.inventory, poll.began),
+        // First, so that a walk that nobody else needs begins afterwards and proves at once: `unknown_to_runtime` tells how.
+        let word = match self.runtime.inventory_and_when(host, deadline.part(RUNTIME)) {
+            Ok(poll) => RuntimeAnswer::Inventory(poll.inventory, Span { began: poll.began, ended: poll.ended }),
             // Without a runtime the processes in the cgroups tell.
             Err(error) if error.reason() == Reason::Absent => RuntimeAnswer::None,
             Err(error) => {
@@ -213,12 +215,14 @@ impl Collector for CgroupLeak {
                 RuntimeAnswer::Failed
             }
         };
-        let snapshot =
-            snapshot::read(context, &self.settings, matches!(word, RuntimeAnswer::Inventory(..)), &mut samples)?;
+        let look = self.kubepods.look(host, deadline, began)?;
+        let walk = Span { began: look.began, ended: look.ended };
+        let bounds = self.kubepods.bounds(deadline);
+        let snapshot = snapshot::read(context, &look.value, &self.settings, bounds, &mut samples)?;
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
         assess::counts(&snapshot, &mut samples);
         let grace = self.settings.orphan_grace;
-        assess::kubepods(&snapshot, &word, &mut memories, grace, Instant::now(), &mut samples);
+        assess::kubepods(&snapshot, &word, &mut memories, grace, walk, &mut samples);
         Ok(samples)
     }
 }

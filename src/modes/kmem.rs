@@ -25,10 +25,10 @@ mod tests;
 
 use super::{Collector, Context, Mode};
 use crate::error::{Error, Result};
-use crate::kubelet::kubepods::Kind;
+use crate::kubelet::kubepods::{Charged, Kind, Kubepods};
 use crate::metric::{Metric, Samples, Unit};
 use rule::{Rule, leak_prone};
-use snapshot::{Charged, Snapshot};
+use snapshot::Snapshot;
 
 /// The kernel.
 pub static KERNEL_INFO: Metric = Metric::info(
@@ -91,19 +91,21 @@ pub static MODE: Mode = Mode {
     id: "kmem",
     title: "kernel-memory accounting on a kernel that leaks with it",
     metrics: &[&KERNEL_INFO, &ENABLED, &ACCOUNTED, &LEAK_PRONE, &USAGE, &SLAB, &PERCPU],
-    build: |settings, _services| Box::new(Kmem { max_directories: settings.cgroup_leak.max_directories }),
+    build: |_settings, services| Box::new(Kmem { kubepods: services.kubepods.clone() }),
 };
 
 /// The collector. Has no state.
 #[derive(Debug)]
 struct Kmem {
-    max_directories: usize,
+    kubepods: Kubepods,
 }
 
 impl Collector for Kmem {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
         let mut samples = Samples::new();
-        let snapshot = snapshot::read(context, self.max_directories as u64, &mut samples)?;
+        let look = samples.ok(self.kubepods.look(context.host, context.deadline, context.began));
+        let look = look.as_ref().map(|look| &*look.value);
+        let snapshot = snapshot::read(context, look, &mut samples);
         assess(&snapshot, &mut samples);
         if samples.rows().is_empty() {
             let none = || Error::absent("no kernel release, no meminfo and no cgroups");
@@ -113,7 +115,7 @@ impl Collector for Kmem {
     }
 }
 
-fn assess(snapshot: &Snapshot, samples: &mut Samples) {
+fn assess(snapshot: &Snapshot<'_>, samples: &mut Samples) {
     let active = active(snapshot);
     let rule = snapshot.rule;
     if let Some(kernel) = &snapshot.kernel {
@@ -132,8 +134,8 @@ fn assess(snapshot: &Snapshot, samples: &mut Samples) {
             let count = match rule {
                 Rule::On => Some(of_kind().count()),
                 Rule::Off | Rule::Unsupported => Some(0),
-                Rule::PerCgroup if of_kind().any(|one| one.data.is_none()) => None,
-                Rule::PerCgroup => Some(of_kind().filter(|one| one.data == Some(true)).count()),
+                Rule::PerCgroup if of_kind().any(|one| one.kernel_memory.is_none()) => None,
+                Rule::PerCgroup => Some(of_kind().filter(|one| one.kernel_memory == Some(true)).count()),
             };
             samples.push_some(&ACCOUNTED, &[kind.as_str()], count.map(|count| count as f64));
         }
@@ -156,13 +158,13 @@ fn assess(snapshot: &Snapshot, samples: &mut Samples) {
 }
 
 /// Whether kernel memory of container cgroups is accounted; `None` if that cannot be told.
-fn active(snapshot: &Snapshot) -> Option<bool> {
+fn active(snapshot: &Snapshot<'_>) -> Option<bool> {
     match snapshot.rule? {
         Rule::On => Some(true),
         Rule::Off | Rule::Unsupported => Some(false),
         Rule::PerCgroup => {
-            let directories = snapshot.kubepods.as_deref().unwrap_or_default();
-            let unsure = !snapshot.complete || directories.iter().any(|one| one.data.is_none());
+            let directories = snapshot.kubepods.unwrap_or_default();
+            let unsure = snapshot.cut || directories.iter().any(|one| one.kernel_memory.is_none());
             if !snapshot.proven && unsure { None } else { Some(snapshot.proven) }
         }
     }

@@ -53,6 +53,7 @@ use super::{Collector, Context, Mode};
 use crate::error::{Error, Reason, Result};
 use crate::host::text::keyed;
 use crate::kubelet::handle::Kubelet;
+use crate::kubelet::kubepods::Kubepods;
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::Runtime;
 use crate::values::defaults;
@@ -118,8 +119,8 @@ pub static MODE: Mode = Mode {
     build: |settings, services| {
         Box::new(MemoryVolume {
             settings: settings.memory_volume.clone(),
-            max_directories: settings.cgroup_leak.max_directories as u64,
             kubelet: services.kubelet.clone(),
+            kubepods: services.kubepods.clone(),
             runtime: services.runtime.clone(),
             state: Mutex::default(),
         })
@@ -152,7 +153,7 @@ impl Default for Settings {
 struct MemoryVolume {
     settings: Settings,
     kubelet: Kubelet,
-    max_directories: u64,
+    kubepods: Kubepods,
     runtime: Runtime,
     state: Mutex<State>,
 }
@@ -173,10 +174,10 @@ impl Collector for MemoryVolume {
         let node_kills = vmstat.as_deref().and_then(|text| keyed(text, "oom_kill"));
         samples.push_some(&NODE_KILLS, &[], node_kills.map(|kills| kills as f64));
 
-        let look = self.kubelet.look(host, deadline, began)?;
-        samples.ok(look.found());
-        let kubelet = look.process();
-        let root_dir = look.root_dir();
+        let of_kubelet = self.kubelet.look(host, deadline, began)?;
+        samples.ok(of_kubelet.found());
+        let kubelet = of_kubelet.process();
+        let root_dir = of_kubelet.root_dir();
         let volumes = root_dir.and_then(|dir| volumes::find(host, kubelet.map(|kubelet| kubelet.pid), &dir, deadline));
         let mut volumes = samples.ok(volumes).unwrap_or_default();
         samples.drop_count(volumes.len().saturating_sub(MOST_VOLUMES) as u64);
@@ -186,7 +187,8 @@ impl Collector for MemoryVolume {
         // A panic of ours half-way leaves counts that are too small at worst.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { kills, limits, tables } = &mut *state;
-        let cgroups = cgroups::read(context, self.max_directories, &wanted, tables, &mut samples);
+        let look = samples.ok(self.kubepods.look(host, deadline, began));
+        let cgroups = look.and_then(|look| cgroups::read(host, &look.value, &wanted, tables, &mut samples));
         let kubepods = cgroups.as_ref().is_some_and(|cgroups| cgroups.roots > 0);
         if kubelet.is_none() && !kubepods && volumes.is_empty() && node_kills.is_none() {
             let none = || Error::absent("no kubelet, no kubepods, and no oom_kill in vmstat");

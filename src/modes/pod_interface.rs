@@ -5,7 +5,7 @@
 //! with it. The pod keeps its address in the API, stays Running and Ready and gets no event; it has `lo` and nothing else.
 //! `/stats/summary` then names its network "".
 //!
-//! **Evidence.** Inside: `/proc/PID/net/dev` of one process per pod, found through the pod's cgroups (`pod_interface/pods.rs`), says which
+//! **Evidence.** Inside: `/proc/PID/net/dev` of one process per pod, found through the pod's cgroups ([`crate::kubelet::kubepods`]), says which
 //! network namespace that is and which interfaces it has ([`crate::host::netns`]). Outside: one rtnetlink dump of the
 //! machine's interfaces ([`crate::host::links`]). What the interfaces of pods sit on is asked of the sysfs in the
 //! container, where there is one, once in five minutes ([`crate::host::iflink`]): a best effort.
@@ -28,7 +28,6 @@
 
 mod history;
 mod parents;
-mod pods;
 #[cfg(test)]
 mod tests;
 
@@ -36,17 +35,18 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Collector, Context, Mode};
+use super::{Collector, Context, Mode, is_whole};
 use crate::error::{Error, Reason, Result};
 use crate::host::Host;
+use crate::host::cgroup::Layout;
 use crate::host::netns::NetworkNamespace;
+use crate::kubelet::kubepods::{Kubepods, Pod};
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::{ContainerState, Inventory, Runtime};
 use crate::services::Services;
 use crate::values::{at_least_one, defaults, duration_flag};
 use history::{Finding, Look, PodHistory, Proof, connecting};
 use parents::Parents;
-use pods::{Found, Pod};
 
 /// Looked at.
 pub static PODS: Metric = Metric::gauge(
@@ -136,6 +136,7 @@ const MOST_PODS_SHOWN: usize = 120;
 #[derive(Debug)]
 pub struct PodInterface {
     settings: Settings,
+    kubepods: Kubepods,
     runtime: Runtime,
     memory: Mutex<Memory>,
 }
@@ -149,7 +150,8 @@ struct Memory {
 impl PodInterface {
     /// A collector that has seen nothing yet.
     pub fn new(settings: Settings, services: &Services) -> Self {
-        PodInterface { settings, runtime: services.runtime.clone(), memory: Mutex::default() }
+        let (kubepods, runtime) = (services.kubepods.clone(), services.runtime.clone());
+        PodInterface { settings, kubepods, runtime, memory: Mutex::default() }
     }
 }
 
@@ -159,7 +161,7 @@ impl Collector for PodInterface {
         let memory = &mut *self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         // The cgroup of a pod shows no process of another process namespace, as if its containers had ended.
         let visible = samples.ok(context.host.require_host_pid()).is_some();
-        let found = if visible { pods::find(context, &mut samples) } else { None };
+        let found = if visible { self.find(context, &mut samples) } else { None };
         if let Some(found) = &found {
             self.pods(context, found, &mut memory.lives, &mut samples);
         }
@@ -181,6 +183,13 @@ impl Collector for PodInterface {
     }
 }
 
+/// The pods with a process.
+struct Found {
+    pods: Vec<Pod>,
+    /// Every pod is there: the walk was not cut short.
+    whole: bool,
+}
+
 /// A look, with where it came from.
 struct Subject<'a> {
     pod: &'a Pod,
@@ -190,6 +199,18 @@ struct Subject<'a> {
 }
 
 impl PodInterface {
+    /// Looks for pods; `None` on a machine without kubepods.
+    fn find(&self, context: Context<'_>, samples: &mut Samples) -> Option<Found> {
+        let look = samples.ok(self.kubepods.look(context.host, context.deadline, context.began))?.value;
+        samples.ok(Layout::found(context.host, look.layout.clone()))??;
+        let walk = look.walk.as_ref()?;
+        let whole = is_whole(&walk.extent, samples);
+        if let Some(error) = &walk.tree.unread.processes {
+            samples.fail(error.clone());
+        }
+        (walk.tree.roots > 0).then(|| Found { pods: walk.tree.running_pods(), whole })
+    }
+
     fn pods(&self, context: Context<'_>, found: &Found, lives: &mut PodHistory, samples: &mut Samples) {
         let host = context.host;
         let Some(machine) = samples.ok(host.network_namespace_of(1)) else { return };
@@ -257,7 +278,7 @@ impl PodInterface {
                 match context.host.network_outside(machine, container.pid) {
                     Ok(Some(network)) => {
                         let look = Look {
-                            uid: pod.uid.clone(),
+                            uid: pod.uid.as_str().into(),
                             containers: pod.containers.iter().map(|container| container.inode).collect(),
                             namespace: network.namespace,
                             interfaces: connecting(network.interfaces),

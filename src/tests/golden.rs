@@ -84,8 +84,11 @@ impl Node {
         let services = Services { runtime: self.runtime.clone(), ..Services::default() };
         let on = MODES.iter().filter(|mode| mode.id != off);
         let modes = on.map(|mode| (*mode, (mode.build)(&settings, &services))).collect();
+        let kubepods = services.kubepods.clone();
         let scraper = Scraper::new(Arc::clone(&self.host), services, modes);
-        scraper.scrape(Deadline::after(Duration::from_secs(60)), |_| true).await
+        let scrape = scraper.scrape(Deadline::after(Duration::from_secs(60)), |_| true).await;
+        assert_eq!(kubepods.looks(), 1, "one walk serves all modes");
+        scrape
     }
 
     async fn page(&self) -> String {

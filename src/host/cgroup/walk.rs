@@ -88,6 +88,13 @@ pub struct Extent {
     pub stopped: Option<Stopped>,
 }
 
+impl Extent {
+    /// Of a walk whose top could perhaps not be opened: then it saw nothing.
+    pub fn of(walk: Result<Extent>) -> Extent {
+        walk.unwrap_or_else(|error| Extent { directories: 0, stopped: Some(Stopped::Failed(error)) })
+    }
+}
+
 /// Why a walk ended early. Whatever was counted until then is too small to be shown.
 #[derive(Debug)]
 pub enum Stopped {

@@ -2,21 +2,21 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::snapshot::{Memory, Seen, Snapshot};
-use super::unknown_to_runtime::SETTLE;
+use super::snapshot::{Memory, Snapshot};
+use super::unknown_to_runtime::{SETTLE, Span};
 use super::{
     CGROUPS, DIRECTORIES, DYING, KUBEPODS, MEMCG_IDS, MEMCG_IDS_LIMIT, MEMCG_IDS_USED, Memories, ORPHANED, containers,
 };
 use crate::error::Error;
-use crate::kubelet::cgroup_name::{self, Qos};
+use crate::kubelet::cgroup_name::Qos;
 use crate::kubelet::kubepods::{Directory, Kind};
 use crate::metric::Samples;
 use crate::runtime::Inventory;
 
 /// Held, visible, dying, and the ids.
-pub(super) fn counts(snapshot: &Snapshot, samples: &mut Samples) {
+pub(super) fn counts(snapshot: &Snapshot<'_>, samples: &mut Samples) {
     for controller in &snapshot.v1 {
         let labels = [controller.name.as_str()];
         // A cgroup made under the walk may be seen and not counted: that is no negative number of dying ones.
@@ -25,7 +25,7 @@ pub(super) fn counts(snapshot: &Snapshot, samples: &mut Samples) {
         samples.push_some(&DIRECTORIES, &labels, controller.visible.map(|visible| visible as f64));
         samples.push_some(&DYING, &labels, dying.map(|dying| dying as f64));
     }
-    if let Some(stat) = &snapshot.unified {
+    if let Some(stat) = snapshot.unified {
         // The kernel counts what is below the root; controllers at and below it.
         let all = ("unified", stat.descendants + 1, stat.dying_descendants);
         let controllers = stat.controllers.iter().map(|one| (one.name.as_str(), one.live, one.dying));
@@ -43,7 +43,7 @@ pub(super) fn counts(snapshot: &Snapshot, samples: &mut Samples) {
 }
 
 /// Memory cgroup ids in use, by the rule of this kernel (see the mode's documentation).
-fn ids_used(snapshot: &Snapshot) -> Option<u64> {
+fn ids_used(snapshot: &Snapshot<'_>) -> Option<u64> {
     match snapshot.memory {
         Memory::None => None,
         Memory::V1 => {
@@ -51,41 +51,41 @@ fn ids_used(snapshot: &Snapshot) -> Option<u64> {
             if snapshot.kernel.as_ref()?.version < (4, 8) { memory.held } else { memory.visible }
         }
         Memory::Unified(walked) => {
-            let printed = snapshot.unified.as_ref().and_then(|stat| stat.controller("memory"));
+            let printed = snapshot.unified.and_then(|stat| stat.controller("memory"));
             printed.map(|memory| memory.live).or(walked)
         }
     }
 }
 
-/// What the container runtime had to say before the walk.
+/// What the container runtime had to say.
 pub(super) enum RuntimeAnswer {
     /// There is no runtime: the cgroups are asked.
     None,
     /// There is one, and it did not answer: nothing is said in its place.
     Failed,
-    /// What it knew when it was asked.
-    Inventory(Arc<Inventory>, Instant),
+    /// What it knew, and when that poll was.
+    Inventory(Arc<Inventory>, Span),
 }
 
-/// What lies below kubepods, and what of it is nobody's. `walked` is when the walk ended.
+/// What lies below kubepods, and what of it is nobody's.
 pub(super) fn kubepods(
-    snapshot: &Snapshot,
+    snapshot: &Snapshot<'_>,
     word: &RuntimeAnswer,
     memories: &mut Memories,
     grace: Duration,
-    walked: Instant,
+    walk: Span,
     samples: &mut Samples,
 ) {
     if let RuntimeAnswer::Inventory(inventory, _) = word {
         containers::from_runtime(inventory, samples);
     }
-    let directories = snapshot.kubepods.as_deref().unwrap_or_default();
+    let directories = snapshot.kubepods.unwrap_or_default();
     let idle = idle(directories);
-    memories.idle.update(idle.iter().map(|&index| directories[index].inode), snapshot.complete, walked);
+    memories.idle.update(idle.iter().map(|&index| directories[index].inode), snapshot.complete, walk.ended);
     let unknown = match word {
-        RuntimeAnswer::Inventory(inventory, asked) => {
+        RuntimeAnswer::Inventory(inventory, poll) => {
             let unknown = Known::new(inventory).without(directories);
-            memories.strangers.update(unknown.iter().map(|one| one.inode), *asked, walked, snapshot.complete);
+            memories.strangers.update(unknown.iter().map(|one| one.inode), *poll, walk, snapshot.complete);
             unknown
         }
         RuntimeAnswer::None | RuntimeAnswer::Failed => {
@@ -109,10 +109,10 @@ pub(super) fn kubepods(
     let push = |samples: &mut Samples, kind: Kind, count: usize| {
         samples.push(&ORPHANED, &[kind.as_str()], count as f64);
     };
-    let all_read = directories.iter().all(|directory| directory.data.populated.is_some());
+    let all_read = directories.iter().all(|directory| directory.populated.is_some());
     let idle_for = |kind: Kind, grace: Duration| {
         let of_kind = idle.iter().map(|&index| &directories[index]).filter(|one| one.kind == kind);
-        of_kind.filter(|one| memories.idle.reached(one.inode, grace, walked)).count()
+        of_kind.filter(|one| memories.idle.reached(one.inode, grace, walk.ended)).count()
     };
     match word {
         RuntimeAnswer::None => {
@@ -123,10 +123,10 @@ pub(super) fn kubepods(
         }
         RuntimeAnswer::Failed | RuntimeAnswer::Inventory(..) => {
             if let RuntimeAnswer::Inventory(inventory, _) = word {
-                let old = |one: &&&Directory<Seen>| memories.strangers.reached(one.inode, grace);
+                let old = |one: &&&Directory| memories.strangers.reached(one.inode, grace);
                 let orphans: Vec<_> = unknown.iter().filter(old).collect();
                 let mine = directories.iter().filter(|one| one.kind != Kind::Other).count();
-                if unknown.len() == mine && orphans.iter().any(|one| one.data.populated == Some(true)) {
+                if unknown.len() == mine && orphans.iter().any(|one| one.populated == Some(true)) {
                     samples.fail(somebody_elses(inventory));
                 } else {
                     for kind in [Kind::Pod, Kind::Container] {
@@ -166,14 +166,11 @@ impl<'a> Known<'a> {
     }
 
     /// The directories of pods and containers that it does not know.
-    fn without<'d>(&self, directories: &'d [Directory<Seen>]) -> Vec<&'d Directory<Seen>> {
-        let known = |one: &Directory<Seen>| {
-            let name = one.data.name.as_deref().unwrap_or_default();
-            match one.kind {
-                Kind::Pod => cgroup_name::pod_uid(name).is_some_and(|uid| self.pods.contains(uid.as_str())),
-                Kind::Container => cgroup_name::container_id(name).is_some_and(|id| self.containers.contains(id)),
-                Kind::Other => true,
-            }
+    fn without<'d>(&self, directories: &'d [Directory]) -> Vec<&'d Directory> {
+        let known = |one: &Directory| match one.kind {
+            Kind::Pod => one.pod_uid().is_some_and(|uid| self.pods.contains(uid.as_str())),
+            Kind::Container => one.container_id().is_some_and(|id| self.containers.contains(id)),
+            Kind::Other => true,
         };
         directories.iter().filter(|one| !known(one)).collect()
     }
@@ -181,13 +178,13 @@ impl<'a> Known<'a> {
 
 /// Directories without a process in or below them. Empty ones that a live container made in its own cgroup (systemd in a
 /// container has dozens) are that container's business.
-fn idle(directories: &[Directory<Seen>]) -> Vec<usize> {
+fn idle(directories: &[Directory]) -> Vec<usize> {
     let mut owned = vec![false; directories.len()];
     for (index, directory) in directories.iter().enumerate() {
         owned[index] = directory.parent.is_some_and(|parent| {
             let above = &directories[parent];
-            owned[parent] || (above.kind == Kind::Container && above.data.populated == Some(true))
+            owned[parent] || (above.kind == Kind::Container && above.populated == Some(true))
         });
     }
-    (0..directories.len()).filter(|&index| directories[index].data.populated == Some(false) && !owned[index]).collect()
+    (0..directories.len()).filter(|&index| directories[index].populated == Some(false) && !owned[index]).collect()
 }

@@ -1,6 +1,5 @@
 //! Which containers are alive, and who says so: the runtime, or without one the cgroups.
 
-use super::snapshot::Seen;
 use super::{CONTAINERS, RUNTIME_INFO, SANDBOXES};
 use crate::kubelet::kubepods::{Directory, Kind};
 use crate::metric::Samples;
@@ -34,10 +33,10 @@ pub(super) fn from_runtime(inventory: &Inventory, samples: &mut Samples) {
 
 /// Exposes what can be told without a runtime: a container is running while its cgroup has a process. Nothing if that could
 /// not be read of each.
-pub(super) fn from_cgroups(directories: &[Directory<Seen>], samples: &mut Samples) {
+pub(super) fn from_cgroups(directories: &[Directory], samples: &mut Samples) {
     let (mut running, mut unknown) = (0_u64, 0_u64);
     for directory in directories.iter().filter(|directory| directory.kind == Kind::Container) {
-        match directory.data.populated {
+        match directory.populated {
             Some(true) => running += 1,
             Some(false) => unknown += 1,
             None => return,

@@ -1,12 +1,14 @@
 //! The whole mode on the recorded nodes. Expected numbers were counted in `kubepods-dirs.txt` and `top-dirs.txt` with grep.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::*;
 use crate::error::{Error, Reason};
 use crate::golden::inventory::recorded;
 use crate::host::Deadline;
 use crate::host::cgroup::recorded::Machine;
+use crate::kubelet::kubepods;
 use crate::runtime::Inventory;
 use crate::services::Services;
 
@@ -271,7 +273,8 @@ fn a_namespace_root_is_refused() {
 #[test]
 fn a_cut_walk_leaves_out_what_would_be_wrong() {
     for machine in [Machine::v1(), Machine::v2()] {
-        let samples = try_collect(&without_runtime(Settings { max_directories: 20, ..settings() }), &machine).unwrap();
+        let few = kubepods::Settings { max_directories: 20, ..kubepods::Settings::default() };
+        let samples = try_collect(&CgroupLeak::new(settings(), &Services::with_kubepods(few)), &machine).unwrap();
         assert!(samples.dropped() > 0);
         assert_eq!(reasons(&samples), [], "a cap of ours is no failure");
         assert!(samples.rows().iter().any(|row| row.metric.name == "headroom_cgroups"));
@@ -303,13 +306,15 @@ fn a_container_whose_processes_cannot_be_read_is_not_judged() {
 /// The recorded node with what its runtime said, scraped at moments of our choosing.
 struct Scraped {
     machine: Machine,
+    kubepods: Kubepods,
     memories: Memories,
     start: Instant,
 }
 
 impl Scraped {
     fn new(machine: Machine) -> Self {
-        Scraped { machine, memories: Memories::default(), start: Instant::now() }
+        let start = Instant::now();
+        Scraped { machine, kubepods: Kubepods::default(), memories: Memories::default(), start }
     }
 
     /// One scrape, so many seconds after the first, with a grace period of a minute.
@@ -318,14 +323,16 @@ impl Scraped {
         let deadline = Deadline::after(Duration::from_secs(30));
         let context = Context::new(&self.machine.host, deadline);
         let asked = self.start + Duration::from_secs(seconds);
+        let span = |length| Span { began: asked, ended: asked + Duration::from_millis(length) };
         let word = match answer {
-            Ok(inventory) => RuntimeAnswer::Inventory(inventory.clone().into(), asked),
+            Ok(inventory) => RuntimeAnswer::Inventory(inventory.clone().into(), span(0)),
             Err(error) if error.reason() == Reason::Absent => RuntimeAnswer::None,
             Err(_) => RuntimeAnswer::Failed,
         };
-        let snapshot = snapshot::read(context, &settings(), true, &mut samples).unwrap();
-        let walked = asked + Duration::from_millis(10);
-        assess::kubepods(&snapshot, &word, &mut self.memories, Duration::from_secs(60), walked, &mut samples);
+        let look = self.kubepods.look(context.host, deadline, context.began).unwrap().value;
+        let bounds = self.kubepods.bounds(deadline);
+        let snapshot = snapshot::read(context, &look, &settings(), bounds, &mut samples).unwrap();
+        assess::kubepods(&snapshot, &word, &mut self.memories, Duration::from_secs(60), span(10), &mut samples);
         samples.refuse_duplicates();
         samples
     }

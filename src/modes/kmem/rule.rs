@@ -1,5 +1,7 @@
 //! What this kernel does about kernel memory, told from facts.
 
+use crate::kubelet::kubepods::accounts_by_cgroup;
+
 /// The rule by which this kernel accounts kernel memory to cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rule {
@@ -31,7 +33,7 @@ impl Rule {
         match memory {
             Memory::None | Memory::V1 { files: false } => Some(Rule::Unsupported),
             Memory::V2 => Some(unless_switched_off),
-            Memory::V1 { files: true } if version? >= (4, 6) => Some(unless_switched_off),
+            Memory::V1 { files: true } if !accounts_by_cgroup(version?) => Some(unless_switched_off),
             // Also with the boot option: the kernels of RHEL 7 know it, others of that age pass over it. The proof decides.
             Memory::V1 { files: true } => Some(Rule::PerCgroup),
         }

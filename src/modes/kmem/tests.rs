@@ -9,7 +9,7 @@ use crate::host::cgroup::recorded::Machine;
 
 fn try_collect(machine: &Machine) -> Result<Samples> {
     let context = Context::new(&machine.host, Deadline::after(Duration::from_secs(30)));
-    let mut samples = Kmem { max_directories: 1000 }.collect(context)?;
+    let mut samples = Kmem { kubepods: Kubepods::default() }.collect(context)?;
     samples.refuse_duplicates();
     Ok(samples)
 }
@@ -164,7 +164,7 @@ fn what_cannot_be_read_is_not_guessed() {
 fn a_cut_walk_on_an_old_kernel_is_no_all_clear() {
     let (machine, _) = old();
     let context = Context::new(&machine.host, Deadline::after(Duration::ZERO));
-    let samples = Kmem { max_directories: 1000 }.collect(context).unwrap();
+    let samples = Kmem { kubepods: Kubepods::default() }.collect(context).unwrap();
     assert_eq!(reasons(&samples), [Reason::Timeout]);
     assert_eq!((samples.value(&ENABLED, &[]), accounted(&samples)), (None, [None, None]));
     assert!(!samples.rows().iter().any(|row| row.metric.name == LEAK_PRONE.name));

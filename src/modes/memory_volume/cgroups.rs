@@ -1,6 +1,6 @@
 //! The cgroups of pods: how many of their processes were killed, and for pods with a volume, their limits.
 //!
-//! v2: one file for each pod; only pods with a volume are entered. v1: one file for each cgroup below a pod.
+//! v2: one count for each pod. v1: one for each cgroup at and below a pod.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -8,16 +8,13 @@ use std::time::{Duration, Instant};
 use super::volumes::EMPTY_DIR;
 use crate::error::Error;
 use crate::host::Host;
-use crate::host::cgroup::walk::{Bounds, Entry, Stopped, walk};
 use crate::host::cgroup::{Layout, memory_limit};
 use crate::host::filesystem::DeviceNumber;
-use crate::host::text::keyed;
-use crate::kubelet::cgroup_name::{container_id, pod_uid};
-use crate::kubelet::kubepods::{Position, Probe, Search};
+use crate::kubelet::kubepods::{Directory, Kind, Look, Walk};
 use crate::metric::Samples;
-use crate::modes::Context;
+use crate::modes::is_whole;
 
-/// What one walk found.
+/// What the walk found, and the limits.
 #[derive(Debug, Default)]
 pub(super) struct Cgroups {
     /// Kubepods trees.
@@ -92,175 +89,83 @@ impl Tables {
     }
 }
 
-/// Walks over kubepods. `wanted`: uids of pods with volumes. `None` if there are no memory cgroups to be read.
+/// Takes from `look` what it saw, and reads the limits of pods with volumes, whose uids are `wanted`. `None` if there are no memory cgroups to be read.
 pub(super) fn read(
-    context: Context<'_>,
-    max_directories: u64,
+    host: &Host,
+    look: &Look,
     wanted: &HashSet<&str>,
     tables: &mut Tables,
     samples: &mut Samples,
 ) -> Option<Cgroups> {
-    let layout = samples.ok(Layout::find(context.host))??;
-    let hierarchy = layout.of("memory")?;
-    let (host, unified) = (context.host, hierarchy.unified);
-    let probe = Pods { host, unified, wanted, tables, found: Vec::new(), unread: None };
-    let mut search = Search::new(hierarchy, probe);
-    let bounds = Bounds { directories: max_directories, deadline: context.deadline };
-    let extent = walk(&hierarchy.path, Position::TOP, bounds, |entry, position| {
-        let position = search.step(position, entry).filter(|&position| position != Position::Outside)?;
-        match position {
-            Position::Within(_, Some(index)) if !search.probe.worth_entering(search.directories[index].data) => None,
-            _ => Some(position),
+    samples.ok(Layout::found(host, look.layout.clone()))??;
+    let walk = look.memory()?;
+    let complete = is_whole(&walk.extent, samples);
+    let tree = &walk.tree;
+    let mut reader = Reader { host, walk, tables, unread: tree.unread.kills.clone() };
+    let mut pods: Vec<(usize, Pod)> = Vec::new();
+    for (index, directory) in tree.directories.iter().enumerate() {
+        if directory.kind == Kind::Pod {
+            let uid = directory.pod_uid().unwrap_or_default();
+            let limit = if wanted.contains(uid.as_str()) { reader.limit(index) } else { None };
+            pods.push((index, Pod { uid, limit, counted: true, ..Pod::default() }));
         }
-    });
-    let stopped = samples.ok(extent)?.stopped;
-    let complete = stopped.is_none();
-    match stopped {
-        Some(Stopped::Bound(left)) => samples.drop_count(left),
-        Some(Stopped::Failed(error)) => samples.fail(error),
-        None => {}
+        let pod = directory.pod.and_then(|pod| pods.binary_search_by_key(&pod, |(index, _)| *index).ok());
+        let Some((_, pod)) = pod.map(|pod| &mut pods[pod]) else { continue };
+        // v2: the pod's own count has those below it.
+        if !walk.hierarchy.unified || directory.kind == Kind::Pod {
+            match directory.kills {
+                Some(count) => pod.kills.push((directory.inode, count)),
+                None => pod.counted = false,
+            }
+        }
+        if directory.kind == Kind::Container
+            && wanted.contains(pod.uid.as_str())
+            && let Some(limit) = reader.limit(index)
+        {
+            pod.containers.push(Container { limit, mounts: reader.mounts(directory) });
+        }
     }
-    search.probe.tables.end(complete);
-    if let Some(error) = search.probe.unread {
+    if let Some(error) = reader.unread {
         samples.fail(error);
     }
-    Some(Cgroups { roots: search.roots, pods: search.probe.found, complete })
+    tables.end(complete);
+    Some(Cgroups { roots: tree.roots, pods: pods.into_iter().map(|(_, pod)| pod).collect(), complete })
 }
 
-/// Where a directory is.
-#[derive(Clone, Copy)]
-enum Spot {
-    /// In no pod.
-    Stray,
-    /// This pod's own.
-    Pod(usize),
-    /// Somewhere below it.
-    Below(usize),
-}
-
-struct Pods<'a> {
+/// Reads what the walk did not, of cgroups that may have gone since then.
+struct Reader<'a> {
     host: &'a Host,
-    unified: bool,
-    wanted: &'a HashSet<&'a str>,
+    walk: &'a Walk,
     tables: &'a mut Tables,
-    found: Vec<Pod>,
+    /// The first error.
     unread: Option<Error>,
 }
 
-/// What became of a read.
-enum Answer {
-    Text(String),
-    /// The cgroup is there, and has no such file or it cannot be read.
-    Without,
-    /// The cgroup is not there any more.
-    Gone,
-}
-
-impl Pods<'_> {
-    fn worth_entering(&self, spot: Spot) -> bool {
-        match spot {
-            Spot::Stray => false,
-            Spot::Pod(pod) => !self.unified || self.is_wanted(pod),
-            Spot::Below(_) => !self.unified,
-        }
-    }
-
-    fn is_wanted(&self, pod: usize) -> bool {
-        self.wanted.contains(self.found[pod].uid.as_str())
-    }
-
-    fn read(&mut self, entry: &Entry<'_>, file: &str) -> Answer {
-        match entry.first(file) {
-            Ok(text) => Answer::Text(text),
-            Err(error) if entry.is_gone(&error) => Answer::Gone,
-            Err(error) => {
-                if !error.is_gone() {
-                    self.unread.get_or_insert(error);
-                }
-                Answer::Without
-            }
-        }
-    }
-
-    /// Adds the count of `entry` to its pod. False if the cgroup went away.
-    fn count(&mut self, entry: &Entry<'_>, pod: usize) -> bool {
-        let file = if self.unified { "memory.events" } else { "memory.oom_control" };
-        let count = match self.read(entry, file) {
-            Answer::Gone => return false,
-            Answer::Without => None,
-            Answer::Text(text) => keyed(&text, "oom_kill"),
-        };
-        match count {
-            Some(count) => self.found[pod].kills.push((entry.inode, count)),
-            None => self.found[pod].counted = false,
-        }
-        true
-    }
-
-    fn limit(&mut self, entry: &Entry<'_>) -> Option<u64> {
-        let file = if self.unified { "memory.max" } else { "memory.limit_in_bytes" };
-        let Answer::Text(text) = self.read(entry, file) else { return None };
-        match memory_limit(&text) {
-            Ok(limit) => limit,
-            Err(error) => {
-                self.unread.get_or_insert(error.context(format_args!("{}/{file}", entry.name())));
-                None
-            }
-        }
+impl Reader<'_> {
+    fn limit(&mut self, index: usize) -> Option<u64> {
+        let file = if self.walk.hierarchy.unified { "memory.max" } else { "memory.limit_in_bytes" };
+        let path = self.walk.tree.path(index).join(file);
+        let limit = self.host.read_some(&path).and_then(|text| {
+            let limit = text.as_deref().map(memory_limit).transpose();
+            limit.map_err(|error| error.context(path.display()))
+        });
+        limit.map(Option::flatten).unwrap_or_else(|error| {
+            self.unread.get_or_insert(error);
+            None
+        })
     }
 
     /// The tmpfs that the first process of a container sees. Where the machine's own mounts are passed into a container, the
     /// kubelet's path of a volume is among them: that is not what mounts it.
-    fn mounts(&mut self, entry: &Entry<'_>) -> Option<Vec<DeviceNumber>> {
-        if let Some(mounts) = self.tables.settled(entry.inode) {
+    fn mounts(&mut self, container: &Directory) -> Option<Vec<DeviceNumber>> {
+        if let Some(mounts) = self.tables.settled(container.inode) {
             return Some(mounts);
         }
-        let pids = entry.first("cgroup.procs").ok()?;
-        // 0: a process outside of our pid namespace.
-        let pid = pids.lines().next()?.trim().parse::<u32>().ok().filter(|pid| *pid != 0)?;
-        let table = self.host.read(self.host.proc(format!("{pid}/mountinfo"))).ok()?;
+        let table = self.host.read(self.host.proc(format!("{}/mountinfo", container.pid?))).ok()?;
         let rows = table.lines().filter(|line| line.contains(" - tmpfs ") && !line.contains(EMPTY_DIR));
         let mounts: Vec<_> = rows.filter_map(DeviceNumber::of_row).collect();
-        self.tables.note(entry.inode, &mounts, Instant::now());
+        self.tables.note(container.inode, &mounts, Instant::now());
         Some(mounts)
-    }
-}
-
-impl Probe for Pods<'_> {
-    type Data = Spot;
-
-    fn directory(&mut self, entry: &Entry<'_>, parent: Option<&Spot>) -> Option<Spot> {
-        let name = entry.name();
-        match parent {
-            None => {
-                let Some(uid) = pod_uid(&name) else { return Some(Spot::Stray) };
-                let pod = self.found.len();
-                self.found.push(Pod { uid, counted: true, ..Pod::default() });
-                if !self.count(entry, pod) {
-                    self.found.pop();
-                    return None;
-                }
-                if self.is_wanted(pod) {
-                    self.found[pod].limit = self.limit(entry);
-                }
-                Some(Spot::Pod(pod))
-            }
-            Some(Spot::Stray) => Some(Spot::Stray),
-            Some(&(Spot::Pod(pod) | Spot::Below(pod))) => {
-                if !self.unified && !self.count(entry, pod) {
-                    return None;
-                }
-                let container = matches!(parent, Some(Spot::Pod(_))) && container_id(&name).is_some();
-                if container
-                    && self.is_wanted(pod)
-                    && let Some(limit) = self.limit(entry)
-                {
-                    let mounts = self.mounts(entry);
-                    self.found[pod].containers.push(Container { limit, mounts });
-                }
-                Some(Spot::Below(pod))
-            }
-        }
     }
 }
 

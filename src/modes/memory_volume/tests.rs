@@ -20,11 +20,9 @@ const ROOT_V2: &str = "/var/lib/kubelet";
 const SOME_POD: &str = "memory/kubepods/burstable/podbcb1982f-2628-449a-accb-e40ecdefbb3b";
 
 fn collector(root_dir: &str, runtime: Runtime) -> Box<dyn Collector> {
-    let mut settings = super::super::Settings::default();
-    settings.cgroup_leak.max_directories = 10_000;
     let overrides = Overrides { root_dir: Some(root_dir.into()), ..Overrides::default() };
     let kubelet = Kubelet::new(handle::Settings { overrides, ..handle::Settings::default() });
-    (MODE.build)(&settings, &Services { kubelet, ..Services::with_runtime(runtime) })
+    (MODE.build)(&Default::default(), &Services { kubelet, ..Services::with_runtime(runtime) })
 }
 
 fn try_collect(collector: &dyn Collector, host: &Host) -> Result<Samples> {
@@ -245,7 +243,6 @@ fn caps_leave_those_nearest_their_limit_and_the_last_that_were_killed() {
     let machine = Machine::v1();
     let mut settings = super::super::Settings::default();
     settings.memory_volume.max_volumes = 3;
-    settings.cgroup_leak.max_directories = 10_000;
     let collector = (MODE.build)(&settings, &Services::default());
     let rows_of: Vec<String> = (0..10).map(|index| row(index, &format!("v{index}"), "cache")).collect();
     let host = with_volumes(&machine, &rows_of);
