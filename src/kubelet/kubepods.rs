@@ -1,12 +1,13 @@
 //! The cgroups below `kubepods`: one bounded walk a scrape, shared by every mode that asks.
 //!
-//! The first mode of a scrape that needs them walks, on its own thread; the others wait for that walk ([`SingleFlight`]). It reads of each
-//! directory what any of them needs, and an error of one kind of reading concerns only the modes that need that kind ([`Unread`]). What takes
-//! more than the directory itself (limits, mount tables) the modes read afterwards, of the few directories that they care about ([`Tree::path`]).
+//! The first mode of a scrape that needs them walks, on its own thread; the others wait for that walk
+//! ([`SingleFlight`]). It reads of each directory what any of them needs, and an error of one kind of reading
+//! concerns only the modes that need that kind ([`Unread`]). What takes more than the directory itself (limits, mount
+//! tables) the modes read afterwards, of the few directories that they care about ([`Tree::path`]).
 //!
-//! On v1, and on cgroup2 where the kernel does not count memory ids, the walk covers the whole hierarchy that kubepods lies in, because its
-//! directories are what is counted. There can be two trees at once: a kubelet whose driver was changed leaves the old one behind
-//! (`kubepods` beside `kubepods.slice`), and nothing removes it.
+//! On v1, and on cgroup2 where the kernel does not count memory ids, the walk covers the whole hierarchy that
+//! kubepods lies in, because its directories are what is counted. There can be two trees at once: a kubelet whose
+//! driver was changed leaves the old one behind (`kubepods` beside `kubepods.slice`), and nothing removes it.
 
 mod kernel_memory;
 mod pods;
@@ -34,7 +35,7 @@ use search::{Position, Search};
 #[group(skip)]
 #[command(next_help_heading = "Cgroups of pods")]
 pub struct Settings {
-    /// Cgroup directories that are walked in one scrape at the most; a walk that is cut short costs the series that it would count
+    /// Cgroup directories that are walked in one scrape at the most
     #[arg(long = "kubepods.max-directories", value_name = "N", default_value_t = 100_000, value_parser = at_least_one)]
     pub max_directories: usize,
     /// Old name of --kubepods.max-directories; it wins if both are given
@@ -64,10 +65,12 @@ impl Kubepods {
         Kubepods(Arc::new(Shared { settings, ..Shared::default() }))
     }
 
-    /// What a walk saw that began at `since` or later. All who ask for the same moment share one, each until its own deadline.
+    /// What a walk saw that began at `since` or later. All who ask for the same moment share one, each until its own
+    /// deadline.
     ///
     /// # Errors
-    /// Timeout, if a walk under way does not end before the deadline. What the walk itself could not see is in the [`Look`].
+    /// Timeout, if a walk under way does not end before the deadline. What the walk itself could not see is in the
+    /// [`Look`].
     pub fn look(&self, host: &Host, deadline: Deadline, since: Instant) -> Result<Landed<Arc<Look>>> {
         let late = || Error::new(Reason::Timeout, "the cgroups of pods: a walk under way did not end in time");
         let look = || Arc::new(Look::new(host, self.bounds(deadline)));
@@ -108,7 +111,8 @@ pub struct Walk {
     pub extent: Extent,
     /// The kernel's own count of cgroups in it, of the same moment; only on v1.
     pub held: Option<u64>,
-    /// Cgroups that have a memory id, where only a walk can count them: on cgroup2 before Linux 6.12. `None` elsewhere, and if it was cut short.
+    /// Cgroups that have a memory id, where only a walk can count them: on cgroup2 before Linux 6.12. `None`
+    /// elsewhere, and if it was cut short.
     pub memory_ids: Result<Option<u64>>,
     /// What lies below kubepods.
     pub tree: Tree,
@@ -178,19 +182,21 @@ pub struct Directory {
     pub inode: u64,
     /// Its name in the directory that it lies in.
     pub name: Box<str>,
-    /// The index of the directory that it lies in, always smaller than its own; `None` directly in a root or a QoS directory.
+    /// The index of the directory that it lies in, always smaller than its own; `None` directly in a root or a QoS
+    /// directory.
     pub parent: Option<usize>,
     /// The index of the pod's directory that it is, or lies in at any depth.
     pub pod: Option<usize>,
     /// Whether it or one below it has a process; `None` if that could not be read.
     pub populated: Option<bool>,
-    /// The first process in it. Not read of a pod's own directory, and of what a container made in its own only while none was found
-    /// further up.
+    /// The first process in it. Not read of a pod's own directory, and of what a container made in its own only while
+    /// none was found further up.
     pub pid: Option<u32>,
-    /// Processes of it that the OOM killer took: v1 its own, cgroup2 also those of everything below, and only of pods. `None` if this kernel does not
-    /// count them, or it could not be read.
+    /// Processes of it that the OOM killer took: v1 its own, cgroup2 also those of everything below, and only of
+    /// pods. `None` if this kernel does not count them, or it could not be read.
     pub kills: Option<u64>,
-    /// Whether kernel memory is accounted here, only where that differs by cgroup ([`accounts_by_cgroup`]); `None` if that could not be read.
+    /// Whether kernel memory is accounted here, only where that differs by cgroup ([`accounts_by_cgroup`]); `None` if
+    /// that could not be read.
     pub kernel_memory: Option<bool>,
     base: usize,
 }
@@ -232,8 +238,8 @@ impl Look {
     }
 }
 
-/// The one hierarchy to look for kubepods in: the memory controller's, where ids run out; else that of pids, which the kubelet
-/// always uses too; else any.
+/// The one hierarchy to look for kubepods in: the memory controller's, where ids run out; else that of pids, which
+/// the kubelet always uses too; else any.
 fn hierarchy(layout: &Layout) -> Option<&Hierarchy> {
     layout.of("memory").or_else(|| layout.of("pids")).or_else(|| layout.hierarchies.first())
 }
@@ -248,7 +254,8 @@ impl Walk {
         Walk { hierarchy: hierarchy.clone(), extent, held, memory_ids: Ok(None), tree: search.finish() }
     }
 
-    /// Walks below kubepods, and where ids are to be counted, wherever one can be: a cgroup has one if its parent passes `memory` on.
+    /// Walks below kubepods, and where ids are to be counted, wherever one can be: a cgroup has one if its parent
+    /// passes `memory` on.
     fn unified(host: &Host, hierarchy: &Hierarchy, count_ids: bool, bounds: Bounds) -> Self {
         const CONTROL: &str = "cgroup.subtree_control";
         let passes_on = |control: &str| control.split_ascii_whitespace().any(|name| name == "memory");

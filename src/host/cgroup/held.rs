@@ -20,9 +20,10 @@ pub fn of(rows: &[Subsystem], hierarchy: &Hierarchy) -> Option<u64> {
     rows.iter().find(|row| hierarchy.has(&row.name)).map(|row| row.cgroups)
 }
 
-/// Makes a walk of the hierarchy, of which the kernel counted `before` cgroups, and says how many it held meanwhile. Cgroups made under the walk are
-/// in one count and not in the other. So the kernel's is read again afterwards, and if it moved, `walk` is called once more; if it moves again, the
-/// smaller count is taken, so that what was made meanwhile is never called dying.
+/// Makes a walk of the hierarchy, of which the kernel counted `before` cgroups, and says how many it held meanwhile.
+/// Cgroups made under the walk are in one count and not in the other. So the kernel's is read again afterwards, and
+/// if it moved, `walk` is called once more; if it moves again, the smaller count is taken, so that what was made
+/// meanwhile is never called dying.
 pub fn beside(
     host: &Host,
     hierarchy: &Hierarchy,

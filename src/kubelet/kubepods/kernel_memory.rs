@@ -41,8 +41,8 @@ impl Charged {
     }
 }
 
-/// True if a kernel of this version accounts kernel memory on v1 only of cgroups that asked for it. Since 4.6 (commit b313aeee2509) it is all
-/// of them or none.
+/// True if a kernel of this version accounts kernel memory on v1 only of cgroups that asked for it. Since 4.6 (commit
+/// b313aeee2509) it is all of them or none.
 pub fn accounts_by_cgroup(version: (u32, u32)) -> bool {
     version < (4, 6)
 }
@@ -62,8 +62,9 @@ pub(super) fn charged(entry: &Entry<'_>, unified: bool, unread: &mut Option<Erro
     }
 }
 
-/// Whether accounting is active in a v1 cgroup: the limit reads "unlimited" either way, but usage above 0 proves it, and so does a slabinfo. Inside:
-/// `None` if that cannot be read, which is noted. Outside: `None` if the cgroup went away.
+/// Whether accounting is active in a v1 cgroup: the limit reads "unlimited" either way, but usage above 0 proves it,
+/// and so does a slabinfo. Inside: `None` if that cannot be read, which is noted. Outside: `None` if the cgroup went
+/// away.
 pub(super) fn proof(entry: &Entry<'_>, unread: &mut Option<Error>) -> Option<Option<bool>> {
     let proof = entry.first("memory.kmem.usage_in_bytes").and_then(|usage| {
         let used = usage.trim().parse::<u64>().is_ok_and(|bytes| bytes > 0);
@@ -81,8 +82,8 @@ pub(super) fn proof(entry: &Entry<'_>, unread: &mut Option<Error>) -> Option<Opt
     }
 }
 
-/// Whether `memory.kmem.slabinfo` can be read and has anything in it, be it only its header. While accounting is not active
-/// the old kernels answer EIO.
+/// Whether `memory.kmem.slabinfo` can be read and has anything in it, be it only its header. While accounting is not
+/// active the old kernels answer EIO.
 fn slabinfo(entry: &Entry<'_>) -> Result<bool> {
     match entry.first("memory.kmem.slabinfo") {
         Ok(text) => Ok(!text.trim().is_empty()),

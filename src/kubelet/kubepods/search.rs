@@ -1,4 +1,5 @@
-//! Finds kubepods in the course of a walk over a hierarchy, tells what lies below it apart by name, and reads each directory.
+//! Finds kubepods in the course of a walk over a hierarchy, tells what lies below it apart by name, and reads each
+//! directory.
 
 use super::kernel_memory::{self, Charged, accounts_by_cgroup};
 use super::{Directory, Kind, Tree};
@@ -45,15 +46,16 @@ pub(super) struct Search {
     unified: bool,
     memory: bool,
     levels: u8,
-    /// Whether the kernel names processes to us at all. Told of none, every v1 directory would look like one that nobody is in.
+    /// Whether the kernel names processes to us at all. Told of none, every v1 directory would look like one that
+    /// nobody is in.
     told: Result<()>,
     accounts_by_cgroup: bool,
     tree: Tree,
 }
 
 impl Search {
-    /// A search in one hierarchy. A tree at its root is this node's; only without one are deeper levels looked at, so that a
-    /// Kubernetes inside of a container is not taken for the node's.
+    /// A search in one hierarchy. A tree at its root is this node's; only without one are deeper levels looked at, so
+    /// that a Kubernetes inside of a container is not taken for the node's.
     pub(super) fn new(host: &Host, hierarchy: &Hierarchy) -> Self {
         let (unified, memory) = (hierarchy.unified, hierarchy.has("memory"));
         let at_root = ["kubepods", "kubepods.slice"].iter().any(|name| hierarchy.has_child(name));
@@ -133,8 +135,8 @@ impl Search {
         Some(Within { role, base: above.base, index: Some(index), pod, found: above.found || pid.is_some() })
     }
 
-    /// Whether there are processes in a cgroup2 directory or below it, which it says itself, and the first one in it. Where nobody is further up,
-    /// nobody is here.
+    /// Whether there are processes in a cgroup2 directory or below it, which it says itself, and the first one in it.
+    /// Where nobody is further up, nobody is here.
     fn processes_by_events(
         &mut self,
         entry: &Entry<'_>,
@@ -224,7 +226,8 @@ impl Search {
     }
 }
 
-/// A small file of a directory. Inside: `None` if it cannot be read, which is noted unless there is an error already. Outside: `None` if the directory went away.
+/// A small file of a directory. Inside: `None` if it cannot be read, which is noted unless there is an error already.
+/// Outside: `None` if the directory went away.
 fn read(entry: &Entry<'_>, file: &str, unread: &mut Option<Error>) -> Option<Option<String>> {
     match entry.first(file) {
         Ok(text) => Some(Some(text)),

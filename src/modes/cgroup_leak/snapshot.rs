@@ -46,7 +46,8 @@ pub(super) enum Memory {
     Unified(Option<u64>),
 }
 
-/// Takes from `look` what it saw, and walks over the other v1 hierarchies that are to be counted. Errors of parts go to `samples`.
+/// Takes from `look` what it saw, and walks over the other v1 hierarchies that are to be counted. Errors of parts go
+/// to `samples`.
 pub(super) fn read<'a>(
     context: Context<'_>,
     look: &'a Look,
@@ -89,7 +90,8 @@ pub(super) fn read<'a>(
     Ok(snapshot)
 }
 
-/// The controllers on v1 hierarchies, by the kernel's word, or where that cannot be read, by the names of what is mounted.
+/// The controllers on v1 hierarchies, by the kernel's word, or where that cannot be read, by the names of what is
+/// mounted.
 fn controllers(look: &Look, layout: Option<&Layout>, samples: &mut Samples) -> Vec<Controller> {
     let controller = |name: &String, held| Controller { name: name.clone(), held, visible: None };
     // A kernel with nothing on v1 need not have the file.

@@ -1,37 +1,41 @@
 //! Since when the runtime has not known each directory below kubepods.
 //!
-//! A directory and the runtime's list are never read at the same moment, and pods come and go in between. What makes a false
-//! orphan of a race impossible is a bracket around the runtime's answer. A poll proves that a directory was unknown only if
+//! A directory and the runtime's list are never read at the same moment, and pods come and go in between. What makes
+//! a false orphan of a race impossible is a bracket around the runtime's answer. A poll proves that a directory was
+//! unknown only if
 //!
-//! 1. an earlier scrape saw it (by inode number, which kernfs gives to no other directory): its walk and its poll had both ended when
-//!    this poll began,
+//! 1. an earlier scrape saw it (by inode number, which kernfs gives to no other directory): its walk and its poll had
+//!    both ended when this poll began,
 //! 2. this poll did not know it, and no poll since then did,
 //! 3. a walk that began after this poll had ended sees it again.
 //!
-//! 1 and 3 say that it existed all the time that the runtime was asked, whichever of its lists was read when. Leave out 3, and a container
-//! that is removed between walk and poll looks unknown. Leave out 1, and one that is made between poll and walk does.
+//! 1 and 3 say that it existed all the time that the runtime was asked, whichever of its lists was read when. Leave
+//! out 3, and a container that is removed between walk and poll looks unknown. Leave out 1, and one that is made
+//! between poll and walk does.
 //!
-//! 1 asks for more than a walk before the poll: both are made in each scrape, a few milliseconds apart, and a directory that is made just before
-//! them is not yet listed (see below). Its age would begin there, and if it is looked at next just before its end, all of its life
-//! would count as time in which nobody knew it. Two scrapes in a row tell more, as long as they are not made within that moment.
+//! 1 asks for more than a walk before the poll: both are made in each scrape, a few milliseconds apart, and a
+//! directory that is made just before them is not yet listed (see below). Its age would begin there, and if it is
+//! looked at next just before its end, all of its life would count as time in which nobody knew it. Two scrapes in a
+//! row tell more, as long as they are not made within that moment.
 //!
-//! The walk is shared with other modes, and the poll too. So a walk may begin before this scrape's poll has ended, or before it has begun.
-//! Then 3 is open: the poll is pending until the next scrape whose walk began late enough, and until then ages stand where the poll before it left them.
-//! An orphan is shown one scrape later for that, and one that is removed meanwhile is never shown. A walk that begins after the poll proves at
-//! once: so it is where this mode is the only one that walks, or where somebody asks for a walk that is younger than the poll
+//! The walk is shared with other modes, and the poll too. So a walk may begin before this scrape's poll has ended, or
+//! before it has begun. Then 3 is open: the poll is pending until the next scrape whose walk began late enough, and
+//! until then ages stand where the poll before it left them. An orphan is shown one scrape later for that, and one
+//! that is removed meanwhile is never shown. A walk that begins after the poll proves at once: so it is where this
+//! mode is the only one that walks, or where somebody asks for a walk that is younger than the poll
 //! ([`crate::kubelet::kubepods::Kubepods::look`] takes the moment).
 //!
-//! What remains is no race of ours but a state of the runtime: containerd 1.6 lists a sandbox only when it runs, some hundred
-//! milliseconds after its cgroup was made, and a pod's own directory is there before its first sandbox and after its last. This
-//! is what the grace period is for, and why no grace period counts as less than [`SETTLE`].
+//! What remains is no race of ours but a state of the runtime: containerd 1.6 lists a sandbox only when it runs, some
+//! hundred milliseconds after its cgroup was made, and a pod's own directory is there before its first sandbox and
+//! after its last. This is what the grace period is for, and why no grace period counts as less than [`SETTLE`].
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::idle::MOST;
 
-/// A sandbox is registered within a second or two of its cgroup on a slow machine; with a shorter grace period each would be an
-/// orphan for a moment.
+/// A sandbox is registered within a second or two of its cgroup on a slow machine; with a shorter grace period each
+/// would be an orphan for a moment.
 pub(super) const SETTLE: Duration = Duration::from_secs(5);
 
 /// When a poll or a walk began and ended: what it says was so at some moment between.
@@ -50,7 +54,8 @@ struct Stranger {
     proven: Option<Instant>,
 }
 
-/// The directories that the runtime does not know. Holds only what the last complete walk saw, so it is as bounded as that.
+/// The directories that the runtime does not know. Holds only what the last complete walk saw, so it is as bounded as
+/// that.
 #[derive(Debug, Default)]
 pub(super) struct UnknownToRuntime {
     known: HashMap<u64, Stranger>,
@@ -65,13 +70,13 @@ pub(super) struct UnknownToRuntime {
 }
 
 impl UnknownToRuntime {
-    /// Takes in what of that which `walk` saw was unknown to `poll`. What the runtime knows, and what is gone, is forgotten; if the walk was cut
-    /// short (`complete` is false), what was not seen is not.
+    /// Takes in what of that which `walk` saw was unknown to `poll`. What the runtime knows, and what is gone, is
+    /// forgotten; if the walk was cut short (`complete` is false), what was not seen is not.
     pub(super) fn update(&mut self, unknown: impl Iterator<Item = u64>, poll: Span, walk: Span, complete: bool) {
         if let (true, Some(last)) = (self.paused, self.asked) {
             let gap = poll.began.saturating_duration_since(last);
             let times = self.known.values_mut().filter_map(|one| one.proven.as_mut());
-            let times = times.chain(self.pending.as_mut().map(|poll| &mut poll.began));
+            let times = times.chain(&mut self.confirmed).chain(self.pending.as_mut().map(|poll| &mut poll.began));
             times.for_each(|time| *time += gap);
         }
         (self.paused, self.asked) = (false, Some(poll.began));
@@ -100,7 +105,8 @@ impl UnknownToRuntime {
         }
     }
 
-    /// The runtime did not answer: nobody becomes an orphan by that, and nobody's age is lost. Only what is gone is forgotten.
+    /// The runtime did not answer: nobody becomes an orphan by that, and nobody's age is lost. Only what is gone is
+    /// forgotten.
     pub(super) fn pause(&mut self, present: &HashSet<u64>, complete: bool) {
         self.paused = true;
         if complete {
@@ -113,7 +119,8 @@ impl UnknownToRuntime {
         self.known.is_empty()
     }
 
-    /// True if the runtime has not known a directory that the last walk saw for `grace` or longer, by proof at both ends.
+    /// True if the runtime has not known a directory that the last walk saw for `grace` or longer, by proof at both
+    /// ends.
     pub(super) fn reached(&self, inode: u64, grace: Duration) -> bool {
         let proven = self.known.get(&inode).and_then(|one| one.proven);
         let age = proven.zip(self.confirmed).map(|(proven, until)| until.saturating_duration_since(proven));
@@ -219,8 +226,8 @@ mod tests {
     /// The runtime answers within 0.1 s.
     const POLL: (f64, f64) = (0.0, 0.1);
 
-    /// Scrapes at these moments, with a poll and a walk so long after each; in which of them directory 1, that is always unknown, has been so for a
-    /// minute.
+    /// Scrapes at these moments, with a poll and a walk so long after each; in which of them directory 1, that is
+    /// always unknown, has been so for a minute.
     fn reached_at(moments: &[f64], poll: (f64, f64), walk: (f64, f64)) -> Vec<f64> {
         let start = Instant::now();
         let mut strangers = UnknownToRuntime::default();
@@ -335,22 +342,52 @@ mod tests {
             strangers.update([1].into_iter(), poll, span(start, seconds, seconds + 0.1), true);
             (strangers.reached(1, Duration::from_secs(20)), strangers.reached(1, Duration::from_secs(30)))
         };
-        // From the poll at 10 to that at 30, which the first walk after the silence confirms; the silence itself counts for nothing.
+        // From the poll at 10 to that at 30, which the first walk after the silence confirms; the silence itself
+        // counts for nothing.
         assert_eq!([1000.0, 1005.0, 1010.0].map(&mut update), [(true, false), (true, false), (true, false)]);
         assert_eq!(update(1020.0), (true, true), "10 more, by the poll at 1010");
     }
 
-    /// A thousand containers whose cgroup is there up to 2 s before the runtime lists them (a sandbox of containerd 1.6) and up to
-    /// 2 s after it has forgotten them, scraped with no grace at all. Returns when a directory is found that nobody ever knew.
+    #[test]
+    fn an_age_stays_through_a_silence_that_ends_with_a_pending_poll() {
+        let start = Instant::now();
+        let mut strangers = UnknownToRuntime::default();
+        for second in [0.0, 10.0, 30.0] {
+            scrape(&mut strangers, start, second, &[1]);
+        }
+        strangers.pause(&[1].into(), true);
+        strangers.update([1].into_iter(), span(start, 1000.2, 1000.3), span(start, 1000.0, 1000.1), true);
+        assert!(strangers.reached(1, Duration::from_secs(20)) && !strangers.reached(1, Duration::from_secs(21)));
+    }
+
+    #[test]
+    fn polls_that_are_always_longer_than_it_takes_to_the_next_walk_prove_all_the_same() {
+        let start = Instant::now();
+        let mut strangers = UnknownToRuntime::default();
+        let mut reached = Vec::new();
+        // Each walk begins before the last poll has ended, and after the one before that has.
+        for number in 0..12 {
+            let began = 3.0 * f64::from(number) + 3.0;
+            let (poll, walk) = (span(start, began, began + 2.9), span(start, began - 0.5, began - 0.4));
+            strangers.update([1].into_iter(), poll, walk, true);
+            reached.push(strangers.reached(1, Duration::from_secs(15)));
+        }
+        assert_eq!(reached.iter().position(|reached| *reached), Some(8), "{reached:?}");
+    }
+
+    /// A thousand containers whose cgroup is there up to 2 s before the runtime lists them (a sandbox of containerd
+    /// 1.6) and up to 2 s after it has forgotten them, scraped with no grace at all. Returns when a directory is
+    /// found that nobody ever knew.
     ///
-    /// Of each scrape `order` says when poll and walk begin; `life` is how long the runtime lists a container at the most.
-    fn churn(pause: f64, life: f64, order: impl Fn(&mut dyn FnMut(f64) -> f64) -> (f64, f64)) -> f64 {
-        let mut seed = 1_u64;
+    /// `order` says when the poll and the walk of a scrape begin; `life` is how long the runtime lists a container at
+    /// the most.
+    fn churn(seed: u64, pause: f64, life: f64, order: impl Fn(&mut dyn FnMut(f64) -> f64) -> (f64, f64)) -> f64 {
+        let mut seed = seed;
         let mut random = move |below: f64| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (seed >> 33) as f64 / f64::from(1_u32 << 31) * below
         };
-        let last = 200.0 * (pause + life).min(60.0);
+        let last = 10.0 * (pause + life);
         // (made, listed, forgotten, removed)
         let lives: Vec<[f64; 4]> = (0..1000)
             .map(|_| {
@@ -380,8 +417,8 @@ mod tests {
                 }
             }
             sighted += unknown.len() - 1;
-            strangers.update(unknown.into_iter(), span(start, asked, answered), span(start, walk, walked), true);
-            for inode in 0..1000 {
+            strangers.update(unknown.iter().copied(), span(start, asked, answered), span(start, walk, walked), true);
+            for inode in unknown.into_iter().filter(|inode| *inode != left_over) {
                 let life = lives[inode as usize];
                 assert!(!strangers.reached(inode, Duration::ZERO), "{life:?} at {asked}, every {pause} s");
             }
@@ -396,15 +433,15 @@ mod tests {
 
     #[test]
     fn churn_makes_no_orphan() {
-        // The runtime is asked first, or answered less than a second ago; then this mode walks.
-        let found = churn(0.0, 8.0, |random| (-random(1.0), 0.2));
-        assert!(found < 8.0, "{found}");
-        // The walk begins at any time before, during and after the poll.
-        for (pause, life, soon) in [(0.0, 8.0, 8.0), (4.0, 10.0, 20.0), (15.0, 30.0, 50.0), (60.0, 120.0, 200.0)] {
-            let found = churn(pause, life, |random| (0.0, random(0.4)));
-            assert!(found < soon, "every {pause} s: {found}");
-            let found = churn(pause, life, |random| (random(0.4), 0.0));
-            assert!(found < soon, "every {pause} s: {found}");
+        for seed in 1..10 {
+            // The runtime is asked first, or answered less than a second ago; then this mode walks.
+            let found = churn(seed, 0.0, 8.0, |random| (-random(1.0), 0.2));
+            assert!(found < 8.0, "{found}");
+            // The walk begins at any time before, during and after the poll.
+            for (pause, life, soon) in [(0.0, 8.0, 8.0), (4.0, 10.0, 20.0), (15.0, 30.0, 50.0), (60.0, 120.0, 200.0)] {
+                let found = churn(seed, pause, life, |random| (random(0.4), random(0.4)));
+                assert!(found < soon, "every {pause} s: {found}");
+            }
         }
     }
 }

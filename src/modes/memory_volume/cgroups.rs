@@ -50,7 +50,8 @@ pub(super) struct Container {
 /// A container gets its mounts before its program starts: a table that has been the same for so long is not read again.
 const SETTLED: Duration = Duration::from_secs(30);
 
-/// What containers have mounted, by the inode of their cgroup: a mount table is by far the longest file that is read here.
+/// What containers have mounted, by the inode of their cgroup: a mount table is by far the longest file that is read
+/// here.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     known: HashMap<u64, Table>,
@@ -89,7 +90,8 @@ impl Tables {
     }
 }
 
-/// Takes from `look` what it saw, and reads the limits of pods with volumes, whose uids are `wanted`. `None` if there are no memory cgroups to be read.
+/// Takes from `look` what it saw, and reads the limits of pods with volumes, whose uids are `wanted`. `None` if there
+/// are no memory cgroups to be read.
 pub(super) fn read(
     host: &Host,
     look: &Look,
@@ -155,8 +157,8 @@ impl Reader<'_> {
         })
     }
 
-    /// The tmpfs that the first process of a container sees. Where the machine's own mounts are passed into a container, the
-    /// kubelet's path of a volume is among them: that is not what mounts it.
+    /// The tmpfs that the first process of a container sees. Where the machine's own mounts are passed into a
+    /// container, the kubelet's path of a volume is among them: that is not what mounts it.
     fn mounts(&mut self, container: &Directory) -> Option<Vec<DeviceNumber>> {
         if let Some(mounts) = self.tables.settled(container.inode) {
             return Some(mounts);
