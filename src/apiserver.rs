@@ -95,11 +95,19 @@ fn path_flag(text: &str) -> std::result::Result<String, String> {
 #[group(skip)]
 #[command(next_help_heading = "Apiserver")]
 pub struct Settings {
-    /// The apiserver that this exporter's own probe asks: https://HOST:PORT, or off [default: that of --kubeconfig, else in a pod with a service account the cluster's, else off]
-    #[arg(id = "apiserver.url", long = "apiserver.url", value_name = "URL", default_value = "auto", hide_default_value = true, value_parser = url_flag)]
+    /// The apiserver that our probe asks, or off
+    #[arg(
+        long_help = "The apiserver that this exporter's own probe asks: https://HOST:PORT, or off [default: that of --kubeconfig, else in a pod with a service account the cluster's, else off]",
+        id = "apiserver.url", long = "apiserver.url", value_name = "URL", default_value = "auto", hide_default_value = true, value_parser = url_flag
+    )]
     pub ask: Ask,
-    /// A kubeconfig with the apiserver, the authority that signed its certificate, and our credentials (token or client certificate)
-    #[arg(id = "kubeconfig", long = "kubeconfig", value_name = "FILE")]
+    /// Apiserver and credentials, outside a pod
+    #[arg(
+        long_help = "A kubeconfig with the apiserver, the authority that signed its certificate, and our credentials (token or client certificate)",
+        id = "kubeconfig",
+        long = "kubeconfig",
+        value_name = "FILE"
+    )]
     pub kubeconfig: Option<PathBuf>,
     /// Token for the apiserver, read for each request [default: that of the kubeconfig, else of the pod's service account]
     #[arg(id = "apiserver.token-file", long = "apiserver.token-file", value_name = "FILE")]

@@ -112,8 +112,11 @@ struct Flags {
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Web")]
 struct Web {
-    /// Address to listen on; repeat it for several. ":PORT" means every address of the machine, IPv6 and IPv4
-    #[arg(long = "web.listen-address", value_name = "HOST:PORT", default_value = DEFAULT_LISTEN_ADDRESS, value_delimiter = ',')]
+    /// Where to listen; repeat it for several
+    #[arg(
+        long_help = "Address to listen on; repeat it for several. \":PORT\" means every address of the machine, IPv6 and IPv4",
+        long = "web.listen-address", value_name = "HOST:PORT", default_value = DEFAULT_LISTEN_ADDRESS, value_delimiter = ','
+    )]
     listen_address: Vec<ListenAddress>,
     /// Path of the metrics page
     #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
@@ -127,8 +130,12 @@ struct Web {
     /// How long requests under way may take once SIGTERM or SIGINT has come
     #[arg(long = "web.shutdown-timeout", value_name = "DURATION", default_value = "5s", value_parser = duration_flag)]
     shutdown_timeout: Duration,
-    /// TLS, passwords, headers and a rate limit, in the format of Prometheus's exporter-toolkit; read again when it changes (docs/web.md)
-    #[arg(long = "web.config.file", value_name = "FILE")]
+    /// TLS and passwords, as node_exporter's
+    #[arg(
+        long_help = "TLS, passwords, headers and a rate limit, in the format of Prometheus's exporter-toolkit; read again when it changes (docs/web.md)",
+        long = "web.config.file",
+        value_name = "FILE"
+    )]
     config_file: Option<PathBuf>,
     /// Let in who sends a bearer token that the apiserver knows and that may get the metrics path; needs the ClusterRole system:auth-delegator
     #[arg(long = "web.kubernetes-auth")]

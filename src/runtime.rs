@@ -162,11 +162,19 @@ pub struct Settings {
           default_missing_value = "true", hide_possible_values = true, hide_default_value = true,
           value_parser = BoolishValueParser::new(), overrides_with = "no-runtime")]
     pub enabled: bool,
-    /// Never talk to the container runtime: its socket is as good as root
-    #[arg(id = "no-runtime", long = "no-runtime", overrides_with = "runtime")]
+    /// Never talk to the container runtime
+    #[arg(
+        long_help = "Never talk to the container runtime: its socket is as good as root",
+        id = "no-runtime",
+        long = "no-runtime",
+        overrides_with = "runtime"
+    )]
     pub disabled: bool,
-    /// The runtime's socket: CRI v1, or the Docker Engine API if it is called docker.sock [default: the first of the well-known ones that answers]
-    #[arg(id = "runtime.endpoint", long = "runtime.endpoint", value_name = "unix:///PATH", value_parser = endpoint_flag)]
+    /// Its socket [default: a well-known one]
+    #[arg(
+        long_help = "The runtime's socket: CRI v1, or the Docker Engine API if it is called docker.sock [default: the first of the well-known ones that answers]",
+        id = "runtime.endpoint", long = "runtime.endpoint", value_name = "unix:///PATH", value_parser = endpoint_flag
+    )]
     pub endpoint: Option<String>,
     /// How long an answer, or an error, serves further callers.
     #[arg(skip = FRESH)]

@@ -7,24 +7,6 @@ use super::{check, doctor, pages};
 use crate::modes::MODES;
 use crate::self_metrics;
 
-/// The flags that `-h` shows, with the words that fit there; `--help` shows them all, in full.
-const SUMMARY: [(&str, &str); 14] = [
-    ("web.listen-address", "Where to listen; repeat it for several"),
-    ("web.config.file", "TLS and passwords, as node_exporter's"),
-    ("path.procfs", "The machine's procfs"),
-    ("path.sysfs", "Its sysfs, with the cgroups"),
-    ("path.rootfs", "Its root file system"),
-    ("kubelet.config", "Its configuration [default: as it was started]"),
-    ("kubelet.url", "Its API, for /configz, or off [default: in a pod]"),
-    ("kubeconfig", "Apiserver and credentials, outside a pod"),
-    ("apiserver.url", "The apiserver that our probe asks, or off"),
-    ("node-name", "This node [default: as the kubelet calls it]"),
-    ("no-runtime", "Never talk to the container runtime"),
-    ("runtime.endpoint", "Its socket [default: a well-known one]"),
-    ("log.level", "error, warn, info or debug"),
-    ("log.format", "logfmt or json"),
-];
-
 const EXAMPLES: &str = "\
 Examples:
   headroom-exporter
@@ -56,17 +38,15 @@ pub fn command() -> Command {
             "--no-collector.NAME switches a collector off: {collectors}.\n--help has every flag, in full; each is an environment variable too."
         ))
         .after_long_help(EXAMPLES);
-    let command = with_flags(command).mut_args(|arg| {
-        let short = arg.get_long().and_then(|long| SUMMARY.iter().find(|(name, _)| *name == long));
-        match (short, arg.get_help().cloned()) {
-            (Some((_, short)), Some(help)) => {
-                let values = arg.get_action().takes_values();
-                arg.help(*short).long_help(help).hide_possible_values(values)
-            }
-            // A man page shows the long text only of a flag that the summary does not have.
-            (None, Some(help)) => arg.long_help(help).hide_short_help(true),
-            _ => arg,
+    // `-h` shows the flags that have a short text beside the full one; `--help` shows them all, in full.
+    let command = with_flags(command).mut_args(|arg| match (arg.get_long_help(), arg.get_help().cloned()) {
+        (Some(_), _) => {
+            let values = arg.get_action().takes_values();
+            arg.hide_possible_values(values)
         }
+        // A man page shows no short text of a flag that `-h` does not show.
+        (None, Some(help)) => arg.long_help(help).hide_short_help(true),
+        (None, None) => arg,
     });
     command.subcommands([doctor::command(), check::command(), pages::completions_command(), pages::man_command()])
 }
@@ -75,13 +55,37 @@ pub fn command() -> Command {
 mod tests {
     use super::*;
 
+    /// The flags that are worth a line of `-h`.
+    const SUMMARY: [&str; 14] = [
+        "apiserver.url",
+        "kubeconfig",
+        "kubelet.config",
+        "kubelet.url",
+        "log.format",
+        "log.level",
+        "no-runtime",
+        "node-name",
+        "path.procfs",
+        "path.rootfs",
+        "path.sysfs",
+        "runtime.endpoint",
+        "web.config.file",
+        "web.listen-address",
+    ];
+
     #[test]
     fn the_summary_fits_a_screen() {
         let text = command().term_width(100).render_help().to_string();
         assert!(text.lines().count() <= 45, "{} lines:\n{text}", text.lines().count());
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
-        for (long, short) in SUMMARY {
-            assert!(text.contains(&format!("--{long}")) && text.contains(short), "{long} is not in the summary");
+        let command = command();
+        let shown = command.get_arguments().filter(|arg| !arg.is_hide_short_help_set());
+        let shown: Vec<_> = shown.filter_map(|arg| Some((arg.get_long()?, arg.get_help()?.to_string()))).collect();
+        let mut names: Vec<&str> = shown.iter().map(|(long, _)| *long).collect();
+        names.sort_unstable();
+        assert_eq!(names, SUMMARY);
+        for (long, short) in shown {
+            assert!(text.contains(&format!("--{long}")) && text.contains(&short), "{long} is not in the summary");
         }
     }
 

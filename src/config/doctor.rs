@@ -44,6 +44,10 @@ pub(super) fn command() -> Command {
         .args_override_self(true)
         .max_term_width(100);
     let command = with_flags(command).mut_args(|arg| {
+        let arg = match arg.get_long_help().cloned() {
+            Some(full) => arg.help(full).long_help(None),
+            None => arg,
+        };
         let web = arg.get_help_heading() == Some("Web");
         if web { arg.hide(true) } else { arg.hide_short_help(true) }
     });

@@ -9,26 +9,41 @@ use super::LogFormat;
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "The observed machine")]
 pub(super) struct Paths {
-    /// Its procfs; in a pod with hostPID the pod's own /proc shows it
-    #[arg(long = "path.procfs", value_name = "DIR", default_value = "/proc")]
+    /// The machine's procfs
+    #[arg(
+        long_help = "Its procfs; in a pod with hostPID the pod's own /proc shows it",
+        long = "path.procfs",
+        value_name = "DIR",
+        default_value = "/proc"
+    )]
     pub(super) procfs: PathBuf,
-    /// Its sysfs with the cgroup file systems below it; in a pod: a mount of the host's /sys
-    #[arg(long = "path.sysfs", value_name = "DIR", default_value = "/sys")]
+    /// Its sysfs, with the cgroups
+    #[arg(
+        long_help = "Its sysfs with the cgroup file systems below it; in a pod: a mount of the host's /sys",
+        long = "path.sysfs",
+        value_name = "DIR",
+        default_value = "/sys"
+    )]
     pub(super) sysfs: PathBuf,
-    /// Its root file system; in a pod: a read-only mount of the host's /
-    #[arg(long = "path.rootfs", value_name = "DIR", default_value = "/")]
+    /// Its root file system
+    #[arg(
+        long_help = "Its root file system; in a pod: a read-only mount of the host's /",
+        long = "path.rootfs",
+        value_name = "DIR",
+        default_value = "/"
+    )]
     pub(super) rootfs: PathBuf,
 }
 
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Log")]
 pub(super) struct Log {
-    /// Lowest level that is logged
-    #[arg(long = "log.level", value_name = "LEVEL", default_value = "info",
+    /// error, warn, info or debug
+    #[arg(long_help = "Lowest level that is logged", long = "log.level", value_name = "LEVEL", default_value = "info",
           value_parser = PossibleValuesParser::new(["error", "warn", "info", "debug"]).try_map(|level| level.parse::<tracing::Level>()))]
     pub(super) level: tracing::Level,
-    /// Form of a log line
-    #[arg(long = "log.format", value_name = "FORMAT", default_value = "logfmt",
+    /// logfmt or json
+    #[arg(long_help = "Form of a log line", long = "log.format", value_name = "FORMAT", default_value = "logfmt",
           value_parser = PossibleValuesParser::new(["logfmt", "json"]).map(|format| if format == "json" { LogFormat::Json } else { LogFormat::Logfmt }))]
     pub(super) format: LogFormat,
 }

@@ -81,8 +81,11 @@ fn url_flag(text: &str) -> std::result::Result<Ask, String> {
 #[group(skip)]
 #[command(next_help_heading = "Kubelet")]
 pub struct Settings {
-    /// The kubelet's API, whose /configz tells what it really runs with: https://HOST:PORT, or off [default: https://127.0.0.1:10250 in a pod with a service-account token, else off]
-    #[arg(id = "kubelet.url", long = "kubelet.url", value_name = "URL", default_value = "auto", hide_default_value = true, value_parser = url_flag)]
+    /// Its API, for /configz, or off [default: in a pod]
+    #[arg(
+        long_help = "The kubelet's API, whose /configz tells what it really runs with: https://HOST:PORT, or off [default: https://127.0.0.1:10250 in a pod with a service-account token, else off]",
+        id = "kubelet.url", long = "kubelet.url", value_name = "URL", default_value = "auto", hide_default_value = true, value_parser = url_flag
+    )]
     pub ask: Ask,
     /// Token for the kubelet, read for each request; it needs the verb get on nodes/configz [default: that of the pod's service account]
     #[arg(id = "kubelet.token-file", long = "kubelet.token-file", value_name = "FILE")]

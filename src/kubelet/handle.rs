@@ -31,8 +31,12 @@ pub struct Settings {
     /// How it is asked itself, before its files and flags.
     #[command(flatten)]
     pub configz: configz::Settings,
-    /// The name of this node [default: the kubelet's --hostname-override, else the machine's name]
-    #[arg(long = "node-name", value_name = "NAME")]
+    /// This node [default: as the kubelet calls it]
+    #[arg(
+        long_help = "The name of this node [default: the kubelet's --hostname-override, else the machine's name]",
+        long = "node-name",
+        value_name = "NAME"
+    )]
     pub node_name: Option<String>,
 }
 

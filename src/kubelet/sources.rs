@@ -24,8 +24,13 @@ pub struct Overrides {
     /// The kubelet's --root-dir, which decides what nodefs is [default: what the running kubelet says, else /var/lib/kubelet]
     #[arg(id = "kubelet.root-dir", long = "kubelet.root-dir", value_name = "DIR")]
     pub root_dir: Option<PathBuf>,
-    /// The kubelet's configuration file [default: what the running kubelet was started with]
-    #[arg(id = "kubelet.config", long = "kubelet.config", value_name = "FILE")]
+    /// Its configuration [default: as it was started]
+    #[arg(
+        long_help = "The kubelet's configuration file [default: what the running kubelet was started with]",
+        id = "kubelet.config",
+        long = "kubelet.config",
+        value_name = "FILE"
+    )]
     pub config: Option<PathBuf>,
     /// The kubelet's drop-in directory [default: what the running kubelet was started with]
     #[arg(id = "kubelet.config-dir", long = "kubelet.config-dir", value_name = "DIR")]
