@@ -1,7 +1,8 @@
 //! Tells the crate which commit it is built from, for `--version` and `headroom_build_info`.
 //!
-//! `HEADROOM_COMMIT` says it where the sources come without their history (an image, a tarball). Else a release build reads `.git`, without
-//! git. A debug build does not ask: it would be built anew at each commit. Where nothing says it, it is "unknown".
+//! `HEADROOM_COMMIT` says it where the sources come without their history (an image, a tarball). Else a release build
+//! reads `.git`, without git. A debug build does not ask: it would be built anew at each commit. Where nothing says it,
+//! it is "unknown".
 #![allow(clippy::disallowed_methods, reason = "a build script looks at the sources, not at a node")]
 
 use std::env;
@@ -19,7 +20,8 @@ fn main() {
     println!("cargo:rustc-env=HEADROOM_SHORT_REVISION={}", short(&commit));
 }
 
-/// The commit that is checked out. A work tree of its own has a file `.git` that names its folder, and there a file that names the shared one.
+/// The commit that is checked out. A work tree of its own has a file `.git` that names its folder, and there a file
+/// that names the shared one.
 fn head(git: &Path) -> Option<String> {
     let folder = match fs::read_to_string(git) {
         Ok(link) => PathBuf::from(link.strip_prefix("gitdir:")?.trim()),

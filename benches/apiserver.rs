@@ -1,8 +1,10 @@
-//! What watching the connection to the apiserver costs, on the node and at the apiserver. `cargo bench --bench apiserver`
+//! What watching the connection to the apiserver costs, on the node and at the apiserver.
+//! `cargo bench --bench apiserver`
 //!
-//! The apiserver is a stand-in of one thread in a child process, so that its CPU and ours are told apart: its is that of its main
-//! thread (`/proc/PID/schedstat`), ours that of this process. It is written in Rust and decides nothing: a real one takes more.
-//! For the looks at sockets a process that is called kubelet says whose network namespace counts. `docs/performance.md` keeps a run.
+//! The apiserver is a stand-in of one thread in a child process, so that its CPU and ours are told apart: its is that
+//! of its main thread (`/proc/PID/schedstat`), ours that of this process. It is written in Rust and decides nothing: a
+//! real one takes more. For the looks at sockets a process that is called kubelet says whose network namespace counts.
+//! `docs/performance.md` keeps a run.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark, not the exporter")]
 
 #[path = "../tests/common/tls_server.rs"]
@@ -31,7 +33,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tls_server::Authority;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// In a child: the directory of the stand-in. In it are its key, if one was made elsewhere, and by and by its authority.
+/// In a child: the directory of the stand-in. In it are its key, if one was made elsewhere, and by and by its
+/// authority.
 const STAND_IN: &str = "HEADROOM_BENCH_STAND_IN";
 const NODE: &str = "/api/v1/nodes/n?resourceVersion=0";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n?resourceVersion=0";

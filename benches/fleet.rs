@@ -1,9 +1,9 @@
 //! What a Prometheus pays for a thousand nodes with this exporter: memory, samples, the evaluation of our rules, disk.
 //!
-//! `cargo bench --bench fleet [-- FOLDER]`: FOLDER holds the rules (`alerts` by default, `*/rules.yaml`). One server in this
-//! process hands out a page for each node: the recorded node of the tests with what an apiserver adds, with values that
-//! change and names of pods that differ. A real Prometheus (Debian package) scrapes them every 15 s. It takes about three
-//! minutes and 2 GiB. `docs/performance.md` keeps a run.
+//! `cargo bench --bench fleet [-- FOLDER]`: FOLDER holds the rules (`alerts` by default, `*/rules.yaml`). One server in
+//! this process hands out a page for each node: the recorded node of the tests with what an apiserver adds, with values
+//! that change and names of pods that differ. A real Prometheus (Debian package) scrapes them every 15 s. It takes
+//! about three minutes and 2 GiB. `docs/performance.md` keeps a run.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark, not the exporter")]
 
 use std::collections::BTreeMap;

@@ -1,8 +1,9 @@
 //! What a scrape of a node full of pods costs.
 //!
-//! `cargo bench --bench pods` as root. The load: 110 pods, each a network namespace with an interface, a pause and an application
-//! process in cgroups below kubepods (v1); 20 of them with a memory-backed volume; a runtime's socket with 30 clients on the host and 5
-//! in pods. Figures are CPU time, user and system, of all threads, over many collections. `docs/performance.md` keeps a run.
+//! `cargo bench --bench pods` as root. The load: 110 pods, each a network namespace with an interface, a pause and an
+//! application process in cgroups below kubepods (v1); 20 of them with a memory-backed volume; a runtime's socket with
+//! 30 clients on the host and 5 in pods. Figures are CPU time, user and system, of all threads, over many collections.
+//! `docs/performance.md` keeps a run.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark, not the exporter")]
 
 #[path = "../tests/common/mod.rs"]
@@ -95,7 +96,8 @@ fn of(id: &str, host: &Host, node: &Node) -> f64 {
     collection(&*(mode.build)(&settings, &services), host)
 }
 
-/// A node's pods. A shell takes everything away when its standard input ends, which is when this is dropped, panics or is killed.
+/// A node's pods. A shell takes everything away when its standard input ends, which is when this is dropped, panics or
+/// is killed.
 struct Node {
     janitor: Child,
     root_dir: PathBuf,

@@ -1,7 +1,8 @@
-//! One poll of a CRI runtime on a full node: 200 running containers, 5,000 exited ones, 2,000 images. `cargo bench --bench runtime`
+//! One poll of a CRI runtime on a full node: 200 running containers, 5,000 exited ones, 2,000 images.
+//! `cargo bench --bench runtime`
 //!
-//! Our CPU is that of the thread that polls: everything on our side of the connection runs on it. The daemon is a stand-in in this
-//! process, so resident memory is the whole process's, and what counts is that it stays.
+//! Our CPU is that of the thread that polls: everything on our side of the connection runs on it. The daemon is a
+//! stand-in in this process, so resident memory is the whole process's, and what counts is that it stays.
 #![allow(clippy::disallowed_methods, reason = "a benchmark looks at its own process")]
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 

@@ -1,8 +1,9 @@
 //! What a scrape costs, beside what it cannot cost less than, and beside the exporters that people run today.
 //!
-//! `cargo bench` as root. The load: 2,000 processes holding 50 file descriptors each, and 2,000 cgroups. The floor: a loop of
-//! only those system calls that no exporter of per-process file descriptors can do without. Figures are CPU time, not wall
-//! time, over many scrapes; read the ratios, the absolute times are the machine's. `docs/performance.md` keeps a run.
+//! `cargo bench` as root. The load: 2,000 processes holding 50 file descriptors each, and 2,000 cgroups. The floor: a
+//! loop of only those system calls that no exporter of per-process file descriptors can do without. Figures are CPU
+//! time, not wall time, over many scrapes; read the ratios, the absolute times are the machine's. `docs/performance.md`
+//! keeps a run.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark, not the exporter")]
 
 #[path = "../tests/common/measure.rs"]
@@ -77,7 +78,8 @@ fn main() {
     println!("{flat}");
 }
 
-/// The modes that walk below kubepods, with as many cgroups there: 666 pods, six times what a kubelet allows by default.
+/// The modes that walk below kubepods, with as many cgroups there: 666 pods, six times what a kubelet allows by
+/// default.
 fn kubepods(host: &Host) {
     let top = PathBuf::from("/sys/fs/cgroup/memory/kubepods");
     if !top.parent().is_some_and(|hierarchy| hierarchy.join("cgroup.procs").exists()) || top.exists() {

@@ -1,38 +1,42 @@
 //! The client that asks the apiserver, with a stopwatch for each phase.
 //!
-//! A kubelet has one HTTP/2 connection for everything. When the path of that one connection dies without a word, every request
-//! hangs on it, while a new connection would work at once. So it is asked in two ways: over a long-lived HTTP/2 connection
-//! ([`Client::check`]: a PING and a cheap GET) and over a new HTTP/1.1 connection each time ([`Client::fresh`]). A slow server is
-//! slow in both; of a dead connection the first hangs and the second does not. Nothing here knows metrics.
+//! A kubelet has one HTTP/2 connection for everything. When the path of that one connection dies without a word, every
+//! request hangs on it, while a new connection would work at once. So it is asked in two ways: over a long-lived HTTP/2
+//! connection ([`Client::check`]: a PING and a cheap GET) and over a new HTTP/1.1 connection each time
+//! ([`Client::fresh`]). A slow server is slow in both; of a dead connection the first hangs and the second does not.
+//! Nothing here knows metrics.
 //!
-//! **What is sent.** `GET /livez` (`--apiserver.probe-path`) and HTTP/2 PINGs; what a mode asks for beyond that is a GET of an object
-//! ([`Client::get`]). Nothing is ever changed, nothing watched, no list fetched. `User-Agent` is `headroom-exporter/VERSION`.
-//! With `--web.kubernetes-auth` the web side POSTs `TokenReview`s and `SubjectAccessReview`s ([`Client::post`]): questions, of which nothing
-//! is kept either.
+//! **What is sent.** `GET /livez` (`--apiserver.probe-path`) and HTTP/2 PINGs; what a mode asks for beyond that is a
+//! GET of an object ([`Client::get`]). Nothing is ever changed, nothing watched, no list fetched. `User-Agent` is
+//! `headroom-exporter/VERSION`. With `--web.kubernetes-auth` the web side POSTs `TokenReview`s and
+//! `SubjectAccessReview`s ([`Client::post`]): questions, of which nothing is kept either.
 //!
-//! **Permission.** `/livez`, `/readyz` and `/healthz` need none: `system:public-info-viewer` gives them to everybody, unless that
-//! ClusterRoleBinding was removed or `--anonymous-auth=false` meets a request without credentials. Node objects need a ClusterRole
-//! with `get` on `nodes`, their leases a Role in `kube-node-lease` with `get` on `leases` of `coordination.k8s.io`.
+//! **Permission.** `/livez`, `/readyz` and `/healthz` need none: `system:public-info-viewer` gives them to everybody,
+//! unless that ClusterRoleBinding was removed or `--anonymous-auth=false` meets a request without credentials. Node
+//! objects need a ClusterRole with `get` on `nodes`, their leases a Role in `kube-node-lease` with `get` on `leases` of
+//! `coordination.k8s.io`.
 //!
 //! **Where.** `--apiserver.url`; else the current context of `--kubeconfig`; else, in a pod with a service account,
-//! `KUBERNETES_SERVICE_HOST` and `…_PORT`. Otherwise nobody is asked, which is no failure. Single values of a kubeconfig are
-//! overridden by their flags. Only `https://`. `HTTPS_PROXY` is not honoured, nor is a kubeconfig's `proxy-url`: what is measured is
-//! the path that the kubelet takes.
+//! `KUBERNETES_SERVICE_HOST` and `…_PORT`. Otherwise nobody is asked, which is no failure. Single values of a
+//! kubeconfig are overridden by their flags. Only `https://`. `HTTPS_PROXY` is not honoured, nor is a kubeconfig's
+//! `proxy-url`: what is measured is the path that the kubelet takes.
 //!
-//! **The token** goes to that one apiserver and nowhere else: only over TLS, only after its certificate has verified (unless that
-//! was switched off by name), never along a redirect (which is an answer like any other, and not the right one), never into a log or
-//! an error. Token, CA, client certificate and kubeconfig are read again for each request: a mounted token is replaced about every
-//! hour, `kubelet-client-current.pem` now and then, a CA seldom. When trust or certificate change, the long-lived connection is made
-//! anew. A file that is missing or wrong is an error of ours and no outcome of the apiserver's: `Err`, each time, until it is there.
+//! **The token** goes to that one apiserver and nowhere else: only over TLS, only after its certificate has verified
+//! (unless that was switched off by name), never along a redirect (which is an answer like any other, and not the right
+//! one), never into a log or an error. Token, CA, client certificate and kubeconfig are read again for each request: a
+//! mounted token is replaced about every hour, `kubelet-client-current.pem` now and then, a CA seldom. When trust or
+//! certificate change, the long-lived connection is made anew. A file that is missing or wrong is an error of ours and
+//! no outcome of the apiserver's: `Err`, each time, until it is there.
 //!
-//! **Bounds.** One exchange takes at most [`Settings::timeout`] (a check that has to make its connection first: twice that; reading
-//! our own files before it: at most 5 s), an answer at most 64 KiB (objects: what the caller says), a head 16 or 64 KiB. A new connection is closed
-//! before its exchange returns; of the long-lived one there is one task and one descriptor, gone with it. `getaddrinfo(3)` cannot be
-//! cancelled: there is at most one at a time, and while one hangs further exchanges end as timeouts in the phase dns.
+//! **Bounds.** One exchange takes at most [`Settings::timeout`] (a check that has to make its connection first: twice
+//! that; reading our own files before it: at most 5 s), an answer at most 64 KiB (objects: what the caller says), a
+//! head 16 or 64 KiB. A new connection is closed before its exchange returns; of the long-lived one there is one task
+//! and one descriptor, gone with it. `getaddrinfo(3)` cannot be cancelled: there is at most one at a time, and while
+//! one hangs further exchanges end as timeouts in the phase dns.
 //!
-//! **When it misleads.** A load balancer before several apiservers: the two ways may meet different servers. A service address:
-//! kube-proxy's rules choose at connect, so the long-lived connection stays with one apiserver and the new ones go round. A middlebox
-//! that ends TLS answers PINGs itself.
+//! **When it misleads.** A load balancer before several apiservers: the two ways may meet different servers. A service
+//! address: kube-proxy's rules choose at connect, so the long-lived connection stays with one apiserver and the new
+//! ones go round. A middlebox that ends TLS answers PINGs itself.
 
 pub mod kubeconfig;
 mod long_lived;
@@ -55,8 +59,8 @@ use crate::error::Result;
 use crate::host::{Deadline, Host};
 use crate::values::{defaults, some_time};
 
-/// How long it may take to read our own files. It is no part of an exchange: a machine that is busy for a moment is not an apiserver that
-/// does not answer.
+/// How long it may take to read our own files. It is no part of an exchange: a machine that is busy for a moment is not
+/// an apiserver that does not answer.
 const FILES: Duration = Duration::from_secs(5);
 
 /// Whether there is an apiserver to ask, and where.
@@ -109,7 +113,8 @@ pub struct Settings {
         value_name = "FILE"
     )]
     pub kubeconfig: Option<PathBuf>,
-    /// Token for the apiserver, read for each request [default: that of the kubeconfig, else of the pod's service account]
+    /// Token for the apiserver, read for each request [default: that of the kubeconfig, else of the pod's service
+    /// account]
     #[arg(id = "apiserver.token-file", long = "apiserver.token-file", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Who may have signed the apiserver's certificate, as PEM [default: as for the token]
@@ -135,8 +140,8 @@ impl Default for Settings {
     }
 }
 
-/// A handle on the apiserver's client, shared by the modes, so that one long-lived connection serves them all. Cheap to clone; the
-/// default one has nobody to ask.
+/// A handle on the apiserver's client, shared by the modes, so that one long-lived connection serves them all. Cheap to
+/// clone; the default one has nobody to ask.
 #[derive(Clone, Debug, Default)]
 pub struct Apiserver(Arc<Shared>);
 
@@ -212,9 +217,9 @@ impl Client {
 
     /// PING and GET over the long-lived HTTP/2 connection, which is made first if there is none.
     ///
-    /// A dead connection (no answer to the PING) is reported by the check that finds it and made anew by the next one. One that the
-    /// server ended in an orderly way is made anew at once. A PING without an answer, or a GET without one beside a PING that has
-    /// one, are told apart: the first is the connection, the second the server.
+    /// A dead connection (no answer to the PING) is reported by the check that finds it and made anew by the next one.
+    /// One that the server ended in an orderly way is made anew at once. A PING without an answer, or a GET without one
+    /// beside a PING that has one, are told apart: the first is the connection, the second the server.
     ///
     /// # Errors
     /// As [`Client::fresh`].
@@ -222,8 +227,8 @@ impl Client {
         self.long_lived.check(&self.targets, &self.connector, Request::probe(path)).await
     }
 
-    /// GET of an object of at most this many bytes: over the long-lived connection if its last check was well, else, and if that
-    /// fails without an answer, over a new one.
+    /// GET of an object of at most this many bytes: over the long-lived connection if its last check was well, else,
+    /// and if that fails without an answer, over a new one.
     ///
     /// # Errors
     /// As [`Client::fresh`].
@@ -241,8 +246,8 @@ impl Client {
         }
     }
 
-    /// POST of a JSON text that asks something and leaves nothing behind (a `TokenReview`), with an answer of at most this many bytes: as
-    /// [`Client::get`], and like that it may be sent a second time.
+    /// POST of a JSON text that asks something and leaves nothing behind (a `TokenReview`), with an answer of at most
+    /// this many bytes: as [`Client::get`], and like that it may be sent a second time.
     ///
     /// # Errors
     /// As [`Client::fresh`].

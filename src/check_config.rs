@@ -1,11 +1,12 @@
 //! What a kubelet would make of configuration files and flags that it has not seen yet, and the traps in them.
 //!
 //! The thresholds come from the code that the collector `eviction` reads a running kubelet's files with
-//! (`kubelet::configuration`, `kubelet::thresholds`), so the answer is that of kubelet 1.36, its figures to the byte. `traps`
-//! looks for what such a kubelet refuses, ignores, or takes for something else than was meant; `render` prints it.
+//! (`kubelet::configuration`, `kubelet::thresholds`), so the answer is that of kubelet 1.36, its figures to the byte.
+//! `traps` looks for what such a kubelet refuses, ignores, or takes for something else than was meant; `render` prints
+//! it.
 //!
-//! **When it misleads.** A field that has nothing to do with eviction is not looked at, so a file that passes may still be refused. What
-//! percentages come to depends on the node: give `--capacity`.
+//! **When it misleads.** A field that has nothing to do with eviction is not looked at, so a file that passes may still
+//! be refused. What percentages come to depends on the node: give `--capacity`.
 
 mod render;
 mod traps;

@@ -1,7 +1,7 @@
 //! Arguments and environment become plain data: the only reader of `argv` and of the environment.
 //!
-//! Every flag can also be given as an environment variable: `--web.max-requests` is `HEADROOM_WEB_MAX_REQUESTS`. The command
-//! line wins. `docs/flags.md`, the shell completions and the man pages are generated from the same definitions.
+//! Every flag can also be given as an environment variable: `--web.max-requests` is `HEADROOM_WEB_MAX_REQUESTS`. The
+//! command line wins. `docs/flags.md`, the shell completions and the man pages are generated from the same definitions.
 //!
 //! [`command`] puts the flags and the subcommands together, `flags` declares the flags, `switches` adds one for each
 //! collector and the environment variables, `values` turns their texts into values; `check` and `doctor` are the
@@ -38,7 +38,8 @@ use crate::services;
 use crate::values::{at_least_one, duration_flag, some_time};
 use crate::{kubelet, runtime};
 
-/// The default port. 9100–9999 is allotted to the last number and a DaemonSet on the host network meets every other one.
+/// The default port. 9100–9999 is allotted to the last number and a DaemonSet on the host network meets every other
+/// one.
 pub const DEFAULT_LISTEN_ADDRESS: &str = ":10843";
 
 /// How log lines look.
@@ -137,7 +138,8 @@ struct Web {
         value_name = "FILE"
     )]
     config_file: Option<PathBuf>,
-    /// Let in who sends a bearer token that the apiserver knows and that may get the metrics path; needs the ClusterRole system:auth-delegator
+    /// Let in who sends a bearer token that the apiserver knows and that may get the metrics path; needs the
+    /// ClusterRole system:auth-delegator
     #[arg(long = "web.kubernetes-auth")]
     kubernetes_auth: bool,
 }
@@ -165,8 +167,8 @@ fn in_cluster() -> Option<Address> {
 }
 
 impl Invocation {
-    /// Reads the arguments and the environment of this process. On `--help` and `--version` prints and exits 0; on a wrong value
-    /// prints one line and exits 2.
+    /// Reads the arguments and the environment of this process. On `--help` and `--version` prints and exits 0; on a
+    /// wrong value prints one line and exits 2.
     pub fn from_process() -> Self {
         #[expect(clippy::disallowed_methods, reason = "this is the one reader of the arguments")]
         let arguments = std::env::args_os();

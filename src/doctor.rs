@@ -1,11 +1,12 @@
-//! Judges this machine now, for a person in an incident: which failure is happening, how far it is from each, what to do.
+//! Judges this machine now, for a person in an incident: which failure is happening, how far it is from each, what to
+//! do.
 //!
-//! It runs the same collectors and probes as the daemon, for a few seconds, and hands their pages to [`crate::verdict`], which
-//! evaluates the very rules that page people. What comes of it is a [`Report`].
+//! It runs the same collectors and probes as the daemon, for a few seconds, and hands their pages to
+//! [`crate::verdict`], which evaluates the very rules that page people. What comes of it is a [`Report`].
 //!
-//! **When it misleads.** It has no past. What takes minutes to prove (a slope, a cgroup that stays orphaned, an interface that was
-//! lost before it came) it sees in part or not at all, and says on how much of a window a finding stands. The running
-//! exporter's page at `/` has its hours.
+//! **When it misleads.** It has no past. What takes minutes to prove (a slope, a cgroup that stays orphaned, an
+//! interface that was lost before it came) it sees in part or not at all, and says on how much of a window a finding
+//! stands. The running exporter's page at `/` has its hours.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};

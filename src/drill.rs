@@ -1,11 +1,15 @@
-//! Makes a failure on purpose, on a node that one can spare, to see whether anybody is paged: the binary `headroom-drill`.
+//! Makes a failure on purpose, on a node that one can spare, to see whether anybody is paged: the binary
+//! `headroom-drill`.
 //!
-//! It is the only part that writes, and the exporter is built without it (`--no-default-features`). What keeps it harmless:
+//! It is the only part that writes, and the exporter is built without it (`--no-default-features`). What keeps it
+//! harmless:
 //!
 //! - Nothing happens without `--i-know-this-node`; `--dry-run` says what would.
-//! - Whatever it makes is written into a journal **before** it is made (`drill/journal.rs`). The journal is undone at the end, on a signal, on a
-//!   panic; by a watchdog of its own if the drill is killed; and by `headroom-drill clean` or the next run if that was killed too.
-//! - It undoes only what is named as its own: `headroom-drill-…`, or where a name must be hexadecimal, those letters in hexadecimal.
+//! - Whatever it makes is written into a journal **before** it is made (`drill/journal.rs`). The journal is undone at
+//!   the end, on a signal, on a panic; by a watchdog of its own if the drill is killed; and by `headroom-drill clean`
+//!   or the next run if that was killed too.
+//! - It undoes only what is named as its own: `headroom-drill-…`, or where a name must be hexadecimal, those letters in
+//!   hexadecimal.
 //! - Every count has a cap, every drill an end.
 #![allow(clippy::disallowed_methods, reason = "it makes failures: it must write, and it is not the exporter")]
 
@@ -36,7 +40,8 @@ use stop::Stop;
 const WELL: u8 = 0;
 /// The fault could not be made. What was made of it is gone.
 const FAILED: u8 = 1;
-/// Refused: not root, no `--i-know-this-node`, beyond a cap, a place that is not the drill's. clap's own code for wrong flags.
+/// Refused: not root, no `--i-know-this-node`, beyond a cap, a place that is not the drill's. clap's own code for wrong
+/// flags.
 const REFUSED: u8 = 2;
 /// Something could not be removed. The journal is kept: `headroom-drill clean` tries again.
 const LEFT: u8 = 3;

@@ -1,7 +1,8 @@
 //! Numbers become a page: OpenMetrics 1.0 or the classic text format 0.0.4. The only importer of `prometheus_client`.
 //!
-//! prometheus-client escapes, formats numbers and knows OpenMetrics; order, grouping and the classic dialect are ours. A
-//! page is rendered whole before a byte of it is sent, so that a scrape gets everything or an error, never a torn page.
+//! prometheus-client escapes, formats numbers and knows OpenMetrics; order, grouping and the classic dialect are ours.
+//! A page is rendered whole before a byte of it is sent, so that a scrape gets everything or an error, never a torn
+//! page.
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,8 +34,8 @@ impl Format {
         }
     }
 
-    /// Picks the format that an `Accept` header prefers. Anything that is neither asked for nor refused gets the classic
-    /// text, as every exporter answers.
+    /// Picks the format that an `Accept` header prefers. Anything that is neither asked for nor refused gets the
+    /// classic text, as every exporter answers.
     pub fn negotiate(accept: &str) -> Self {
         let mut best = (0.0, Format::Classic);
         for range in accept.split(',') {
@@ -141,8 +142,9 @@ impl Rendering {
             Kind::Histogram => MetricType::Histogram,
             Kind::Gauge | Kind::Info => MetricType::Gauge,
         };
-        // prometheus-client appends the unit and `_total` itself, so OpenMetrics gets the bare name. The classic dialect has
-        // neither convention: there the whole name is declared, and a counter's rows are written like a gauge's, as they are.
+        // prometheus-client appends the unit and `_total` itself, so OpenMetrics gets the bare name. The classic
+        // dialect has neither convention: there the whole name is declared, and a counter's rows are written like a
+        // gauge's, as they are.
         let openmetrics = self.format == Format::OpenMetrics;
         let (name, unit) = if openmetrics { bare(metric) } else { (metric.name, None) };
         let append_total = metric.kind == Kind::Counter && openmetrics;

@@ -1,9 +1,9 @@
 //! The machine that is read: three roots, and the only place that touches the file system and asks the kernel.
 //!
 //! [`Host`] holds where procfs, sysfs and the root file system of the *observed* machine are mounted. On the machine
-//! itself these are `/proc`, `/sys` and `/`; in a pod they are the host's, mounted somewhere; in a test they are folders
-//! of recorded files. Everything above this module asks a `Host` and never a path of its own, so the same code runs in all
-//! three. Nothing here knows Kubernetes, and nothing here writes.
+//! itself these are `/proc`, `/sys` and `/`; in a pod they are the host's, mounted somewhere; in a test they are
+//! folders of recorded files. Everything above this module asks a `Host` and never a path of its own, so the same code
+//! runs in all three. Nothing here knows Kubernetes, and nothing here writes.
 #![allow(clippy::disallowed_methods, reason = "this is the one module that may touch the file system")]
 
 mod bounded_call;
@@ -120,10 +120,10 @@ impl Host {
         self
     }
 
-    /// A machine whose `statfs` answers were recorded: what a test on recorded files uses, since a folder of fixtures has
-    /// the sizes of the disk it lies on. `recorded` maps a path on the observed machine to its file system; a path that is
-    /// not listed is on the file system of its nearest listed parent. Its interfaces and sockets are not known either, unless they
-    /// are added ([`Host::with_links`], [`Host::with_sockets`]).
+    /// A machine whose `statfs` answers were recorded: what a test on recorded files uses, since a folder of fixtures
+    /// has the sizes of the disk it lies on. `recorded` maps a path on the observed machine to its file system; a path
+    /// that is not listed is on the file system of its nearest listed parent. Its interfaces and sockets are not known
+    /// either, unless they are added ([`Host::with_links`], [`Host::with_sockets`]).
     pub fn recorded(roots: Roots, recorded: Vec<(PathBuf, Filesystem)>) -> Self {
         Host::with(roots, Filesystems::recorded(recorded), links::Source::Recorded(None), Sockets::default())
     }
@@ -164,8 +164,9 @@ impl Host {
         }
     }
 
-    /// A handle on what the *machine* calls `path`, its symbolic links resolved inside the machine's root: nothing is opened for
-    /// reading. `/proc/self/fd/N` of it names the object itself, which is how a unix socket in another root is connected to.
+    /// A handle on what the *machine* calls `path`, its symbolic links resolved inside the machine's root: nothing is
+    /// opened for reading. `/proc/self/fd/N` of it names the object itself, which is how a unix socket in another root
+    /// is connected to.
     ///
     /// # Errors
     /// The operating system's, with the path.
@@ -205,8 +206,8 @@ impl Host {
 
     /// The file system that holds what the machine calls `path`: sizes by `statfs(2)`, device and type by mountinfo.
     ///
-    /// The call runs on a thread of its own, because `statfs` on a dead network or FUSE mount never returns and cannot be
-    /// interrupted. A hung one costs that thread once: until it comes back, asking again answers `busy` at once.
+    /// The call runs on a thread of its own, because `statfs` on a dead network or FUSE mount never returns and cannot
+    /// be interrupted. A hung one costs that thread once: until it comes back, asking again answers `busy` at once.
     ///
     /// # Errors
     /// The operating system's; `timeout` for the first call that hangs, `busy` for later ones.
@@ -214,9 +215,9 @@ impl Host {
         self.filesystems.of(&self.roots.root, path.as_ref(), deadline)
     }
 
-    /// How full the file systems are that `tree` has at these paths, as far as they are the ones of these numbers; `None` where
-    /// another one is: mounted over it, or a mount that was never passed on to us. Costs no look at a mount table, and one thread for
-    /// all of them; guarded as [`Host::filesystem`] is.
+    /// How full the file systems are that `tree` has at these paths, as far as they are the ones of these numbers;
+    /// `None` where another one is: mounted over it, or a mount that was never passed on to us. Costs no look at a
+    /// mount table, and one thread for all of them; guarded as [`Host::filesystem`] is.
     pub fn usages(
         &self,
         tree: &Tree,
@@ -234,8 +235,8 @@ impl Host {
         self.filesystems.resolve(&self.roots.root, path.as_ref(), deadline)
     }
 
-    /// Runs `call`, which reads files that may lie on a file system that hangs, on a thread of its own: a call that hangs costs that
-    /// thread once, and never the caller.
+    /// Runs `call`, which reads files that may lie on a file system that hangs, on a thread of its own: a call that
+    /// hangs costs that thread once, and never the caller.
     ///
     /// # Errors
     /// The call's own; `timeout` for the first call under this name that hangs, `busy` for later ones.

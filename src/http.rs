@@ -1,5 +1,5 @@
-//! The web side: `/metrics`, `/healthz`, `/readyz` and at `/` the verdicts, on axum; connections on hyper, with limits, TLS and
-//! authentication before them.
+//! The web side: `/metrics`, `/healthz`, `/readyz` and at `/` the verdicts, on axum; connections on hyper, with limits,
+//! TLS and authentication before them.
 
 mod auth;
 mod config_reload;

@@ -148,8 +148,8 @@ pub struct Sample {
 
 /// What one collector found in one scrape: numbers, what it left out, and what it could not read.
 ///
-/// A collector that can read only part of its sources returns what it has *and* the errors: its outcome is `failed`, with
-/// the reasons, and the numbers that are true are on the page all the same.
+/// A collector that can read only part of its sources returns what it has *and* the errors: its outcome is `failed`,
+/// with the reasons, and the numbers that are true are on the page all the same.
 #[derive(Debug, Default)]
 pub struct Samples {
     rows: Vec<Sample>,
@@ -235,8 +235,8 @@ impl Samples {
             .map(|row| row.value)
     }
 
-    /// Refuses duplicate series: Prometheus takes them silently and keeps an arbitrary one. The first stays, and an error
-    /// is noted for each further one.
+    /// Refuses duplicate series: Prometheus takes them silently and keeps an arbitrary one. The first stays, and an
+    /// error is noted for each further one.
     pub fn refuse_duplicates(&mut self) {
         let mut seen = std::collections::HashSet::with_capacity(self.rows.len());
         let mut errors = Vec::new();

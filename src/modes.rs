@@ -1,8 +1,8 @@
 //! The failure modes: a file and a folder each, one line each in [`MODES`].
 //!
-//! A mode is one way in which a node fails while every dashboard is green. Adding one means: its file under `modes/`, one
-//! line in [`MODES`], its settings in [`Settings`], its fixtures, its alerts folder, its dashboard row. `tests/fast/catalog.rs`
-//! is red until each exists.
+//! A mode is one way in which a node fails while every dashboard is green. Adding one means: its file under `modes/`,
+//! one line in [`MODES`], its settings in [`Settings`], its fixtures, its alerts folder, its dashboard row.
+//! `tests/fast/catalog.rs` is red until each exists.
 
 pub mod apiserver_connection;
 pub mod cgroup_leak;
@@ -60,8 +60,8 @@ pub trait Collector: Send + Sync {
     /// The numbers, and in them the errors of what could not be read.
     ///
     /// # Errors
-    /// [`crate::error::Reason::Absent`] means that this machine has no such thing at all: outcome `not_applicable`. Any other error
-    /// means that nothing could be read: outcome `failed`. A partial result is `Ok` with [`Samples::fail`].
+    /// [`crate::error::Reason::Absent`] means that this machine has no such thing at all: outcome `not_applicable`. Any
+    /// other error means that nothing could be read: outcome `failed`. A partial result is `Ok` with [`Samples::fail`].
     fn collect(&self, context: Context<'_>) -> Result<Samples>;
 
     /// What of this mode works between scrapes. It shares its instruments with the collector, which shows them.
@@ -70,8 +70,8 @@ pub trait Collector: Send + Sync {
     }
 }
 
-/// Works in the background on its own clock, where a scrape would be too late or too seldom: it tries something itself and
-/// records each event in counters and histograms that live as long as the exporter.
+/// Works in the background on its own clock, where a scrape would be too late or too seldom: it tries something itself
+/// and records each event in counters and histograms that live as long as the exporter.
 ///
 /// [`crate::probes`] runs it and starts it anew should it panic.
 pub trait Probe: Send + Sync {

@@ -1,7 +1,7 @@
 //! Runs the probes of the modes, each on a task of its own, and starts one anew that panicked.
 //!
-//! This is the only place that starts work between scrapes. What runs here asks others and counts what came of it; what is
-//! *read* belongs to a scrape (see [`crate::scrape`]).
+//! This is the only place that starts work between scrapes. What runs here asks others and counts what came of it; what
+//! is *read* belongs to a scrape (see [`crate::scrape`]).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What was found on a machine, the worst first, and how it is told: [`text`] to a person at a terminal, [`html`] to one with a browser,
-//! [`json`] to a program. All three say the same of the same.
+//! What was found on a machine, the worst first, and how it is told: [`text`] to a person at a terminal, [`html`] to
+//! one with a browser, [`json`] to a program. All three say the same of the same.
 
 pub mod html;
 pub mod json;
@@ -82,7 +82,8 @@ pub fn rows(runs: &[(&'static Mode, Arc<Run>)], history: &History, at: SystemTim
     rows
 }
 
-/// What a machine is called where nothing tells how its kubelet calls it: a name helps to tell nodes apart, nothing depends on it.
+/// What a machine is called where nothing tells how its kubelet calls it: a name helps to tell nodes apart, nothing
+/// depends on it.
 pub fn machine_name() -> String {
     sysinfo::System::host_name().unwrap_or_else(|| "this machine".to_owned())
 }

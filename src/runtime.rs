@@ -1,7 +1,8 @@
-//! What runs on this node, by the word of the container runtime: containers, sandboxes, images, and which pod a container belongs to.
+//! What runs on this node, by the word of the container runtime: containers, sandboxes, images, and which pod a
+//! container belongs to.
 //!
-//! One [`Inventory`] behind one [`Runtime`], whoever answers: a CRI v1 runtime (containerd, CRI-O, cri-dockerd) or the Docker Engine
-//! API. Only calls that list; nothing is ever changed. Knows no metrics.
+//! One [`Inventory`] behind one [`Runtime`], whoever answers: a CRI v1 runtime (containerd, CRI-O, cri-dockerd) or the
+//! Docker Engine API. Only calls that list; nothing is ever changed. Knows no metrics.
 
 mod connection;
 mod cri;
@@ -113,7 +114,8 @@ pub struct Images {
     pub count: u64,
     /// Sum of their sizes, as the runtime counts (layers shared by two images count twice).
     pub bytes: u64,
-    /// Of these, bytes of images that no container (running or not) uses and that are not pinned: what image GC could free.
+    /// Of these, bytes of images that no container (running or not) uses and that are not pinned: what image GC could
+    /// free.
     pub unused_bytes: u64,
 }
 
@@ -239,8 +241,8 @@ struct Answer {
 }
 
 impl Shared {
-    /// The socket that is asked, if somebody names one: a flag, else the kubelet. Of two runtimes on one machine the kubelet's is
-    /// meant. While its socket was never there it is no runtime that fails, but one that may come.
+    /// The socket that is asked, if somebody names one: a flag, else the kubelet. Of two runtimes on one machine the
+    /// kubelet's is meant. While its socket was never there it is no runtime that fails, but one that may come.
     fn endpoint(&self, host: &Host, deadline: Deadline) -> Option<String> {
         if self.settings.endpoint.is_some() {
             return self.settings.endpoint.clone();
@@ -269,7 +271,8 @@ impl Shared {
 }
 
 impl Runtime {
-    /// A runtime that is looked for, and asked, when somebody wants to know: where the settings say, else at the well-known sockets.
+    /// A runtime that is looked for, and asked, when somebody wants to know: where the settings say, else at the
+    /// well-known sockets.
     pub fn new(settings: Settings) -> Self {
         Self::with(settings, None)
     }
@@ -299,16 +302,18 @@ impl Runtime {
         endpoint_path(&endpoint).map(str::to_owned)
     }
 
-    /// What runs now. Blocks, so not from asynchronous code. The modes of one scrape that ask within a second of each other share one poll, and its error.
+    /// What runs now. Blocks, so not from asynchronous code. The modes of one scrape that ask within a second of each
+    /// other share one poll, and its error.
     ///
     /// # Errors
-    /// Absent: no runtime here (no socket, or switched off). Others: there is a socket, or was, or ought to be, and it did not answer, or nonsense.
+    /// Absent: no runtime here (no socket, or switched off). Others: there is a socket, or was, or ought to be, and it
+    /// did not answer, or nonsense.
     pub fn inventory(&self, host: &Host, deadline: Deadline) -> Result<Arc<Inventory>> {
         self.inventory_and_when(host, deadline).map(|poll| poll.inventory)
     }
 
-    /// As [`Runtime::inventory`], with when its poll began and ended: what is listed was so at some moment between. A shared answer
-    /// may be of a poll that began well before this call.
+    /// As [`Runtime::inventory`], with when its poll began and ended: what is listed was so at some moment between. A
+    /// shared answer may be of a poll that began well before this call.
     ///
     /// # Errors
     /// As [`Runtime::inventory`].
@@ -316,8 +321,8 @@ impl Runtime {
         self.answer(host, deadline, None)
     }
 
-    /// As [`Runtime::inventory`], by a poll that began at `since` or later: what is listed was so at some moment after it. An
-    /// answer is shared only if it is as young.
+    /// As [`Runtime::inventory`], by a poll that began at `since` or later: what is listed was so at some moment after
+    /// it. An answer is shared only if it is as young.
     ///
     /// # Errors
     /// As [`Runtime::inventory`].

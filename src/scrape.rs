@@ -1,8 +1,8 @@
 //! Runs the modes for one scrape: at once, under one deadline, each at most once at a time.
 //!
-//! This is the only place that knows concurrency, deadlines and panics, and the only one that decides an outcome. Whatever
-//! a collector does (hang in the kernel, panic, return half of its numbers) the page comes, on time, with everything else
-//! on it.
+//! This is the only place that knows concurrency, deadlines and panics, and the only one that decides an outcome.
+//! Whatever a collector does (hang in the kernel, panic, return half of its numbers) the page comes, on time, with
+//! everything else on it.
 //!
 //! ```text
 //! scrape ──► slot per mode ──► no run under way   start one on a blocking thread, wait for it until the deadline

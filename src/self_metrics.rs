@@ -1,4 +1,5 @@
-//! What the exporter says of itself: its version, and the standard `process_*` set that every Prometheus client exposes.
+//! What the exporter says of itself: its version, and the standard `process_*` set that every Prometheus client
+//! exposes.
 //!
 //! These come from *our own* `/proc/self`, never from the observed machine's procfs, through the procfs crate.
 

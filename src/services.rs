@@ -71,8 +71,8 @@ impl Services {
         Services { runtime, ..Services::default() }
     }
 
-    /// What is known of the node itself. Blocks, so not from asynchronous code. What cannot be read is missing: the mode that needs the same
-    /// source says why.
+    /// What is known of the node itself. Blocks, so not from asynchronous code. What cannot be read is missing: the
+    /// mode that needs the same source says why.
     pub fn samples(&self, host: &Host, deadline: Deadline, since: Instant) -> Samples {
         let mut samples = Samples::new();
         let look = self.kubelet.look(host, deadline, since);

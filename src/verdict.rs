@@ -1,12 +1,13 @@
 //! The verdict on a node, by the very alert rules that page people, without a Prometheus.
 //!
 //! The files below `alerts/` are built in and evaluated over a few pages of the exporter's own samples. So whoever asks
-//! the exporter itself and whoever is paged hear the same: there is one set of rules. The evaluator follows Prometheus's
-//! semantics; `tests/fast/verdict.rs` holds it to the rules' own cases for promtool, `tests/replay/verdict.rs` to Prometheus itself.
+//! the exporter itself and whoever is paged hear the same: there is one set of rules. The evaluator follows
+//! Prometheus's semantics; `tests/fast/verdict.rs` holds it to the rules' own cases for promtool,
+//! `tests/replay/verdict.rs` to Prometheus itself.
 //!
 //! Two things differ from Prometheus. `for` is not waited for: a [`Finding`] says how long it would have to hold. And a
-//! history is short: a [`Finding`] says how much of the window that it looks back over is covered, and one that stands on
-//! a slope over less than a quarter of its window counts a level less, since noise of five seconds must not shout.
+//! history is short: a [`Finding`] says how much of the window that it looks back over is covered, and one that stands
+//! on a slope over less than a quarter of its window counts a level less, since noise of five seconds must not shout.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -112,8 +113,8 @@ impl History {
 
 /// The verdict on each of `modes` (id and metrics), in their order, and last on the exporter itself.
 ///
-/// A severity of info stays [`Level::Ok`]: by the rules' own meaning nobody needs to do anything, so it must not change an
-/// exit status; it is among the findings all the same.
+/// A severity of info stays [`Level::Ok`]: by the rules' own meaning nobody needs to do anything, so it must not change
+/// an exit status; it is among the findings all the same.
 pub fn judge(
     history: &History,
     now: SystemTime,

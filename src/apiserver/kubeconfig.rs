@@ -1,8 +1,8 @@
 //! A kubeconfig file, as far as we need it: where the server of the current context is, whom to believe, who we are.
 //!
-//! As client-go reads it: `…-data` (base64) wins over the file of the same name, `tokenFile` over `token`, a relative path is
-//! relative to the kubeconfig's folder. What we cannot do (`exec`, `auth-provider`, passwords, impersonation, proxies) is
-//! an error that names it, and not a probe that fails for a reason nobody sees.
+//! As client-go reads it: `…-data` (base64) wins over the file of the same name, `tokenFile` over `token`, a relative
+//! path is relative to the kubeconfig's folder. What we cannot do (`exec`, `auth-provider`, passwords, impersonation,
+//! proxies) is an error that names it, and not a probe that fails for a reason nobody sees.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -113,8 +113,8 @@ impl Kubeconfig {
     }
 }
 
-/// Where the server of the current context is: all that is wanted of a kubeconfig that is somebody else's. Whatever else is in
-/// it does not matter; of a file without a usable context the only cluster is taken.
+/// Where the server of the current context is: all that is wanted of a kubeconfig that is somebody else's. Whatever
+/// else is in it does not matter; of a file without a usable context the only cluster is taken.
 ///
 /// # Errors
 /// Malformed if it is no kubeconfig or does not say it.

@@ -36,8 +36,8 @@ impl TargetSource {
             Ask::IfConfigured { in_cluster: None } => false,
             Ask::IfConfigured { in_cluster: Some(_) } => {
                 let named = settings.token_file.is_some() || settings.ca_file.is_some();
-                // A pod without a service account (`automountServiceAccountToken: false`) is not meant to ask. A file that is there and
-                // cannot be read is another thing, and told at each attempt.
+                // A pod without a service account (`automountServiceAccountToken: false`) is not meant to ask. A file
+                // that is there and cannot be read is another thing, and told at each attempt.
                 let has = |name| !matches!(host.read_some(service_account(name)), Ok(None));
                 named || has("token") || has("ca.crt")
             }

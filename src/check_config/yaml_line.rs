@@ -1,6 +1,7 @@
 //! Where in a file a key stands: by its text, because the parsed document no longer knows.
 
-/// The line, counted from 1, of `key` below `field`, or of `field` alone. `None` if it is not written in a way that can be told.
+/// The line, counted from 1, of `key` below `field`, or of `field` alone. `None` if it is not written in a way that can
+/// be told.
 pub(super) fn line(text: &str, field: &str, key: Option<&str>) -> Option<usize> {
     let mut lines =
         text.lines().enumerate().map(|(number, line)| (number + 1, line.split(" #").next().unwrap_or(line)));

@@ -97,7 +97,8 @@ impl Address {
         self.host == "localhost" || self.ip().is_some_and(|ip| ip.is_loopback())
     }
 
-    /// `HOST[:PORT]` as it is written in a request. An apiserver's is without the port of `https`; a kubelet's always has it.
+    /// `HOST[:PORT]` as it is written in a request. An apiserver's is without the port of `https`; a kubelet's always
+    /// has it.
     pub(super) fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         match (self.server, self.port) {

@@ -1,6 +1,7 @@
 //! At most one call at a time of a kind that may hang: a name that is looked up, a file that is read.
 //!
-//! Such a call cannot be cancelled. It is left alone when the time is over, and until it comes back nobody starts another.
+//! Such a call cannot be cancelled. It is left alone when the time is over, and until it comes back nobody starts
+//! another.
 
 use std::sync::Arc;
 

@@ -31,8 +31,8 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    /// Looks up, connects, shakes hands: each as its own phase. Past the handshake the server is whom we take it for; nothing of
-    /// ours was sent before.
+    /// Looks up, connects, shakes hands: each as its own phase. Past the handshake the server is whom we take it for;
+    /// nothing of ours was sent before.
     pub(crate) async fn connect(
         &self,
         target: &Target,

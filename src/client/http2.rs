@@ -1,7 +1,7 @@
 //! One long-lived HTTP/2 connection.
 //!
-//! h2 is used directly, because only there one gets at the PING. A task drives the connection: it answers the server's own
-//! PINGs between two checks and sees the end when it comes. The task and its socket end with [`Connection`].
+//! h2 is used directly, because only there one gets at the PING. A task drives the connection: it answers the server's
+//! own PINGs between two checks and sees the end when it comes. The task and its socket end with [`Connection`].
 
 use std::time::{Duration, Instant};
 

@@ -221,7 +221,8 @@ impl Failure {
     /// A failed exchange over HTTP/2.
     pub(super) fn http2(error: &h2::Error) -> Self {
         if let Some(io) = error.get_io() {
-            // h2 keeps of an error only its kind and its words. The bytes that TLS cannot make sense of, and its alerts, are of this kind.
+            // h2 keeps of an error only its kind and its words. The bytes that TLS cannot make sense of, and its
+            // alerts, are of this kind.
             if io.kind() == io::ErrorKind::InvalidData {
                 return Failure::new(Outcome::Tls, Error::malformed(format!("TLS: {io}")));
             }

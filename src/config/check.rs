@@ -24,7 +24,8 @@ struct Flags {
     /// Flags of the kubelet in one argument, split at blanks
     #[arg(long = "kubelet-flags", value_name = "FLAGS", allow_hyphen_values = true)]
     kubelet_flags: Vec<String>,
-    /// What a node has, so that percentages become figures: memory, nodefs, nodefs-inodes, imagefs, imagefs-inodes, pids
+    /// What a node has, so that percentages become figures: memory, nodefs, nodefs-inodes, imagefs, imagefs-inodes,
+    /// pids
     #[arg(long = "capacity", value_name = "NAME=N", value_delimiter = ',', value_parser = capacity)]
     capacities: Vec<Capacity>,
     /// Print JSON; docs/check-config.md has its fields

@@ -1,5 +1,5 @@
-//! The options of `doctor`: those of its own, and every flag of the daemon, so that the arguments of a pod can be pasted as they
-//! are. Flags of the web side are taken and mean nothing there; help does not show them.
+//! The options of `doctor`: those of its own, and every flag of the daemon, so that the arguments of a pod can be
+//! pasted as they are. Flags of the web side are taken and mean nothing there; help does not show them.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;

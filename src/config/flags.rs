@@ -1,4 +1,5 @@
-//! The flags that concern the observed machine and the log. Those of the web side are in `config.rs`, those of a mode or a service beside its code.
+//! The flags that concern the observed machine and the log. Those of the web side are in `config.rs`, those of a mode
+//! or a service beside its code.
 
 use std::path::PathBuf;
 

@@ -32,7 +32,8 @@ pub(super) fn completions(matches: &ArgMatches, mut command: Command) -> String 
     if let Some(shell) = matches.get_one::<Shell>("shell") {
         clap_complete::generate(*shell, &mut command, "headroom-exporter", &mut text);
     }
-    // clap_complete 4.6 sets a name for a subcommand and looks for another where the program's own name has a hyphen in it.
+    // clap_complete 4.6 sets a name for a subcommand and looks for another where the program's own name has a hyphen in
+    // it.
     String::from_utf8_lossy(&text).replace("headroom__subcmd__exporter__subcmd__", "headroom__exporter__subcmd__")
 }
 

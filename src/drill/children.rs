@@ -1,4 +1,5 @@
-//! Processes of a drill's own: this program again, with a hidden command. Each ends with its standard input and by the parent's death.
+//! Processes of a drill's own: this program again, with a hidden command. Each ends with its standard input and by the
+//! parent's death.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};

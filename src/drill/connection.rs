@@ -1,7 +1,7 @@
 //! The drill `stalled-connection`: what the peer sends on one established connection vanishes; new ones work.
 //!
-//! Only replies are dropped, on their way in. Dropping what is sent would not be silent: the socket that sends is told (`EPERM`), and TCP
-//! keeps the segment as unsent. Seen from the process it is the same: nothing is ever acknowledged.
+//! Only replies are dropped, on their way in. Dropping what is sent would not be silent: the socket that sends is told
+//! (`EPERM`), and TCP keeps the segment as unsent. Seen from the process it is the same: nothing is ever acknowledged.
 
 use std::collections::BTreeSet;
 use std::fs;

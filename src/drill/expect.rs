@@ -1,4 +1,5 @@
-//! Which page each drill must cause, and when: `docs/detection.md` reckons it. `tests/kernel/drill.rs` holds the names to the rules.
+//! Which page each drill must cause, and when: `docs/detection.md` reckons it. `tests/kernel/drill.rs` holds the names
+//! to the rules.
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use super::say;
 /// An alert of `alerts/`.
 struct Page {
     alert: &'static str,
-    /// At worst, in seconds: scrapes and evaluations every 15 s, `group_wait` 10 s (2 s where `alerts/README.md` says so).
+    /// At worst, in seconds: scrapes and evaluations every 15 s, `group_wait` 10 s (2 s where `alerts/README.md` says
+    /// so).
     within: u64,
     /// Of what it is reckoned from and what it takes.
     note: &'static str,

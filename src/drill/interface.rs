@@ -1,5 +1,5 @@
-//! The drill `pod-interface`: a pod in a network namespace of its own loses its macvlan with the parent. Nothing but what it made itself
-//! is ever touched.
+//! The drill `pod-interface`: a pod in a network namespace of its own loses its macvlan with the parent. Nothing but
+//! what it made itself is ever touched.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;

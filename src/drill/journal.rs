@@ -1,6 +1,7 @@
 //! What a drill made, written down before it is made, and undone from the last line to the first.
 //!
-//! A line is a kind and words, separated by tabs. The file is locked as long as the drill lives: who gets the lock, finds a dead drill's.
+//! A line is a kind and words, separated by tabs. The file is locked as long as the drill lives: who gets the lock,
+//! finds a dead drill's.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};

@@ -1,8 +1,8 @@
 //! Runs a system call that may never return, so that it costs one thread and never the caller.
 //!
-//! A thread stuck in uninterruptible sleep cannot be killed. What can be done is to wait for it only until a deadline, to
-//! keep at most one such call per key, and to keep few of them altogether. node_exporter runs `statfs` in the request
-//! path; one dead NFS server there loses every metric of the node.
+//! A thread stuck in uninterruptible sleep cannot be killed. What can be done is to wait for it only until a deadline,
+//! to keep at most one such call per key, and to keep few of them altogether. node_exporter runs `statfs` in the
+//! request path; one dead NFS server there loses every metric of the node.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -65,8 +65,8 @@ impl Guard {
         Ok(Finished { key: key.to_owned(), under_way: Arc::clone(under_way) })
     }
 
-    /// Runs `call` on each of `items`, known by their keys, one after the other: all on one thread as long as none hangs. One that does
-    /// costs that thread, and the rest goes on on another.
+    /// Runs `call` on each of `items`, known by their keys, one after the other: all on one thread as long as none
+    /// hangs. One that does costs that thread, and the rest goes on on another.
     pub(super) fn run_each<I: Send + 'static, T: Send + 'static>(
         &self,
         items: Vec<(String, I)>,

@@ -2,10 +2,11 @@
 //! walk for what it does not. Knows nothing of Kubernetes.
 //!
 //! Three layouts exist. `v1`: one directory per hierarchy below `sys/fs/cgroup`, named after its controllers
-//! (`cpu,cpuacct`). `hybrid`: the same, and a cgroup2 mount at `unified`. `v2`: the cgroup2 mount is `sys/fs/cgroup` itself.
+//! (`cpu,cpuacct`). `hybrid`: the same, and a cgroup2 mount at `unified`. `v2`: the cgroup2 mount is `sys/fs/cgroup`
+//! itself.
 //!
-//! In a container, `sys/fs/cgroup` often shows only the container's own subtree (a cgroup namespace, or a bind mount of a
-//! part). Counting that as the machine would be a lie, so it is refused: only the true root of a v2 hierarchy has no
+//! In a container, `sys/fs/cgroup` often shows only the container's own subtree (a cgroup namespace, or a bind mount of
+//! a part). Counting that as the machine would be a lie, so it is refused: only the true root of a v2 hierarchy has no
 //! `cgroup.events`, and only the true root of a v1 hierarchy has `release_agent` (`CFTYPE_NOT_ON_ROOT` and
 //! `CFTYPE_ONLY_ON_ROOT` in `kernel/cgroup`).
 
@@ -24,8 +25,8 @@ use crate::error::{Error, Reason, Result};
 pub struct Subsystem {
     /// `memory`, `cpu`, …
     pub name: String,
-    /// The id of the v1 hierarchy that it is mounted on; 0 if on none: then it belongs to cgroup2, and `cgroups` is what the
-    /// one cgroup2 hierarchy holds, whether or not the controller is enabled there.
+    /// The id of the v1 hierarchy that it is mounted on; 0 if on none: then it belongs to cgroup2, and `cgroups` is
+    /// what the one cgroup2 hierarchy holds, whether or not the controller is enabled there.
     pub hierarchy: u32,
     /// Cgroups of that hierarchy, the root and dying ones included.
     pub cgroups: u64,
@@ -34,8 +35,8 @@ pub struct Subsystem {
 }
 
 impl Subsystem {
-    /// True if there are cgroups of it: it is on a v1 hierarchy, or on cgroup2 with more than the root. One that nobody mounted counts
-    /// its root alone.
+    /// True if there are cgroups of it: it is on a v1 hierarchy, or on cgroup2 with more than the root. One that nobody
+    /// mounted counts its root alone.
     fn is_in_use(&self) -> bool {
         self.enabled && (self.hierarchy != 0 || self.cgroups > 1)
     }
@@ -73,8 +74,8 @@ pub struct Stat {
     pub controllers: Vec<ControllerStat>,
 }
 
-/// `nr_subsys_<name>` and `nr_dying_subsys_<name>`: cgroups *at and below* this one that have the controller. At the root of a
-/// hierarchy without children the first is therefore 1.
+/// `nr_subsys_<name>` and `nr_dying_subsys_<name>`: cgroups *at and below* this one that have the controller. At the
+/// root of a hierarchy without children the first is therefore 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControllerStat {
     /// `memory`, `io`, …
@@ -123,8 +124,9 @@ impl Stat {
     }
 }
 
-/// A memory limit as v1 (`memory.limit_in_bytes`) and v2 (`memory.max`) print it. Inside: `None` without a limit, which v1 prints as
-/// the largest number of whole pages; nobody means one of 2^62 bytes or more (`pkg/kubelet/stats/helper.go:353` has the same bound).
+/// A memory limit as v1 (`memory.limit_in_bytes`) and v2 (`memory.max`) print it. Inside: `None` without a limit, which
+/// v1 prints as the largest number of whole pages; nobody means one of 2^62 bytes or more
+/// (`pkg/kubelet/stats/helper.go:353` has the same bound).
 ///
 /// # Errors
 /// Malformed if it is neither a number nor `max`.
@@ -233,8 +235,9 @@ impl Layout {
         Ok(Layout { mode, hierarchies })
     }
 
-    /// As [`Layout::detect`], with `None` for a machine that has no cgroups at all: that is an answer. Cgroups that the kernel has and
-    /// we are not shown are none: whoever took that for an answer would call a node without limits, pods and kills what is only a mount that is missing.
+    /// As [`Layout::detect`], with `None` for a machine that has no cgroups at all: that is an answer. Cgroups that the
+    /// kernel has and we are not shown are none: whoever took that for an answer would call a node without limits, pods
+    /// and kills what is only a mount that is missing.
     ///
     /// # Errors
     /// Those of [`Layout::detect`]; absent if the kernel has cgroups and `sys/fs/cgroup` shows none.
@@ -280,7 +283,8 @@ fn unified(host: &Host, path: &Path) -> Result<Option<Hierarchy>> {
     Ok(Some(Hierarchy { path: path.to_owned(), controllers, unified: true }))
 }
 
-/// Fails where a directory below `sys/fs/cgroup` is a part of a hierarchy and not its root: what it says is not said of the machine.
+/// Fails where a directory below `sys/fs/cgroup` is a part of a hierarchy and not its root: what it says is not said of
+/// the machine.
 ///
 /// # Errors
 /// Malformed.

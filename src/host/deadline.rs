@@ -41,8 +41,8 @@ impl Deadline {
     }
 }
 
-/// How long each of several file systems may take that are asked one after the other, so that those that hang leave time for
-/// the rest.
+/// How long each of several file systems may take that are asked one after the other, so that those that hang leave
+/// time for the rest.
 #[derive(Debug)]
 pub struct CallBudget {
     deadline: Deadline,

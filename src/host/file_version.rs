@@ -5,8 +5,9 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// A file's identity, size and times. A new file in its place, a symbolic link that leads elsewhere (how a mounted Secret changes), and a
-/// file that was written into each make another one. `ctime` too, since a program may set the `mtime` that it likes.
+/// A file's identity, size and times. A new file in its place, a symbolic link that leads elsewhere (how a mounted
+/// Secret changes), and a file that was written into each make another one. `ctime` too, since a program may set the
+/// `mtime` that it likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileVersion {
     device: u64,

@@ -34,8 +34,8 @@ pub struct Mount {
     pub mountpoint: PathBuf,
     /// `ext4`, `overlay`, …
     pub fstype: String,
-    /// The *superblock* is read-only: what an ext4 does after an I/O error. A read-only bind mount of a healthy file system
-    /// (which is how we see the host from a pod) does not count.
+    /// The *superblock* is read-only: what an ext4 does after an I/O error. A read-only bind mount of a healthy file
+    /// system (which is how we see the host from a pod) does not count.
     pub readonly: bool,
 }
 
@@ -46,8 +46,8 @@ impl Mount {
         mountinfo.lines().find(|line| line.split(' ').next() == Some(&id)).and_then(Self::parse)
     }
 
-    /// One mountinfo line: `31 22 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate`. The number of
-    /// optional fields before ` - ` varies.
+    /// One mountinfo line: `31 22 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2
+    /// rw,nsdelegate`. The number of optional fields before ` - ` varies.
     pub fn parse(line: &str) -> Option<Self> {
         let (before, after) = line.split_once(" - ")?;
         let mountpoint = before.split(' ').nth(4)?;
@@ -83,7 +83,8 @@ fn unescape(field: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The number of a mounted file system: `st_dev` of what is on it, and the third field of its rows in every mount table.
+/// The number of a mounted file system: `st_dev` of what is on it, and the third field of its rows in every mount
+/// table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DeviceNumber {
     /// 0 for file systems without a disk.

@@ -1,11 +1,12 @@
 //! What the interfaces inside a container sit on, where that can be found out without entering its network namespace.
 //!
-//! A container mostly has a sysfs of its own network namespace at `/sys`. There `class/net/NAME/iflink` is the number of the
-//! interface below (of a macvlan: its parent) or, for a veth, of its other end, as the namespace *that* one is in counts.
-//! A container that has no such mount, and one of a recorded machine, has nothing to tell.
+//! A container mostly has a sysfs of its own network namespace at `/sys`. There `class/net/NAME/iflink` is the number
+//! of the interface below (of a macvlan: its parent) or, for a veth, of its other end, as the namespace *that* one is
+//! in counts. A container that has no such mount, and one of a recorded machine, has nothing to tell.
 //!
-//! To look takes `CAP_SYS_PTRACE`. The path leads through a file system that the container has made: it is resolved below its
-//! root, nothing on it is opened before it is proven to be a sysfs, and all of it is done on a thread of its own.
+//! To look takes `CAP_SYS_PTRACE`. The path leads through a file system that the container has made: it is resolved
+//! below its root, nothing on it is opened before it is proven to be a sysfs, and all of it is done on a thread of its
+//! own.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -32,12 +33,12 @@ pub struct LinkPeer {
 }
 
 impl Host {
-    /// The interfaces with one below them (or another end), as each of these processes sees them in its `/sys`: in their order, one
-    /// answer each. Those that were not reached before the deadline have no answer.
+    /// The interfaces with one below them (or another end), as each of these processes sees them in its `/sys`: in
+    /// their order, one answer each. Those that were not reached before the deadline have no answer.
     ///
     /// # Errors
-    /// `timeout` if it hangs, `busy` while an earlier call does. Of each process: denied without `CAP_SYS_PTRACE`, gone if
-    /// it exited.
+    /// `timeout` if it hangs, `busy` while an earlier call does. Of each process: denied without `CAP_SYS_PTRACE`, gone
+    /// if it exited.
     pub fn iflinks(&self, pids: Vec<u32>, deadline: Deadline) -> Result<Vec<Result<Vec<LinkPeer>>>> {
         let roots: Vec<PathBuf> = pids.into_iter().map(|pid| self.proc(format!("{pid}/root"))).collect();
         self.network.run("sysfs of containers", deadline, move || {
@@ -78,8 +79,8 @@ fn small(path: Vec<u8>, class: impl AsFd) -> Option<String> {
 fn stacked(ifindex: &str, iflink: &str, uevent: &str) -> Option<LinkPeer> {
     let (index, lower) = (ifindex.trim().parse().ok()?, iflink.trim().parse().ok()?);
     let devtype = uevent.lines().find_map(|line| line.strip_prefix("DEVTYPE=")).map(str::to_owned);
-    // One that stands alone says its own number, some tunnels 0. A macvlan may by chance have its parent's number; that is as good
-    // as unknown.
+    // One that stands alone says its own number, some tunnels 0. A macvlan may by chance have its parent's number; that
+    // is as good as unknown.
     (lower != index && lower != 0).then_some(LinkPeer { index, lower, devtype })
 }
 

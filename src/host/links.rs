@@ -5,8 +5,9 @@
 //! message's attributes only the six that are used are looked at, so one of a newer kernel, or of an odd driver, breaks
 //! nothing. A machine of recorded files is never asked.
 //!
-//! The kernel may keep whoever asks waiting, and cannot be interrupted, while a driver holds its one lock for all network
-//! configuration: as it does when a network card is taken out of service. So the question is put on a thread of its own.
+//! The kernel may keep whoever asks waiting, and cannot be interrupted, while a driver holds its one lock for all
+//! network configuration: as it does when a network card is taken out of service. So the question is put on a thread of
+//! its own.
 //!
 //! While interfaces come and go, a dump may miss one that was there all the time; the kernel marks such a dump
 //! (`NLM_F_DUMP_INTR`). It is then made again, a few times, and if it never succeeds [`Links::whole`] says so.
@@ -42,7 +43,8 @@ pub struct Link {
     pub name: String,
     /// What made it (`vlan`, `bond`, `veth`, …); `None` for hardware, mostly.
     pub kind: Option<String>,
-    /// It is switched on and can carry packets: `IFF_RUNNING`, which is operstate up, or unknown for drivers that do not tell.
+    /// It is switched on and can carry packets: `IFF_RUNNING`, which is operstate up, or unknown for drivers that do
+    /// not tell.
     pub running: bool,
     /// The interface that it sits on, or for a veth its other end: its number, in the namespace of `lower_namespace`.
     pub lower: Option<u32>,

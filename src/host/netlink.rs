@@ -1,11 +1,12 @@
-//! A dump by netlink, of sockets (`sock_diag`) or of network interfaces (`rtnetlink`): one request, then messages until the kernel says that there are no more.
+//! A dump by netlink, of sockets (`sock_diag`) or of network interfaces (`rtnetlink`): one request, then messages until
+//! the kernel says that there are no more.
 //!
-//! The socket is opened for one request and closed after it: two cheap system calls, and in return nothing is shared between
-//! scrapes and no late reply to an abandoned dump can be taken for one of the next. It does not block; what waits is `poll(2)`,
-//! until the deadline.
+//! The socket is opened for one request and closed after it: two cheap system calls, and in return nothing is shared
+//! between scrapes and no late reply to an abandoned dump can be taken for one of the next. It does not block; what
+//! waits is `poll(2)`, until the deadline.
 //!
-//! The kernel makes a dump while we receive it, one datagram per call. A dump in which nothing matches is one call that walks
-//! the whole table and cannot be interrupted; how long that takes is in the documentation of [`super::sockets`].
+//! The kernel makes a dump while we receive it, one datagram per call. A dump in which nothing matches is one call that
+//! walks the whole table and cannot be interrupted; how long that takes is in the documentation of [`super::sockets`].
 
 use std::io;
 
@@ -69,8 +70,8 @@ pub(super) enum Progress {
 /// What is shown the payload of each reply; its error ends the dump.
 type Visit<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
 
-/// Asks for a dump of sockets and reads at most `most` replies with `parse`, which may pass over one. A dump that the kernel
-/// calls interrupted is asked for once more.
+/// Asks for a dump of sockets and reads at most `most` replies with `parse`, which may pass over one. A dump that the
+/// kernel calls interrupted is asked for once more.
 pub(super) fn sockets<T>(
     what: &str,
     request: &[u8],

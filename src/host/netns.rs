@@ -1,9 +1,10 @@
 //! Network namespaces, seen through the processes in them: which one it is, and which interfaces it has.
 //!
-//! `/proc/PID/net/dev` is a file of the namespace that the process is in, and each namespace has its own (`dev_proc_net_init` in
-//! net/core/net-procfs.c): its inode number differs from namespace to namespace and is the same for every process in one. So
-//! one open file tells both, of the same moment, and anyone may read it (tried on 6.18 as uid 65534 without a capability; a procfs
-//! mounted with `hidepid` denies it). `/proc/PID/ns/net` tells the same, but takes `CAP_SYS_PTRACE`.
+//! `/proc/PID/net/dev` is a file of the namespace that the process is in, and each namespace has its own
+//! (`dev_proc_net_init` in net/core/net-procfs.c): its inode number differs from namespace to namespace and is the same
+//! for every process in one. So one open file tells both, of the same moment, and anyone may read it (tried on 6.18 as
+//! uid 65534 without a capability; a procfs mounted with `hidepid` denies it). `/proc/PID/ns/net` tells the same, but
+//! takes `CAP_SYS_PTRACE`.
 //!
 //! Like every number of a namespace, the inode number is given to a new one once the old is gone.
 
@@ -46,8 +47,8 @@ impl Host {
         self.open_net_dev(&pid.to_string()).map(|(namespace, _)| namespace)
     }
 
-    /// The network namespace of a process and the interfaces in it; `None`, and nothing is read, if it is this one: the machine's
-    /// own may have a thousand interfaces.
+    /// The network namespace of a process and the interfaces in it; `None`, and nothing is read, if it is this one: the
+    /// machine's own may have a thousand interfaces.
     ///
     /// # Errors
     /// The operating system's; gone if the process exited; malformed beyond 4 MiB.
@@ -61,8 +62,8 @@ impl Host {
         Ok(Some(Network { namespace: found, interfaces: interfaces(&text).map(str::to_owned).collect() }))
     }
 
-    /// The network namespace that we are in, and of which sockets and interfaces can be listed. We know ourselves by `self` of the
-    /// observed procfs, in which the machine's has a number for everybody.
+    /// The network namespace that we are in, and of which sockets and interfaces can be listed. We know ourselves by
+    /// `self` of the observed procfs, in which the machine's has a number for everybody.
     ///
     /// # Errors
     /// Absent on a folder of recorded files.
@@ -70,8 +71,8 @@ impl Host {
         self.open_net_dev("self").map(|(namespace, _)| namespace)
     }
 
-    /// Fails if our network namespace is not the machine's own: we would see our own pod's sockets and call them the node's. `pid`: a
-    /// process that is in the machine's, if one is known; without one, the machine's first.
+    /// Fails if our network namespace is not the machine's own: we would see our own pod's sockets and call them the
+    /// node's. `pid`: a process that is in the machine's, if one is known; without one, the machine's first.
     ///
     /// # Errors
     /// Denied if it is another one; the operating system's if that cannot be known.
@@ -88,11 +89,12 @@ impl Host {
         }
     }
 
-    /// True if we are in the network namespace of this process: of the machine's first one, or of the kubelet, what the kernel
-    /// tells us of interfaces and sockets is then the machine's.
+    /// True if we are in the network namespace of this process: of the machine's first one, or of the kubelet, what the
+    /// kernel tells us of interfaces and sockets is then the machine's.
     ///
     /// # Errors
-    /// Absent if there is no such file (a folder of recorded files), or the operating system's; gone if the process exited.
+    /// Absent if there is no such file (a folder of recorded files), or the operating system's; gone if the process
+    /// exited.
     pub fn shares_network_namespace(&self, pid: u32) -> Result<bool> {
         Ok(self.network_namespace_of(pid)? == self.own_network_namespace()?)
     }
@@ -116,7 +118,8 @@ impl Host {
     }
 }
 
-/// The names in a `net/dev`: behind two lines of headings, each line begins with one and a colon, which no name may hold.
+/// The names in a `net/dev`: behind two lines of headings, each line begins with one and a colon, which no name may
+/// hold.
 fn interfaces(text: &str) -> impl Iterator<Item = &str> {
     text.lines().skip(2).filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim())
 }

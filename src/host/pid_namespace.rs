@@ -1,15 +1,15 @@
 //! Whose processes a procfs shows: the machine's, or those of our own container.
 //!
-//! Every sum over a container's own processes would be true of the container and be taken for the node's. There is no flag to ask; what
-//! tells is, in this order:
+//! Every sum over a container's own processes would be true of the container and be taken for the node's. There is no
+//! flag to ask; what tells is, in this order:
 //!
 //! - Process 2 is `kthreadd`: it is so in the machine's process namespace and in no other.
-//! - `/proc/self/ns/pid` is the first process namespace, whose inode is fixed (`PROC_PID_INIT_INO`, since Linux 3.8): for a machine that hides
-//!   its kernel threads.
+//! - `/proc/self/ns/pid` is the first process namespace, whose inode is fixed (`PROC_PID_INIT_INO`, since Linux 3.8):
+//!   for a machine that hides its kernel threads.
 //! - We are process 1: a container of our own.
-//! - In a pod, process 1 is in our own cgroup or one beside it: an init of our container, or the pause container of a shared process namespace.
-//!   With hostPID it is the `init` of the machine, and far from the pods. (A Kubernetes node in a container, as of kind, is
-//!   a machine with a process namespace that is not the first.)
+//! - In a pod, process 1 is in our own cgroup or one beside it: an init of our container, or the pause container of a
+//!   shared process namespace. With hostPID it is the `init` of the machine, and far from the pods. (A Kubernetes node
+//!   in a container, as of kind, is a machine with a process namespace that is not the first.)
 //!
 //! Whatever else there is counts as a machine: what sandboxes (gVisor) or containers show that are used as machines.
 
@@ -49,8 +49,8 @@ impl Host {
         Err(Error::new(Reason::Denied, format!("{}: {what}", self.proc("").display())))
     }
 
-    /// Fails if the kernel leaves out processes of others where it names them to *us*, whatever procfs is mounted: `cgroup.procs` of v1 is as
-    /// empty for processes of another namespace as if there were none.
+    /// Fails if the kernel leaves out processes of others where it names them to *us*, whatever procfs is mounted:
+    /// `cgroup.procs` of v1 is as empty for processes of another namespace as if there were none.
     ///
     /// # Errors
     /// Denied.

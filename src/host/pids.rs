@@ -1,7 +1,7 @@
 //! Processes by number: a cheap look at every one of them, for those who only search for a few.
 //!
-//! One open directory of procfs and three system calls per process (`openat`, `read`, `close`). What is read of a process
-//! that exits meanwhile is an error that [`crate::error::Error::is_gone`] knows.
+//! One open directory of procfs and three system calls per process (`openat`, `read`, `close`). What is read of a
+//! process that exits meanwhile is an error that [`crate::error::Error::is_gone`] knows.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -78,8 +78,8 @@ impl Pids {
         self.read(pid, "cmdline", LONGEST_CMDLINE).map(|bytes| strings(&bytes))
     }
 
-    /// The environment that it was started with, `NAME=value` each: `/proc/PID/environ`. What a program sets for itself later is
-    /// not in it.
+    /// The environment that it was started with, `NAME=value` each: `/proc/PID/environ`. What a program sets for itself
+    /// later is not in it.
     ///
     /// # Errors
     /// The operating system's; denied without `CAP_SYS_PTRACE` if it is another user's; gone if it exited.
@@ -98,8 +98,8 @@ impl Pids {
         parent.ok_or_else(|| Error::malformed(format!("{}/{pid}/stat: no parent in it", self.path.display())))
     }
 
-    /// When it started, in clock ticks since the machine did: the 22nd field of `/proc/PID/stat`. With the pid it names one
-    /// process for ever.
+    /// When it started, in clock ticks since the machine did: the 22nd field of `/proc/PID/stat`. With the pid it names
+    /// one process for ever.
     ///
     /// # Errors
     /// The operating system's; gone if it exited; malformed if there is no such field.

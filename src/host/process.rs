@@ -1,22 +1,24 @@
 //! Every process of the machine, at the price of the system calls that cannot be avoided.
 //!
-//! A sweep makes seven system calls for a process with open fds and four for one without: it opens `/proc/PID` (`O_PATH`),
-//! asks for the limit and the number of fds, reads `comm`, and closes. Everything is read relative to that one directory fd,
-//! which belongs to the process and not to the number: if the process exits and its pid is used again, reads fail.
+//! A sweep makes seven system calls for a process with open fds and four for one without: it opens `/proc/PID`
+//! (`O_PATH`), asks for the limit and the number of fds, reads `comm`, and closes. Everything is read relative to that
+//! one directory fd, which belongs to the process and not to the number: if the process exits and its pid is used
+//! again, reads fail.
 //!
-//! **The limit.** `prlimit(2)` answers in 0.5 µs what `/proc/PID/limits` takes 9 µs to print, half of a sweep. It goes by
-//! number, so it is asked only if the procfs counts pids as we do, and before the fds are: their answer through the directory
-//! fd proves that the process still lived, and so had that number. For another uid it takes `CAP_SYS_RESOURCE`;
-//! wherever it is refused the file is read, which anyone may.
+//! **The limit.** `prlimit(2)` answers in 0.5 µs what `/proc/PID/limits` takes 9 µs to print, half of a sweep. It goes
+//! by number, so it is asked only if the procfs counts pids as we do, and before the fds are: their answer through the
+//! directory fd proves that the process still lived, and so had that number. For another uid it takes
+//! `CAP_SYS_RESOURCE`; wherever it is refused the file is read, which anyone may.
 //!
-//! **Counting.** Since Linux 6.2 (`proc_fd_getattr` in fs/proc/fd.c) the `st_size` of `/proc/PID/fd` is the number of fds.
-//! Before, it is 0; on a folder of recorded files it is the size of a directory. So each sweep first looks whether this is a
-//! procfs at all, and whether it counts our own fds; where not, it reads directories.
+//! **Counting.** Since Linux 6.2 (`proc_fd_getattr` in fs/proc/fd.c) the `st_size` of `/proc/PID/fd` is the number of
+//! fds. Before, it is 0; on a folder of recorded files it is the size of a directory. So each sweep first looks whether
+//! this is a procfs at all, and whether it counts our own fds; where not, it reads directories.
 //!
-//! **What else it costs.** The kernel caches a dentry and an inode for every entry of procfs that is looked up, until the
-//! process exits or memory gets scarce, and charges them to the memory cgroup of the reader. Measured on 6.18 with 2,000
-//! processes and 100,000 fds: 5 MiB after a sweep, 90 MiB once every link was read. It is reclaimed on demand: with a limit of
-//! 32 MiB the same work goes on, and nothing is killed. It is not resident memory, but it is in the container's working set.
+//! **What else it costs.** The kernel caches a dentry and an inode for every entry of procfs that is looked up, until
+//! the process exits or memory gets scarce, and charges them to the memory cgroup of the reader. Measured on 6.18 with
+//! 2,000 processes and 100,000 fds: 5 MiB after a sweep, 90 MiB once every link was read. It is reclaimed on demand:
+//! with a limit of 32 MiB the same work goes on, and nothing is killed. It is not resident memory, but it is in the
+//! container's working set.
 //!
 //! **What one needs** (tried on 6.18, uid by uid and capability by capability):
 //!
@@ -27,8 +29,8 @@
 //! | read the links in fd (kinds) | `CAP_DAC_READ_SEARCH` and `CAP_SYS_PTRACE` | `CAP_SYS_PTRACE` |
 //! | fdinfo (inotify watches) | `CAP_SYS_PTRACE` | `CAP_SYS_PTRACE` |
 //!
-//! A security module may refuse the last two rows all the same: AppArmor's default profiles for containers keep a container
-//! from reading processes of the host (`ptrace (read)`), whatever its capabilities.
+//! A security module may refuse the last two rows all the same: AppArmor's default profiles for containers keep a
+//! container from reading processes of the host (`ptrace (read)`), whatever its capabilities.
 //!
 //! A procfs mounted with `hidepid=1` denies the first row too, and with `hidepid=2` it hides the processes altogether:
 //! nothing tells us that they are missing.
@@ -88,7 +90,8 @@ impl Process {
         open_fds(&self.dir, c"fd", self.sized).map_err(|errno| self.error("fd", errno))
     }
 
-    /// Its fds by kind, examining at most `most`, and how many were examined. `socket` is told the inode number of each socket.
+    /// Its fds by kind, examining at most `most`, and how many were examined. `socket` is told the inode number of each
+    /// socket.
     ///
     /// # Errors
     /// As [`Process::open_fds`], and denied without `CAP_SYS_PTRACE`.
@@ -160,15 +163,17 @@ impl Processes {
         rustix::fs::fstatfs(&self.dir).is_ok_and(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC)
     }
 
-    /// True if this procfs is of our own pid namespace: seen from it, we have one pid (`NSpid`), and it is the one we know.
+    /// True if this procfs is of our own pid namespace: seen from it, we have one pid (`NSpid`), and it is the one we
+    /// know.
     fn numbers_are_ours(&self) -> bool {
         let mut status = [MaybeUninit::uninit(); 4096];
         let only = head(&self.dir, c"self/status", &mut status).ok().and_then(parse::only_pid);
         only == Some(u64::from(std::process::id()))
     }
 
-    /// True if the size of an fd directory is the number of fds. A procfs that does not count says 0, and our own directory has
-    /// at least the fd through which we look at it. (To compare with its listing would race with our own other threads.)
+    /// True if the size of an fd directory is the number of fds. A procfs that does not count says 0, and our own
+    /// directory has at least the fd through which we look at it. (To compare with its listing would race with our own
+    /// other threads.)
     fn sizes_are_counts(&self) -> bool {
         self.is_procfs() && open_fds(&self.dir, c"self/fd", false).is_ok_and(|own| matches!(own.size(), Ok(1..)))
     }
@@ -185,8 +190,8 @@ impl Processes {
         parse::decimal(link)?.try_into().ok()
     }
 
-    /// True if we hold the capabilities to read every process, and hold them over the whole machine and not just over a user
-    /// namespace of our own. A security module may still refuse single ones.
+    /// True if we hold the capabilities to read every process, and hold them over the whole machine and not just over a
+    /// user namespace of our own. A security module may still refuse single ones.
     pub fn entitled(&self) -> bool {
         // PROC_USER_INIT_INO of the kernel's include/linux/proc_ns.h: the first user namespace always has this number.
         const FIRST: &[u8] = b"user:[4026531837]";
@@ -201,7 +206,8 @@ impl Processes {
                 .is_some_and(|held| held & SYS_PTRACE != 0 && held & (DAC_READ_SEARCH | DAC_OVERRIDE) != 0)
     }
 
-    /// Shows the processes of this list (see [`Host::pids_since`]) to `visit`, in its order. One that exits meanwhile is not shown.
+    /// Shows the processes of this list (see [`Host::pids_since`]) to `visit`, in its order. One that exits meanwhile
+    /// is not shown.
     pub fn sweep(&self, pids: &[u32], deadline: Deadline, mut visit: impl FnMut(Process)) -> Sweep {
         let mut sweep = Sweep::default();
         for (done, &pid) in pids.iter().enumerate() {

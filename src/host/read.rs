@@ -10,7 +10,8 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 
-/// No file that we read whole is anywhere near this size; the largest is the mountinfo of a node with thousands of mounts.
+/// No file that we read whole is anywhere near this size; the largest is the mountinfo of a node with thousands of
+/// mounts.
 const LIMIT: u64 = 4 << 20;
 
 pub(super) fn text(path: &Path) -> Result<String> {

@@ -45,8 +45,8 @@ impl Host {
         Tree { root: self.roots().root.clone() }
     }
 
-    /// The root file system that process `pid` sees, which differs from the machine's if it runs in a container. To look
-    /// into it takes `CAP_SYS_PTRACE`.
+    /// The root file system that process `pid` sees, which differs from the machine's if it runs in a container. To
+    /// look into it takes `CAP_SYS_PTRACE`.
     pub fn tree_of(&self, pid: u32) -> Tree {
         Tree { root: self.proc(format!("{pid}/root")) }
     }

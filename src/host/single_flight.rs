@@ -1,7 +1,7 @@
 //! One piece of work at a time, whose result is shared by everybody who waits for it.
 //!
-//! Modes run at the same time, each on a thread of its own, and several need the same look at the machine. The first to ask makes it,
-//! on its own thread; the others wait for that one, each until its own deadline.
+//! Modes run at the same time, each on a thread of its own, and several need the same look at the machine. The first to
+//! ask makes it, on its own thread; the others wait for that one, each until its own deadline.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -64,8 +64,8 @@ impl<T: Clone> SingleFlight<T> {
         self.get(deadline, |last, _| last.began >= since, work)
     }
 
-    /// As [`SingleFlight::since`], with a rule of the caller's for which result it takes. The rule is also told whether the caller
-    /// has waited for that result.
+    /// As [`SingleFlight::since`], with a rule of the caller's for which result it takes. The rule is also told whether
+    /// the caller has waited for that result.
     pub fn get(
         &self,
         deadline: Deadline,

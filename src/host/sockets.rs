@@ -1,24 +1,28 @@
-//! The machine's sockets, asked of the kernel by `sock_diag` netlink: no file is read and no system call is made per socket.
+//! The machine's sockets, asked of the kernel by `sock_diag` netlink: no file is read and no system call is made per
+//! socket.
 //!
-//! **Which ones.** A dump lists the sockets of the network namespace of the asking thread. An exporter that is not in the host's
-//! (`hostNetwork: true`) would tell its own pod's: [`Host::shares_network_namespace`] finds out.
+//! **Which ones.** A dump lists the sockets of the network namespace of the asking thread. An exporter that is not in
+//! the host's (`hostNetwork: true`) would tell its own pod's: [`Host::shares_network_namespace`] finds out.
 //!
-//! For unix sockets there is one trap more: the socket that a server accepts is made in the network namespace of the *client*
-//! (`unix_stream_connect` in net/unix/af_unix.c; tried on 6.18). A pod with a network of its own that connects to containerd's
-//! socket through a hostPath volume shows in the pod's dump, on both sides, and never in the host's.
+//! For unix sockets there is one trap more: the socket that a server accepts is made in the network namespace of
+//! the *client* (`unix_stream_connect` in net/unix/af_unix.c; tried on 6.18). A pod with a network of its own that
+//! connects to containerd's socket through a hostPath volume shows in the pod's dump, on both sides, and never in the
+//! host's.
 //!
-//! **States.** Only established connections are asked for. A connection that its process has closed goes on in FIN-WAIT-1 for
-//! minutes if the peer is dead, with inode 0 and nobody's; it is no longer the process's problem and must not look like it.
+//! **States.** Only established connections are asked for. A connection that its process has closed goes on in
+//! FIN-WAIT-1 for minutes if the peer is dead, with inode 0 and nobody's; it is no longer the process's problem and
+//! must not look like it.
 //!
-//! **When a unix client is gone** the server's socket is still there until the server reads from it. The kernel then gives
-//! 0 for its peer, which is shown as `None`, and both directions are shut (tried on 6.18).
+//! **When a unix client is gone** the server's socket is still there until the server reads from it. The kernel then
+//! gives 0 for its peer, which is shown as `None`, and both directions are shut (tried on 6.18).
 //!
-//! **What one needs** (tried on 6.18 as uid 65534 without any capability): nothing for either dump, other users' sockets and all
-//! their TCP information included. [`owners`] takes what [`super::process`] says of reading links in fd: `CAP_DAC_READ_SEARCH` and `CAP_SYS_PTRACE`.
-//! The kernel may load its module for this (`tcp_diag`, `unix_diag`) at the first request, as it does for `ss`.
+//! **What one needs** (tried on 6.18 as uid 65534 without any capability): nothing for either dump, other users'
+//! sockets and all their TCP information included. [`owners`] takes what [`super::process`] says of reading links in
+//! fd: `CAP_DAC_READ_SEARCH` and `CAP_SYS_PTRACE`. The kernel may load its module for this (`tcp_diag`, `unix_diag`) at
+//! the first request, as it does for `ss`.
 //!
-//! **What it costs.** The kernel walks its table of established connections, whose size goes by the memory of the machine and not
-//! by the connections in it: see docs/performance.md.
+//! **What it costs.** The kernel walks its table of established connections, whose size goes by the memory of the
+//! machine and not by the connections in it: see docs/performance.md.
 
 pub mod owners;
 mod proc_net_unix;
@@ -69,8 +73,8 @@ impl Host {
     /// The established TCP connections to these ports of any peer, in no particular order.
     ///
     /// # Errors
-    /// Absent if this kernel has no `tcp_diag`, or nothing was recorded; timeout; busy if the kernel's table would not hold still;
-    /// malformed beyond 65,536 connections.
+    /// Absent if this kernel has no `tcp_diag`, or nothing was recorded; timeout; busy if the kernel's table would not
+    /// hold still; malformed beyond 65,536 connections.
     pub fn tcp_connections(&self, peer_ports: &[u16], deadline: Deadline) -> Result<Vec<TcpConnection>> {
         match &self.sockets.0 {
             Source::Kernel => tcp::connections(peer_ports, deadline),
@@ -84,7 +88,8 @@ impl Host {
         }
     }
 
-    /// The inode numbers of every TCP socket in this state, whatever its ports. Such as no process has any more are left out.
+    /// The inode numbers of every TCP socket in this state, whatever its ports. Such as no process has any more are
+    /// left out.
     ///
     /// # Errors
     /// As [`Host::tcp_connections`], malformed beyond a million.
@@ -110,8 +115,8 @@ impl Host {
         }
     }
 
-    /// The servers' ends of the accepted connections to these listeners, from clients in our network namespace. Whatever else
-    /// there is costs time (about 0.4 ms per 1,000 sockets) and no memory.
+    /// The servers' ends of the accepted connections to these listeners, from clients in our network namespace.
+    /// Whatever else there is costs time (about 0.4 ms per 1,000 sockets) and no memory.
     ///
     /// # Errors
     /// As [`Host::unix_sockets`].
@@ -126,7 +131,8 @@ impl Host {
         }
     }
 
-    /// The file that the machine has at this path, its links followed, as a unix socket would name it. `None` if there is none.
+    /// The file that the machine has at this path, its links followed, as a unix socket would name it. `None` if there
+    /// is none.
     ///
     /// # Errors
     /// The operating system's.

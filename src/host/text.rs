@@ -1,6 +1,7 @@
 //! Texts that the kernel prints in one form for many files.
 
-/// A value of `/proc/meminfo` in bytes: `MemTotal:       24684092 kB`. `None` if there is no such line or it is no amount of memory.
+/// A value of `/proc/meminfo` in bytes: `MemTotal:       24684092 kB`. `None` if there is no such line or it is no
+/// amount of memory.
 pub fn meminfo_bytes(meminfo: &str, key: &str) -> Option<u64> {
     let value = meminfo.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
     value.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok()?.checked_mul(1024)

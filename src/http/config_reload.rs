@@ -1,10 +1,10 @@
-//! The file of `--web.config.file` and the files it names, looked at again and again, so that a new certificate or password needs no
-//! restart.
+//! The file of `--web.config.file` and the files it names, looked at again and again, so that a new certificate or
+//! password needs no restart.
 //!
-//! A look is one `stat(2)` of each, at most once a second and only when somebody connects or asks; what has changed is read.
-//! Reading happens off the workers and is waited for a second at the most: a file system that hangs costs one thread, and the
-//! configuration stays as it was. So it does when the new one is broken, or when it would take a protection away: a file that is
-//! being written is empty for a moment, and that must not open the door.
+//! A look is one `stat(2)` of each, at most once a second and only when somebody connects or asks; what has changed is
+//! read. Reading happens off the workers and is waited for a second at the most: a file system that hangs costs one
+//! thread, and the configuration stays as it was. So it does when the new one is broken, or when it would take a
+//! protection away: a file that is being written is empty for a moment, and that must not open the door.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

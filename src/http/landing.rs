@@ -1,7 +1,8 @@
 //! `/`: one fresh scrape and the last few ones, judged, as a page.
 //!
-//! It costs what a scrape costs, under the same permits, and after that some milliseconds of one thread. When no permit is free it shows
-//! the newest scrape that is kept, and says how old it is: in an incident a page that is a minute old is worth more than an error.
+//! It costs what a scrape costs, under the same permits, and after that some milliseconds of one thread. When no permit
+//! is free it shows the newest scrape that is kept, and says how old it is: in an incident a page that is a minute old
+//! is worth more than an error.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};

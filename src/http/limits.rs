@@ -1,9 +1,9 @@
 //! What one client may take: connections, time, memory.
 //!
-//! Connections are counted by peer address. When a peer has as many as it may, its oldest one without a request makes room for the new
-//! one, so that a scraper gets through even beside a mad client on its own machine; the same holds for all peers together, where the one
-//! with the most connections gives way. A connection is closed when it dawdles: in the handshake, in a request head, in taking
-//! its answer, or idle.
+//! Connections are counted by peer address. When a peer has as many as it may, its oldest one without a request makes
+//! room for the new one, so that a scraper gets through even beside a mad client on its own machine; the same holds for
+//! all peers together, where the one with the most connections gives way. A connection is closed when it dawdles: in
+//! the handshake, in a request head, in taking its answer, or idle.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,7 +18,8 @@ use hyper::body::{Bytes, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-/// Part of an answer that is handed to a connection at once. Small, so that who does not read is noticed, and holds up, early.
+/// Part of an answer that is handed to a connection at once. Small, so that who does not read is noticed, and holds up,
+/// early.
 const CHUNK: usize = 16 << 10;
 
 /// How much, and how long.

@@ -1,4 +1,5 @@
-//! Listening sockets and connections: hyper's servers with limits, TLS before them if that is configured, and a shutdown that ends.
+//! Listening sockets and connections: hyper's servers with limits, TLS before them if that is configured, and a
+//! shutdown that ends.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -26,7 +27,8 @@ use tokio_rustls::TlsAcceptor;
 use super::auth::policy::Security;
 use super::limits::{Admitted, Answer, Closed, Permit, Timed};
 
-/// Sockets beyond the limit of connections: those that make room, until they are closed. Further clients wait in the kernel's backlog.
+/// Sockets beyond the limit of connections: those that make room, until they are closed. Further clients wait in the
+/// kernel's backlog.
 const LEAVING: usize = 32;
 /// The largest request that is read into memory; `collect[]` of every mode is far smaller.
 const MOST_HEADER_BYTES: usize = 16 << 10;
@@ -89,8 +91,8 @@ impl ListenAddress {
     }
 }
 
-/// Serves `router` on every listener to whom `security` lets in, until `stop` turns true, then lets requests under way finish for at
-/// most `grace`.
+/// Serves `router` on every listener to whom `security` lets in, until `stop` turns true, then lets requests under way
+/// finish for at most `grace`.
 pub async fn serve(
     listeners: Vec<TcpListener>,
     router: Router,

@@ -1,7 +1,8 @@
 //! The last few scrapes, kept for `/`: alert rules look back over minutes and hours.
 //!
-//! What is kept is the very samples of the scrapes that come anyway, so an exporter which only serves `/metrics` pays a few pointers
-//! for each, and the memory of a dozen pages; `docs/performance.md` has it. No rule is parsed before somebody opens `/`.
+//! What is kept is the very samples of the scrapes that come anyway, so an exporter which only serves `/metrics` pays a
+//! few pointers for each, and the memory of a dozen pages; `docs/performance.md` has it. No rule is parsed before
+//! somebody opens `/`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,8 +18,8 @@ const MOST: usize = 12;
 /// How far back they reach: the longest window of the rules, but for one of a day.
 const REACH: Duration = Duration::from_secs(6 * 3600);
 
-/// Of this long there is one page in each [`NEAR_STEP`]: rules compare quarters of the last hour with each other, each by a window of 14
-/// minutes. Further back there is one in each [`FAR_STEP`].
+/// Of this long there is one page in each [`NEAR_STEP`]: rules compare quarters of the last hour with each other, each
+/// by a window of 14 minutes. Further back there is one in each [`FAR_STEP`].
 const NEAR: Duration = Duration::from_secs(62 * 60);
 const NEAR_STEP: Duration = Duration::from_secs(12 * 60);
 const FAR_STEP: Duration = Duration::from_secs(2 * 3600);
@@ -71,8 +72,8 @@ impl Recent {
         let mut pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match pages.last().map(|last| taken.at.duration_since(last.at)) {
             Some(Ok(since)) if since < STEP => return,
-            // A scrape may be overtaken by another one; when it is more than that, the clock was set back, and the times of the past are
-            // wrong.
+            // A scrape may be overtaken by another one; when it is more than that, the clock was set back, and the
+            // times of the past are wrong.
             Some(Err(back)) if back.duration() < REACH.min(STEP * 4) => return,
             Some(Err(_)) => pages.clear(),
             _ => {}

@@ -1,7 +1,8 @@
-//! The file of `--web.config.file`, in the format of Prometheus's exporter-toolkit (`docs/web-configuration.md` there): text to plain
-//! data, without a look at any other file.
+//! The file of `--web.config.file`, in the format of Prometheus's exporter-toolkit (`docs/web-configuration.md` there):
+//! text to plain data, without a look at any other file.
 //!
-//! Where this TLS library can do less than Go's, the lesser is either safe and told ([`WebConfig::warnings`]), or refused.
+//! Where this TLS library can do less than Go's, the lesser is either safe and told ([`WebConfig::warnings`]), or
+//! refused.
 
 use std::collections::BTreeMap;
 use std::fmt;

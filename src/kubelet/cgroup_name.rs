@@ -2,9 +2,10 @@
 //!
 //! The kubelet makes `kubepods/[burstable|besteffort]/pod<uid>` with the cgroupfs driver, and
 //! `kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod<uid, - as _>.slice` with the systemd driver;
-//! Guaranteed pods sit directly below the root (kubelet 1.36, `cm/cgroup_manager_linux.go`, `cm/pod_container_manager_linux.go`).
-//! `--cgroup-root` puts a prefix in front: `/custom/kubepods/…`, or `kubelet.slice/kubelet-kubepods.slice/…`. The container's
-//! directory is the runtime's: a bare id, `cri-containerd-<id>.scope`, `crio-<id>.scope` or `docker-<id>.scope`.
+//! Guaranteed pods sit directly below the root (kubelet 1.36, `cm/cgroup_manager_linux.go`,
+//! `cm/pod_container_manager_linux.go`). `--cgroup-root` puts a prefix in front: `/custom/kubepods/…`, or
+//! `kubelet.slice/kubelet-kubepods.slice/…`. The container's directory is the runtime's: a bare id,
+//! `cri-containerd-<id>.scope`, `crio-<id>.scope` or `docker-<id>.scope`.
 //!
 //! Only names are looked at here. Whether such a pod or container exists is another question.
 
@@ -47,8 +48,8 @@ impl Qos {
 pub struct PodPlace {
     /// By the directory that the pod lies in.
     pub qos: Qos,
-    /// As the API writes it: with dashes, also where the systemd driver wrote underscores. A static pod's has 32 hexadecimal
-    /// digits and none.
+    /// As the API writes it: with dashes, also where the systemd driver wrote underscores. A static pod's has 32
+    /// hexadecimal digits and none.
     pub pod_uid: String,
     /// The runtime's id; `None` for a process in the pod's own cgroup, or in one that is no container's (conmon).
     pub container_id: Option<String>,
@@ -126,8 +127,8 @@ pub fn pod_uid(name: &str) -> Option<String> {
     valid.then_some(uid)
 }
 
-/// The container's id if this is the name of a container's directory: 64 lower-case letters and digits, bare or behind a
-/// runtime's prefix, with or without `.scope`. `crio-conmon-<id>` is the monitor beside a container, not one.
+/// The container's id if this is the name of a container's directory: 64 lower-case letters and digits, bare or behind
+/// a runtime's prefix, with or without `.scope`. `crio-conmon-<id>` is the monitor beside a container, not one.
 pub fn container_id(name: &str) -> Option<&str> {
     let name = name.strip_suffix(".scope").unwrap_or(name);
     let (prefix, id) = name.rsplit_once(['-', ':']).unwrap_or(("", name));
@@ -135,8 +136,8 @@ pub fn container_id(name: &str) -> Option<&str> {
     (valid && !prefix.ends_with("conmon")).then_some(id)
 }
 
-/// The pod and container of a cgroup path, as in a line of `/proc/PID/cgroup` (the whole line will do as well). `None` for a
-/// path outside of any pod.
+/// The pod and container of a cgroup path, as in a line of `/proc/PID/cgroup` (the whole line will do as well). `None`
+/// for a path outside of any pod.
 ///
 /// The outermost kubepods counts: what a Kubernetes inside a container calls its pods is nothing that this node knows.
 pub fn of_path(cgroup_path: &str) -> Option<PodPlace> {
@@ -163,8 +164,8 @@ pub fn of_path(cgroup_path: &str) -> Option<PodPlace> {
     found
 }
 
-/// `kubepods-burstable-pod<uid>.slice:cri-containerd:<id>` as one directory name: what comes out where the kubelet uses the
-/// systemd driver and containerd does not (`SystemdCgroup = false`). Common enough, and the node works that way.
+/// `kubepods-burstable-pod<uid>.slice:cri-containerd:<id>` as one directory name: what comes out where the kubelet uses
+/// the systemd driver and containerd does not (`SystemdCgroup = false`). Common enough, and the node works that way.
 fn literal(name: &str) -> Option<PodPlace> {
     let (slice, rest) = name.split_once(".slice:")?;
     let slice = format!("{slice}.slice");

@@ -1,8 +1,8 @@
 //! One configuration file of a kubelet: YAML or JSON text to a JSON value, as sigs.k8s.io/yaml does it.
 //!
-//! Its dialect is YAML 1.1: `yes` and `on` are booleans, `017` is octal, and only the first document of a file counts. An
-//! unquoted `10%` or `100Mi` is a string, an unquoted `5` is a number, and where the kubelet wants a string it refuses a
-//! number.
+//! Its dialect is YAML 1.1: `yes` and `on` are booleans, `017` is octal, and only the first document of a file counts.
+//! An unquoted `10%` or `100Mi` is a string, an unquoted `5` is a number, and where the kubelet wants a string it
+//! refuses a number.
 
 use serde_json::{Map, Value};
 use serde_saphyr::options::DuplicateKeyPolicy;

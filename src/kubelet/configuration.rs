@@ -9,8 +9,8 @@
 //!
 //! What came of it the running kubelet tells at `/configz` ([`Configuration::of_configz`]).
 //!
-//! So a kubelet with flags only has no hard threshold at all, and the same partial map means "only these" in the file and
-//! "these and the defaults" in a drop-in.
+//! So a kubelet with flags only has no hard threshold at all, and the same partial map means "only these" in the file
+//! and "these and the defaults" in a drop-in.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,8 +21,8 @@ use super::config_file::{self, Role};
 use super::flags::Flags;
 use crate::error::{Error, Result};
 
-/// What a kubelet fills in for a `--config` file without `evictionHard` (`pkg/kubelet/eviction/defaults_linux.go:22`). The
-/// comment of the API type leaves the last one out; the code has it. None of them is about pids.
+/// What a kubelet fills in for a `--config` file without `evictionHard` (`pkg/kubelet/eviction/defaults_linux.go:22`).
+/// The comment of the API type leaves the last one out; the code has it. None of them is about pids.
 pub const DEFAULT_EVICTION_HARD: [(&str, &str); 5] = [
     ("memory.available", "100Mi"),
     ("nodefs.available", "10%"),
@@ -151,7 +151,8 @@ impl KubeletInputs {
             Some(Text { path, text }) => {
                 merged = base(text).map_err(|error| error.context(path.display()))?;
                 if self.dropins.is_some() {
-                    // The kubelet writes its configuration out and reads it back to patch it; an empty list is not written.
+                    // The kubelet writes its configuration out and reads it back to patch it; an empty list is not
+                    // written.
                     merged.retain(|_, value| !value.as_array().is_some_and(Vec::is_empty));
                 }
                 step(Source::File(path.clone()), &merged);
@@ -219,7 +220,8 @@ fn with_defaults(mut hard: Map<String, Value>) -> Value {
 }
 
 impl Configuration {
-    /// What a kubelet answers at `/configz`. Everything is merged and every default filled in, so what is not there is not set.
+    /// What a kubelet answers at `/configz`. Everything is merged and every default filled in, so what is not there is
+    /// not set.
     ///
     /// # Errors
     /// Malformed if it is none.

@@ -1,28 +1,29 @@
 //! `/configz`: the configuration that the running kubelet really has, in its own words.
 //!
-//! Files and flags say what a kubelet will run with after its next start; `/configz` is registered once everything is merged
-//! (`cmd/kubelet/app/server.go:770`) and never changes while the process lives. So it is asked once per kubelet process
-//! (pid and start time), again every [`Settings::interval`], and after a failure not before 30 s. Between failures the
-//! last answer holds for as long as the process is the same; where the process cannot be seen (a pod without hostPID) an
-//! answer holds for 30 s and no longer.
+//! Files and flags say what a kubelet will run with after its next start; `/configz` is registered once everything is
+//! merged (`cmd/kubelet/app/server.go:770`) and never changes while the process lives. So it is asked once per kubelet
+//! process (pid and start time), again every [`Settings::interval`], and after a failure not before 30 s. Between
+//! failures the last answer holds for as long as the process is the same; where the process cannot be seen (a pod
+//! without hostPID) an answer holds for 30 s and no longer.
 //!
-//! **Permission.** The kubelet asks the apiserver whether the token may `get` `nodes/configz` (fine-grained authorization,
-//! 1.36 on without a switch) or, before that, `nodes/proxy`. The first is harmless. The second lets its holder run commands in
-//! every pod of every node it is granted for: grant `nodes/configz` alone where kubelets are new enough, and think twice
-//! otherwise; without either the files and flags are read as before. A `Role` cannot hold it: nodes are cluster-wide, so it is
-//! a `ClusterRole` with `apiGroups: [""]`, `resources: [nodes/configz]`, `verbs: [get]`. No capability and no host path is needed; a
-//! pod without hostNetwork names the node's address (`--kubelet.url=https://$(NODE_IP):10250`).
+//! **Permission.** The kubelet asks the apiserver whether the token may `get` `nodes/configz` (fine-grained
+//! authorization, 1.36 on without a switch) or, before that, `nodes/proxy`. The first is harmless. The second lets its
+//! holder run commands in every pod of every node it is granted for: grant `nodes/configz` alone where kubelets are new
+//! enough, and think twice otherwise; without either the files and flags are read as before. A `Role` cannot hold it:
+//! nodes are cluster-wide, so it is a `ClusterRole` with `apiGroups: [""]`, `resources: [nodes/configz]`,
+//! `verbs: [get]`. No capability and no host path is needed; a pod without hostNetwork names the node's address
+//! (`--kubelet.url=https://$(NODE_IP):10250`).
 //!
-//! **The token** goes to the configured kubelet and nowhere else: only over TLS, only after its certificate has verified
-//! (unless that was switched off by name), never along a redirect, never into a log or an error. It is read for each
-//! request, because a mounted token is replaced about every hour.
+//! **The token** goes to the configured kubelet and nowhere else: only over TLS, only after its certificate has
+//! verified (unless that was switched off by name), never along a redirect, never into a log or an error. It is read
+//! for each request, because a mounted token is replaced about every hour.
 //!
-//! **The certificate.** A kubelet with `serverTLSBootstrap` has one from the cluster's signer, which need not be the CA of
-//! the service account; one without signs its own (`<cert-dir>/kubelet.crt`, which holds its CA too). Neither is valid for
-//! `127.0.0.1`: on a loopback address the name of the node is as good.
+//! **The certificate.** A kubelet with `serverTLSBootstrap` has one from the cluster's signer, which need not be the CA
+//! of the service account; one without signs its own (`<cert-dir>/kubelet.crt`, which holds its CA too). Neither is
+//! valid for `127.0.0.1`: on a loopback address the name of the node is as good.
 //!
-//! **When it misleads.** Of several kubelets on a machine (Kubernetes in containers) the one at the address answers, which need
-//! not be the one whose process was found.
+//! **When it misleads.** Of several kubelets on a machine (Kubernetes in containers) the one at the address answers,
+//! which need not be the one whose process was found.
 
 pub mod drift;
 
@@ -87,13 +88,15 @@ pub struct Settings {
         id = "kubelet.url", long = "kubelet.url", value_name = "URL", default_value = "auto", hide_default_value = true, value_parser = url_flag
     )]
     pub ask: Ask,
-    /// Token for the kubelet, read for each request; it needs the verb get on nodes/configz [default: that of the pod's service account]
+    /// Token for the kubelet, read for each request; it needs the verb get on nodes/configz [default: that of the pod's
+    /// service account]
     #[arg(id = "kubelet.token-file", long = "kubelet.token-file", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Who may have signed the kubelet's certificate, as PEM [default: ca.crt of the pod's service account]
     #[arg(id = "kubelet.ca-file", long = "kubelet.ca-file", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
-    /// The name that the kubelet's certificate must be made out to [default: the host of the URL; for a loopback address the machine's host name too]
+    /// The name that the kubelet's certificate must be made out to [default: the host of the URL; for a loopback
+    /// address the machine's host name too]
     #[arg(id = "kubelet.server-name", long = "kubelet.server-name", value_name = "NAME")]
     pub server_name: Option<String>,
     /// Do not verify the kubelet's certificate: the token goes to whoever answers at that address
@@ -167,8 +170,8 @@ impl Configz {
         Configz { settings, connector: Connector::default(), last: Mutex::default() }
     }
 
-    /// What the kubelet runs with. `kubelet` is its process, if it can be seen, and `flags` its command line: two things are
-    /// only there.
+    /// What the kubelet runs with. `kubelet` is its process, if it can be seen, and `flags` its command line: two
+    /// things are only there.
     pub fn ask(
         &self,
         host: &Host,
@@ -228,7 +231,8 @@ impl Configz {
         }
     }
 
-    /// In a runtime of its own, on this thread: it is gone with everything in it when the answer is there or the time is over.
+    /// In a runtime of its own, on this thread: it is gone with everything in it when the answer is there or the time
+    /// is over.
     fn exchange(&self, target: &Target, deadline: Deadline) -> Result<Exchange> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -326,8 +330,8 @@ impl Last {
     }
 }
 
-/// Two things are on the command line alone: `--experimental-allocatable-ignore-eviction`, and, before 1.27, the runtime's
-/// endpoint.
+/// Two things are on the command line alone: `--experimental-allocatable-ignore-eviction`, and, before 1.27, the
+/// runtime's endpoint.
 fn running(url: &str, configuration: &Configuration, flags: Option<&Flags>) -> Result<Running> {
     let mut configuration = configuration.clone();
     if let Some(flags) = flags {

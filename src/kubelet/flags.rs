@@ -1,9 +1,9 @@
 //! The kubelet's command line: those of its flags that decide about eviction, and which apiserver and node it is about.
 //!
-//! Flags are parsed as pflag does it for the kubelet: `--a=b` or `--a b`, underscores as good as dashes
-//! (component-base `cli/flag/flags.go`, `WordSepNormalizeFunc`), the last of a repeated scalar wins, maps and lists
-//! accumulate. A flag that is not of interest is skipped; where its value is an argument of its own, that is skipped too,
-//! since it does not begin with `--`.
+//! Flags are parsed as pflag does it for the kubelet: `--a=b` or `--a b`, underscores as good as dashes (component-base
+//! `cli/flag/flags.go`, `WordSepNormalizeFunc`), the last of a repeated scalar wins, maps and lists accumulate. A flag
+//! that is not of interest is skipped; where its value is an argument of its own, that is skipped too, since it does
+//! not begin with `--`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -136,8 +136,8 @@ const KNOWN: [&str; 14] = [
     "enforce-node-allocatable",
 ];
 
-/// One use of a map flag: `a<1,b<2`. The first use makes the map, further ones add to it; an empty value makes it and adds
-/// nothing (component-base `cli/flag/langle_separated_map_string_string.go:50`, `map_string_string.go`).
+/// One use of a map flag: `a<1,b<2`. The first use makes the map, further ones add to it; an empty value makes it and
+/// adds nothing (component-base `cli/flag/langle_separated_map_string_string.go:50`, `map_string_string.go`).
 fn pairs(map: &mut Option<BTreeMap<String, String>>, value: &str, separator: char) -> Result<()> {
     let map = map.get_or_insert_default();
     for pair in value.split(',').filter(|pair| !pair.is_empty()) {

@@ -1,7 +1,8 @@
 //! The kubelet of this node: one handle that every mode shares.
 //!
-//! A [`Look`] is what one moment shows of it. It is made once a scrape; what costs a file or a request is read when the first mode wants it, and
-//! then serves all. Files are read on a thread of their own: one that lies on a dead mount costs that thread.
+//! A [`Look`] is what one moment shows of it. It is made once a scrape; what costs a file or a request is read when the
+//! first mode wants it, and then serves all. Files are read on a thread of their own: one that lies on a dead mount
+//! costs that thread.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -107,8 +108,8 @@ impl Kubelet {
             .ok_or_else(|| Error::new(Reason::Timeout, "the kubelet: a look under way did not end in time"))
     }
 
-    /// The name of its node: `--node-name`, else as the kubelet would name it. What is not given is looked up each time: a kubelet may come
-    /// back under another name.
+    /// The name of its node: `--node-name`, else as the kubelet would name it. What is not given is looked up each
+    /// time: a kubelet may come back under another name.
     ///
     /// # Errors
     /// If neither the kubelet's command line nor the machine's name can be read; malformed if no node can be called so.
@@ -228,7 +229,8 @@ impl Look {
         host.bounded("the kubelet's configuration", deadline, move || sources.read(deadline))
     }
 
-    /// The kubelet's own word counts. Its files and flags are read beside it to see what its next start would change, if we can.
+    /// The kubelet's own word counts. Its files and flags are read beside it to see what its next start would change,
+    /// if we can.
     fn take_running(&self, running: Running, host: &Host, deadline: Deadline, effective: &mut Effective) {
         effective.sources.push(Source::Configz(running.url));
         // Without its command line we do not know which files are the kubelet's, nor what it would make of them.

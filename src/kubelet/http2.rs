@@ -1,8 +1,8 @@
 //! Whether the kubelet finds out by itself that its HTTP/2 connection is dead: three environment variables.
 //!
-//! A kubelet has one connection to the apiserver and every request on it. If the path dies without a word, TCP alone takes 13
-//! to 30 minutes to give up. Since 1.20 it pings a connection on which it has read nothing for a while, and closes it if
-//! the ping is not answered (`apimachinery/pkg/util/net/http.go:131-193`).
+//! A kubelet has one connection to the apiserver and every request on it. If the path dies without a word, TCP alone
+//! takes 13 to 30 minutes to give up. Since 1.20 it pings a connection on which it has read nothing for a while, and
+//! closes it if the ping is not answered (`apimachinery/pkg/util/net/http.go:131-193`).
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ const PING: Duration = Duration::from_secs(15);
 pub struct Http2 {
     /// False with any value in `DISABLE_HTTP2` that is not empty, `false` and `0` included.
     pub enabled: bool,
-    /// After how long without a byte read it pings (`HTTP2_READ_IDLE_TIMEOUT_SECONDS`). `None`: never, the health check is off.
+    /// After how long without a byte read it pings (`HTTP2_READ_IDLE_TIMEOUT_SECONDS`). `None`: never, the health check
+    /// is off.
     pub read_idle_timeout: Option<Duration>,
     /// How long the answer may take (`HTTP2_PING_TIMEOUT_SECONDS`).
     pub ping_timeout: Duration,
@@ -41,8 +42,8 @@ impl Http2 {
         }
     }
 
-    /// After how long, at the latest, it closes a connection on which nothing comes back, counted from the last byte read.
-    /// `None`: it does not look.
+    /// After how long, at the latest, it closes a connection on which nothing comes back, counted from the last byte
+    /// read. `None`: it does not look.
     pub fn heals_within(&self) -> Option<Duration> {
         self.read_idle_timeout.filter(|_| self.enabled).map(|read_idle| read_idle + self.ping_timeout)
     }

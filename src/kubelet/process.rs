@@ -1,8 +1,8 @@
 //! Finding the kubelet, and whether this node runs a control plane, among all processes.
 //!
-//! A sweep reads the name of every process, so it is made rarely: a process that was found is only looked at again to see
-//! that it is still there. The rest of `/proc/PID/cmdline` is read only where no process has the kubelet's name, because
-//! reading it waits for the memory lock of that process, which a stuck one may hold.
+//! A sweep reads the name of every process, so it is made rarely: a process that was found is only looked at again to
+//! see that it is still there. The rest of `/proc/PID/cmdline` is read only where no process has the kubelet's name,
+//! because reading it waits for the memory lock of that process, which a stuck one may hold.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -67,12 +67,12 @@ impl Known {
 }
 
 impl Finder {
-    /// The kubelet and the control plane as they are now. Where a sweep is needed it goes over the processes listed at `since` or later.
+    /// The kubelet and the control plane as they are now. Where a sweep is needed it goes over the processes listed at
+    /// `since` or later.
     ///
     /// # Errors
-    /// Denied in a process namespace of our own; the operating system's if processes cannot be listed or the kubelet's command line not be
-    /// read; timeout if there
-    /// are too many to look at before the deadline.
+    /// Denied in a process namespace of our own; the operating system's if processes cannot be listed or the kubelet's
+    /// command line not be read; timeout if there are too many to look at before the deadline.
     pub fn find(&self, host: &Host, deadline: Deadline, since: Instant) -> Result<Found> {
         host.require_host_pid()?;
         let pids = host.pids()?;
@@ -158,8 +158,8 @@ impl Sweep {
     }
 }
 
-/// True if this is a kubelet's command line: the program itself, `hyperkube kubelet`, or a shell that runs a script of that
-/// name.
+/// True if this is a kubelet's command line: the program itself, `hyperkube kubelet`, or a shell that runs a script of
+/// that name.
 pub fn is_kubelet(argv: &[String]) -> bool {
     program(argv).is_some_and(|index| base_name(&argv[index]) == "kubelet")
 }

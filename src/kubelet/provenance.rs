@@ -1,6 +1,7 @@
 //! Which of a kubelet's sources each entry of its eviction maps comes from, and what was lost on the way.
 //!
-//! Nothing is resolved here: the steps are those of [`KubeletInputs::effective`], and an entry belongs to the step that changed it.
+//! Nothing is resolved here: the steps are those of [`KubeletInputs::effective`], and an entry belongs to the step that
+//! changed it.
 
 use std::collections::BTreeMap;
 

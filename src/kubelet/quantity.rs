@@ -4,8 +4,8 @@
 
 use crate::error::{Error, Result};
 
-/// A `resource.Quantity` in whole units, a fraction rounded up, as its `Value()` does. Beyond what 127 bits hold it stays
-/// at the largest: more than any machine has of anything.
+/// A `resource.Quantity` in whole units, a fraction rounded up, as its `Value()` does. Beyond what 127 bits hold it
+/// stays at the largest: more than any machine has of anything.
 ///
 /// # Errors
 /// Malformed if the kubelet would not take it.
@@ -30,8 +30,8 @@ fn parse_quantity(text: &str) -> Option<i128> {
         return None;
     }
     let (factor, exponent) = scale(suffix)?;
-    // The digits as one integer, and the power of ten that it is to be multiplied with. Digits beyond the 40th after the
-    // point only decide whether there is something to round up.
+    // The digits as one integer, and the power of ten that it is to be multiplied with. Digits beyond the 40th after
+    // the point only decide whether there is something to round up.
     let kept = fraction.len().min(40);
     let rest = fraction[kept..].bytes().any(|digit| digit != b'0');
     let mut mantissa: i128 = 0;

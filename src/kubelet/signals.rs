@@ -1,4 +1,5 @@
-//! The nine eviction signals, and how the kubelet computes what is available of each (`pkg/kubelet/eviction/helpers.go:848`).
+//! The nine eviction signals, and how the kubelet computes what is available of each
+//! (`pkg/kubelet/eviction/helpers.go:848`).
 
 use crate::host::filesystem::Filesystem;
 use crate::host::text::keyed;
@@ -123,8 +124,8 @@ pub fn allocatable(limit: u64, working_set: u64) -> Option<Observation> {
     (limit <= 1 << 62).then(|| Observation { available, capacity: available.saturating_add(working_set) })
 }
 
-/// `pid.available`: the lesser of the two limits on threads, and the threads there are, the total in the fourth field of
-/// `/proc/loadavg` (`pkg/kubelet/stats/pidlimit/pidlimit_linux.go:60`).
+/// `pid.available`: the lesser of the two limits on threads, and the threads there are, the total in the fourth field
+/// of `/proc/loadavg` (`pkg/kubelet/stats/pidlimit/pidlimit_linux.go:60`).
 pub fn pids(pid_max: Option<u64>, threads_max: Option<u64>, loadavg: &str) -> Option<Observation> {
     let capacity = pid_max.into_iter().chain(threads_max).min()?;
     let threads: u64 = loadavg.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;

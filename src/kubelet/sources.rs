@@ -21,7 +21,8 @@ const DEEPEST: usize = 16;
 #[group(skip)]
 #[command(next_help_heading = "Kubelet")]
 pub struct Overrides {
-    /// The kubelet's --root-dir, which decides what nodefs is [default: what the running kubelet says, else /var/lib/kubelet]
+    /// The kubelet's --root-dir, which decides what nodefs is [default: what the running kubelet says, else
+    /// /var/lib/kubelet]
     #[arg(id = "kubelet.root-dir", long = "kubelet.root-dir", value_name = "DIR")]
     pub root_dir: Option<PathBuf>,
     /// Its configuration [default: as it was started]
@@ -35,7 +36,8 @@ pub struct Overrides {
     /// The kubelet's drop-in directory [default: what the running kubelet was started with]
     #[arg(id = "kubelet.config-dir", long = "kubelet.config-dir", value_name = "DIR")]
     pub config_dir: Option<PathBuf>,
-    /// The kubelet's own kubeconfig, which names the apiserver that it talks to; only its server is read [default: what the running kubelet was started with]
+    /// The kubelet's own kubeconfig, which names the apiserver that it talks to; only its server is read [default: what
+    /// the running kubelet was started with]
     #[arg(id = "kubelet.kubeconfig", long = "kubelet.kubeconfig", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 }
@@ -85,8 +87,8 @@ impl Sources {
         }
     }
 
-    /// The name of its node: `--hostname-override`, else the name of the machine `host`, in lower case (`pkg/util/node.GetHostname`). A
-    /// kubelet with an in-tree cloud provider may have asked that for another.
+    /// The name of its node: `--hostname-override`, else the name of the machine `host`, in lower case
+    /// (`pkg/util/node.GetHostname`). A kubelet with an in-tree cloud provider may have asked that for another.
     ///
     /// # Errors
     /// If the machine's name cannot be read.
@@ -110,8 +112,8 @@ impl Sources {
     /// Reads the files.
     ///
     /// # Errors
-    /// Denied if we may not; malformed if a file that was named is not there or cannot be read, which a kubelet would not
-    /// start with either.
+    /// Denied if we may not; malformed if a file that was named is not there or cannot be read, which a kubelet would
+    /// not start with either.
     pub fn read(&self, deadline: Deadline) -> Result<KubeletInputs> {
         let flag = |of: fn(&Flags) -> Option<&PathBuf>| self.flags.as_ref().and_then(of);
         let mut told = KubeletInputs { flags: self.flags.clone(), ..KubeletInputs::default() };
@@ -219,7 +221,8 @@ fn dropins(tree: &Tree, dir: &Path, deadline: Deadline) -> Result<Vec<Text>> {
     let mut found = Vec::new();
     match tree.kind(dir)? {
         Kind::Directory => walk(tree, dir, 0, deadline, &mut found)?,
-        // The walk does not follow a symbolic link that it starts at: without a slash behind it the kubelet finds nothing.
+        // The walk does not follow a symbolic link that it starts at: without a slash behind it the kubelet finds
+        // nothing.
         Kind::Link | Kind::File => {
             if is_dropin(dir) {
                 found.push(Text { path: dir.to_owned(), text: tree.read(dir)? });

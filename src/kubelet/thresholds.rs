@@ -91,8 +91,8 @@ impl Thresholds {
     }
 
     /// The same once the kubelet knows its file systems: whatever was configured for containerfs is replaced by the
-    /// thresholds of nodefs, or of imagefs if images have a device of their own (`helpers.go:186`). `None`: not known yet,
-    /// then there are none.
+    /// thresholds of nodefs, or of imagefs if images have a device of their own (`helpers.go:186`). `None`: not known
+    /// yet, then there are none.
     #[must_use]
     pub fn on_filesystems(mut self, dedicated_imagefs: Option<bool>) -> Self {
         let is_containerfs = |signal| matches!(signal, Signal::ContainerfsAvailable | Signal::ContainerfsInodesFree);

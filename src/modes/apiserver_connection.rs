@@ -1,24 +1,29 @@
-//! The connection to the apiserver is dead, but in use: the node goes NotReady and a new connection would have worked at once.
+//! The connection to the apiserver is dead, but in use: the node goes NotReady and a new connection would have worked
+//! at once.
 //!
-//! **What fails.** A kubelet has one HTTP/2 connection for everything. If its path dies without a word (no RST, no FIN), requests
-//! hang on it: leases are not renewed, the node flaps NotReady, `kubectl logs` times out. The kubelet's own /healthz says ok. Its
-//! health check (Kubernetes ≥ 1.20) closes such a connection after about 45 s, unless it was switched off; TCP alone takes 13 to 30 minutes.
+//! **What fails.** A kubelet has one HTTP/2 connection for everything. If its path dies without a word (no RST, no
+//! FIN), requests hang on it: leases are not renewed, the node flaps NotReady, `kubectl logs` times out. The kubelet's
+//! own /healthz says ok. Its health check (Kubernetes ≥ 1.20) closes such a connection after about 45 s, unless it was
+//! switched off; TCP alone takes 13 to 30 minutes.
 //!
-//! **Evidence, without touching anybody.** `passive.rs`: the kubelet's own sockets, and those of everybody else in the host's network
-//! namespace, by `sock_diag` (`struct tcp_info`), attributed to their processes; the verdict "stalled" is in `stall.rs`. Whose
-//! addresses are looked at: `endpoints.rs`. What the kubelet would do about it: its environment ([`crate::kubelet::http2`]).
+//! **Evidence, without touching anybody.** `passive.rs`: the kubelet's own sockets, and those of everybody else in the
+//! host's network namespace, by `sock_diag` (`struct tcp_info`), attributed to their processes; the verdict "stalled"
+//! is in `stall.rs`. Whose addresses are looked at: `endpoints.rs`. What the kubelet would do about it: its environment
+//! ([`crate::kubelet::http2`]).
 //!
-//! **Evidence of our own.** `probe.rs`: a long-lived HTTP/2 connection (PING and a cheap GET) beside a new HTTP/1.1 connection each time,
-//! through [`crate::apiserver`]. Fresh works and reused does not is exactly "dead, but in use"; both slow is a slow server.
+//! **Evidence of our own.** `probe.rs`: a long-lived HTTP/2 connection (PING and a cheap GET) beside a new HTTP/1.1
+//! connection each time, through [`crate::apiserver`]. Fresh works and reused does not is exactly "dead, but in use";
+//! both slow is a slow server.
 //!
-//! **What we export.** Per owner and peer the figures of TCP, each of the connection that is worst in it; how our probes ended and how
-//! long their phases took; on demand whether the apiserver reaches the kubelet.
+//! **What we export.** Per owner and peer the figures of TCP, each of the connection that is worst in it; how our
+//! probes ended and how long their phases took; on demand whether the apiserver reaches the kubelet.
 //!
 //! **When it misleads.**
 //! - Round-trip time keeps its last value on a dead connection: it never shows one.
-//! - A kubelet that talks to a load balancer on its own node has a healthy connection to that; whatever is dead is behind it, with the
-//!   balancer's name as owner if the balancer's servers are among the endpoints.
-//! - Pods with a network of their own are not seen, and neither is anything if this exporter itself is in one (an error says so).
+//! - A kubelet that talks to a load balancer on its own node has a healthy connection to that; whatever is dead is
+//!   behind it, with the balancer's name as owner if the balancer's servers are among the endpoints.
+//! - Pods with a network of their own are not seen, and neither is anything if this exporter itself is in one (an error
+//!   says so).
 //! - Our probe may take another way than the kubelet: see [`crate::apiserver`]; `--apiserver.url` names the kubelet's.
 //! - Without CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH connections are seen, but not whose they are.
 
@@ -83,10 +88,12 @@ pub struct Settings {
     /// From one probe of a kind to the next, give or take a tenth; docs/performance.md has its price at the apiserver
     #[arg(id = "apiserver.probe-interval", long = "apiserver.probe-interval", value_name = "DURATION", default_value = "15s", value_parser = some_time)]
     pub interval: Duration,
-    /// Ask the apiserver to ask this node's kubelet for /healthz; it needs the verb get on nodes/proxy, which lets its holder run commands in every pod
+    /// Ask the apiserver to ask this node's kubelet for /healthz; it needs the verb get on nodes/proxy, which lets its
+    /// holder run commands in every pod
     #[arg(id = "apiserver.probe-kubelet", long = "apiserver.probe-kubelet")]
     pub probe_kubelet: bool,
-    /// Further addresses whose connections count as the apiserver's, beside those of the kubelet's kubeconfig and the probe's
+    /// Further addresses whose connections count as the apiserver's, beside those of the kubelet's kubeconfig and the
+    /// probe's
     #[arg(id = "apiserver.endpoints", long = "apiserver.endpoints", value_name = "HOST:PORT", value_delimiter = ',', value_parser = endpoint_flag)]
     pub endpoints: Vec<Address>,
     /// A connection on which written data waits longer than this for its acknowledgement is stalled

@@ -1,27 +1,28 @@
 //! Cgroups leak until none can be made: `mkdir …: no space left on device` on a disk that is not full.
 //!
-//! **What fails.** A memory cgroup takes one of 65,535 ids. When they are gone no container starts on the node (ENOSPC on v2
-//! and old v1, EBUSY on v1 of 6.18) while the node stays Ready: only counting warns. Two kinds of leak lead there:
-//! directories that nobody removes, and removed cgroups that the kernel still holds (*dying* ones) because something is
-//! charged to them: on kernels before 4.0 often for ever, on later ones until the page or object goes.
+//! **What fails.** A memory cgroup takes one of 65,535 ids. When they are gone no container starts on the node (ENOSPC
+//! on v2 and old v1, EBUSY on v1 of 6.18) while the node stays Ready: only counting warns. Two kinds of leak lead
+//! there: directories that nobody removes, and removed cgroups that the kernel still holds (*dying* ones) because
+//! something is charged to them: on kernels before 4.0 often for ever, on later ones until the page or object goes.
 //!
-//! **Who holds an id.** Before 4.8 a memory cgroup keeps it until it is freed, so ids used = cgroups held. Since 4.8 it is given
-//! back when the directory is removed, unless swapped-out pages hold it, so ids used = cgroups one can see. The root has one
-//! too: `mkdir` was seen to fail at exactly 65,535 directories, the root included (6.18, v1). On v2 only cgroups whose parent
-//! has `memory` in its `cgroup.subtree_control` have one.
+//! **Who holds an id.** Before 4.8 a memory cgroup keeps it until it is freed, so ids used = cgroups held. Since 4.8 it
+//! is given back when the directory is removed, unless swapped-out pages hold it, so ids used = cgroups one can see.
+//! The root has one too: `mkdir` was seen to fail at exactly 65,535 directories, the root included (6.18, v1). On v2
+//! only cgroups whose parent has `memory` in its `cgroup.subtree_control` have one.
 //!
 //! **Evidence.** v1: `num_cgroups` of `/proc/cgroups` counts dying ones; what one can see is counted by a bounded walk.
-//! v2: `cgroup.stat` of the root has both (4.14), and per controller `nr_subsys_*` and `nr_dying_subsys_*` (6.12),
-//! all without a walk; on older kernels memory ids are counted by walking. `/proc/cgroups` is no use on v2: each row shows the
-//! whole hierarchy.
+//! v2: `cgroup.stat` of the root has both (4.14), and per controller `nr_subsys_*` and `nr_dying_subsys_*` (6.12), all
+//! without a walk; on older kernels memory ids are counted by walking. `/proc/cgroups` is no use on v2: each row shows
+//! the whole hierarchy.
 //!
-//! **When it misleads.** A dying cgroup is normal for some milliseconds after each `rmdir`, and for as long as page cache or a
-//! tmpfs file that it made lives: watch the trend, not the number. The kubelet keeps a dead pod's directory while its
-//! volumes are mounted, makes it before the first sandbox (while volumes are attached, for instance) and removes it after the last:
-//! a pod directory that the runtime does not know is legitimate for minutes, and only its age tells it from a leak. Ages start
-//! with the exporter, and stand still while the runtime does not answer. Without a runtime, "live" means "has a process",
-//! pause containers included. On v1 that takes the host's process namespace: without it nothing is said of what has a process (denied). How a directory is proven unknown, and why no race makes a false one, is in
-//! `cgroup_leak/unknown_to_runtime.rs`.
+//! **When it misleads.** A dying cgroup is normal for some milliseconds after each `rmdir`, and for as long as page
+//! cache or a tmpfs file that it made lives: watch the trend, not the number. The kubelet keeps a dead pod's directory
+//! while its volumes are mounted, makes it before the first sandbox (while volumes are attached, for instance) and
+//! removes it after the last: a pod directory that the runtime does not know is legitimate for minutes, and only its
+//! age tells it from a leak. Ages start with the exporter, and stand still while the runtime does not answer. Without a
+//! runtime, "live" means "has a process", pause containers included. On v1 that takes the host's process namespace:
+//! without it nothing is said of what has a process (denied). How a directory is proven unknown, and why no race makes
+//! a false one, is in `cgroup_leak/unknown_to_runtime.rs`.
 
 mod assess;
 mod containers;
@@ -153,7 +154,8 @@ pub static MODE: Mode = Mode {
 #[group(skip)]
 #[command(next_help_heading = "Collector cgroup_leak")]
 pub struct Settings {
-    /// How long the runtime must not have known a kubepods cgroup (without a runtime: it must have been empty) before it counts as orphaned; with a runtime at least 5s. A dead pod's is kept while its volumes are mounted
+    /// How long the runtime must not have known a kubepods cgroup (without a runtime: it must have been empty) before
+    /// it counts as orphaned; with a runtime at least 5s. A dead pod's is kept while its volumes are mounted
     #[arg(long = "collector.cgroup_leak.orphan-grace", value_name = "DURATION", default_value = "5m", value_parser = duration_flag)]
     pub orphan_grace: Duration,
     /// cgroup v1 hierarchies whose directories are counted, or "all"
@@ -205,7 +207,8 @@ impl Collector for CgroupLeak {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
         let Context { host, deadline, began } = context;
         let mut samples = Samples::new();
-        // First, so that a walk that nobody else needs begins afterwards and proves at once: `unknown_to_runtime` tells how.
+        // First, so that a walk that nobody else needs begins afterwards and proves at once: `unknown_to_runtime` tells
+        // how.
         let word = match self.runtime.inventory_and_when(host, deadline.part(RUNTIME)) {
             Ok(poll) => RuntimeAnswer::Inventory(poll.inventory, Span { began: poll.began, ended: poll.ended }),
             // Without a runtime the processes in the cgroups tell.

@@ -1,31 +1,34 @@
 //! Eviction: how far this node is from the point where the kubelet throws pods out.
 //!
-//! **What fails.** The kubelet evicts when less than a threshold is available of one of nine signals, and it does not spare
-//! a control plane: on a node at 88 % disk use it evicted etcd and coredns, and did so again after each restart. It looks
-//! at the file system under its root directory and at the one under the runtime's images, not at the machine's total, and
-//! at the thresholds that *it* was given.
+//! **What fails.** The kubelet evicts when less than a threshold is available of one of nine signals, and it does not
+//! spare a control plane: on a node at 88 % disk use it evicted etcd and coredns, and did so again after each restart.
+//! It looks at the file system under its root directory and at the one under the runtime's images, not at the machine's
+//! total, and at the thresholds that *it* was given.
 //!
 //! **Evidence.** The arithmetic is the kubelet's, read from its 1.36 source and held against real nodes: see
-//! [`crate::kubelet`]. Sources: its command line and files; the runtime's image file system and images; `statfs(2)`; `/proc/meminfo` and the root memory cgroup (v1
-//! `memory.usage_in_bytes`, v2 `memory.stat`); `/proc/loadavg`, `kernel.pid_max`, `kernel.threads-max`.
+//! [`crate::kubelet`]. Sources: its command line and files; the runtime's image file system and images; `statfs(2)`;
+//! `/proc/meminfo` and the root memory cgroup (v1 `memory.usage_in_bytes`, v2 `memory.stat`); `/proc/loadavg`,
+//! `kernel.pid_max`, `kernel.threads-max`.
 //!
 //! **What we export.** Per signal: available, capacity, thresholds (percentages resolved), headroom. Which file systems
 //! the roles fall on, where the configuration came from, when images are collected, whether a control plane runs here.
 //!
 //! **When it misleads.**
-//! - The kubelet reads its configuration at its start; a file that was edited since shows what it will do after the next. Only
-//!   with [`crate::kubelet::configz`] are the thresholds those of the running kubelet, and then
+//! - The kubelet reads its configuration at its start; a file that was edited since shows what it will do after the
+//!   next. Only with [`crate::kubelet::configz`] are the thresholds those of the running kubelet, and then
 //!   `headroom_eviction_config_drift` shows such an edit; without it there is no sign of one.
 //! - The kubelet looks every 10 s at figures that are up to 10 s old; ours are of this moment.
 //! - `memory.available` has no kernel memory in it: a slab leak exhausts a node while it looks healthy. That is what
 //!   `headroom_memory_available_bytes` beside it is for.
 //! - Without a kubelet on the machine nodefs is the file system on which `/var/lib/kubelet` is or would be.
-//! - imagefs is what the runtime names first, as the kubelet takes it. A runtime that is there and does not answer leaves no
-//!   imagefs (the kubelet has none then, either). Without a runtime it is the image store in its usual place: one that was
-//!   configured elsewhere, or two stores on two devices, show as no imagefs (and then no containerfs) at all.
-//! - A runtime counts an image by its own size: layers that two images share count twice, so deleting an image may free less.
-//! - The kubelet knows the devices that were there when it started. An image store mounted since is a signal that it does
-//!   not see, though we do.
+//! - imagefs is what the runtime names first, as the kubelet takes it. A runtime that is there and does not answer
+//!   leaves no imagefs (the kubelet has none then, either). Without a runtime it is the image store in its usual place:
+//!   one that was configured elsewhere, or two stores on two devices, show as no imagefs (and then no containerfs) at
+//!   all.
+//! - A runtime counts an image by its own size: layers that two images share count twice, so deleting an image may free
+//!   less.
+//! - The kubelet knows the devices that were there when it started. An image store mounted since is a signal that it
+//!   does not see, though we do.
 
 mod assess;
 mod read;

@@ -1,22 +1,23 @@
 //! Is kernel memory of this node's pods accounted, and is this a kernel that leaks with it?
 //!
-//! **What fails.** Before Linux 4.0, a cgroup with kernel memory charged to it could be removed and live on inside the kernel
-//! for ever. A kubelet or runc that switches the accounting on makes every pod start leak there, until no cgroup can be made
-//! ([`super::cgroup_leak`]) a year later. This mode says so before it has cost anything.
+//! **What fails.** Before Linux 4.0, a cgroup with kernel memory charged to it could be removed and live on inside the
+//! kernel for ever. A kubelet or runc that switches the accounting on makes every pod start leak there, until no cgroup
+//! can be made ([`super::cgroup_leak`]) a year later. This mode says so before it has cost anything.
 //!
-//! **Evidence.** v1 before 4.6: accounting is per cgroup, active once a limit was written to `memory.kmem.limit_in_bytes`. The
-//! limit reads "unlimited" either way and proves nothing; usage above 0 does, or a `memory.kmem.slabinfo` that can be read and
-//! is not empty (it answers EIO while inactive). Since 4.6 (commit b313aeee2509) v1 accounts every cgroup, as v2 always did,
-//! unless booted with `cgroup.memory=nokmem`. A kernel built without it has no `memory.kmem.*` files on v1.
+//! **Evidence.** v1 before 4.6: accounting is per cgroup, active once a limit was written to
+//! `memory.kmem.limit_in_bytes`. The limit reads "unlimited" either way and proves nothing; usage above 0 does, or a
+//! `memory.kmem.slabinfo` that can be read and is not empty (it answers EIO while inactive). Since 4.6 (commit
+//! b313aeee2509) v1 accounts every cgroup, as v2 always did, unless booted with `cgroup.memory=nokmem`. A kernel built
+//! without it has no `memory.kmem.*` files on v1.
 //!
-//! **Charged kernel memory.** The kernel charges nothing to the root cgroup itself: the root's figure is the sum of all other
-//! cgroups (v1 `memory.kmem.usage_in_bytes` on 6.18 equals that of its children; v2 `memory.stat` of 6.1 had 19.9 MB of slab at
-//! the root where meminfo had 62.7 MB). So "node" is what cgroups are charged with; slab and per-CPU memory of the whole
-//! machine are from `/proc/meminfo`. v2 prints the sum `kernel` since 5.18; on older kernels it is left out, because the parts
-//! that they print are not all of it.
+//! **Charged kernel memory.** The kernel charges nothing to the root cgroup itself: the root's figure is the sum of all
+//! other cgroups (v1 `memory.kmem.usage_in_bytes` on 6.18 equals that of its children; v2 `memory.stat` of 6.1 had 19.9
+//! MB of slab at the root where meminfo had 62.7 MB). So "node" is what cgroups are charged with; slab and per-CPU
+//! memory of the whole machine are from `/proc/meminfo`. v2 prints the sum `kernel` since 5.18; on older kernels it is
+//! left out, because the parts that they print are not all of it.
 //!
-//! **When it misleads.** A long dead cgroup is not among `kmem_accounted_cgroups`: only directories can be seen. Per-CPU memory
-//! has other users than cgroups.
+//! **When it misleads.** A long dead cgroup is not among `kmem_accounted_cgroups`: only directories can be seen.
+//! Per-CPU memory has other users than cgroups.
 
 mod rule;
 mod snapshot;

@@ -1,40 +1,46 @@
-//! A memory-backed emptyDir fills up to the memory limit of its pod: the kernel kills, the container restarts into the same full
-//! volume, and is killed again.
+//! A memory-backed emptyDir fills up to the memory limit of its pod: the kernel kills, the container restarts into the
+//! same full volume, and is killed again.
 //!
-//! **What fails.** A tmpfs outlives the container that filled it. Its pages count as memory of whoever wrote them, so a container
-//! that writes as much as its limit is OOM-killed, and the next one meets a volume that is as full as before. Nothing says
-//! so: on v1 the pod goes on `Running` with no restart for most of a minute while its writers are killed one by one; on v2 the
-//! whole container dies with reason `Error`; cAdvisor's `container_oom_events_total` stays 0 in both (Kubernetes 1.36, containerd 1.6).
+//! **What fails.** A tmpfs outlives the container that filled it. Its pages count as memory of whoever wrote them, so a
+//! container that writes as much as its limit is OOM-killed, and the next one meets a volume that is as full as before.
+//! Nothing says so: on v1 the pod goes on `Running` with no restart for most of a minute while its writers are killed
+//! one by one; on v2 the whole container dies with reason `Error`; cAdvisor's `container_oom_events_total` stays 0 in
+//! both (Kubernetes 1.36, containerd 1.6).
 //!
 //! **Evidence.** The mount tables of pid 1 and of the kubelet (`/proc/PID/mountinfo`): every tmpfs at
-//! `<root-dir>/pods/<uid>/volumes/kubernetes.io~empty-dir/<name>` is such a volume. Secrets and projected volumes are tmpfs as well
-//! and no emptyDirs; huge pages are `hugetlbfs`, which no memory limit counts: both are left out. Size and use by `statfs(2)`,
-//! proved to be of that very mount by its device number. Limits: `memory.limit_in_bytes` (v1), `memory.max` (v2). Kills:
-//! `oom_kill` of `memory.oom_control` (v1, Linux 4.13) or `memory.events` (v2), and of `/proc/vmstat` for the node.
+//! `<root-dir>/pods/<uid>/volumes/kubernetes.io~empty-dir/<name>` is such a volume. Secrets and projected volumes are
+//! tmpfs as well and no emptyDirs; huge pages are `hugetlbfs`, which no memory limit counts: both are left out. Size
+//! and use by `statfs(2)`, proved to be of that very mount by its device number. Limits: `memory.limit_in_bytes` (v1),
+//! `memory.max` (v2). Kills: `oom_kill` of `memory.oom_control` (v1, Linux 4.13) or `memory.events` (v2), and of
+//! `/proc/vmstat` for the node.
 //!
-//! **Which limit judges.** Pages are charged to the container whose process wrote them first, and through it to its pod; when
-//! the container is gone they stay with the pod (seen on v1 and v2). So the container's limit judges what it writes in one life, and
-//! the pod's limit judges all that is in the volume. `headroom_memory_volume_limit_bytes` is the smaller of the two: of containers,
-//! the smallest limit among those that mount the volume, told by its device number in their own mount tables (of those that
-//! cannot be looked at, among all, if no other does). One series without a further label, so that used / limit is one
-//! division; both limits are beside it in `headroom_memory_volume_cgroup_limit_bytes`. The kubelet gives a pod a limit only if each of its
-//! containers has one. Without any limit there is no series: then the tmpfs size bounds it, which is the node's allocatable memory.
+//! **Which limit judges.** Pages are charged to the container whose process wrote them first, and through it to its
+//! pod; when the container is gone they stay with the pod (seen on v1 and v2). So the container's limit judges what it
+//! writes in one life, and the pod's limit judges all that is in the volume. `headroom_memory_volume_limit_bytes` is
+//! the smaller of the two: of containers, the smallest limit among those that mount the volume, told by its device
+//! number in their own mount tables (of those that cannot be looked at, among all, if no other does). One series
+//! without a further label, so that used / limit is one division; both limits are beside it in
+//! `headroom_memory_volume_cgroup_limit_bytes`. The kubelet gives a pod a limit only if each of its containers has one.
+//! Without any limit there is no series: then the tmpfs size bounds it, which is the node's allocatable memory.
 //!
-//! **How kills are counted.** Processes killed, not times that memory ran out: a v2 container that dies as a group of three
-//! (`memory.oom.group`) counts 3, as in `/proc/vmstat`. v2: the pod's own file counts for everything below and outlives containers
-//! (since Linux 5.2, unless cgroup2 is mounted with `memory_localevents`: else it stays 0). v1: each cgroup counts only its own processes and takes its count with it
-//! when it goes, so increases are added up here by pod uid, and never go down while the pod has a cgroup. Pods with a volume start at 0;
-//! others appear with their first kill, which `increase()` misses.
+//! **How kills are counted.** Processes killed, not times that memory ran out: a v2 container that dies as a group of
+//! three (`memory.oom.group`) counts 3, as in `/proc/vmstat`. v2: the pod's own file counts for everything below and
+//! outlives containers (since Linux 5.2, unless cgroup2 is mounted with `memory_localevents`: else it stays 0). v1:
+//! each cgroup counts only its own processes and takes its count with it when it goes, so increases are added up here
+//! by pod uid, and never go down while the pod has a cgroup. Pods with a volume start at 0; others appear with their
+//! first kill, which `increase()` misses.
 //!
 //! **When it misleads.**
-//! - v1: kills between the last scrape and the end of a container's cgroup are lost, and so is what had been added up when the exporter
-//!   restarts: it begins with what the present cgroups say. The node's counter has them.
+//! - v1: kills between the last scrape and the end of a container's cgroup are lost, and so is what had been added up
+//!   when the exporter restarts: it begins with what the present cgroups say. The node's counter has them.
 //! - A process of a pod that the node's own OOM killer took counts too.
-//! - A container that is down has no cgroup: its limit is remembered while the volume is mounted. After a restart of the exporter in
-//!   such a moment it is missing until the container is back.
-//! - With swap for pods and no `noswap` on the mount, pages may have left for swap: they are used bytes, and no charge any more.
+//! - A container that is down has no cgroup: its limit is remembered while the volume is mounted. After a restart of
+//!   the exporter in such a moment it is missing until the container is back.
+//! - With swap for pods and no `noswap` on the mount, pages may have left for swap: they are used bytes, and no charge
+//!   any more.
 //! - Containers whose cgroup lies outside kubepods (kubelet with the systemd driver, runtime without it) are not found.
-//! - Two volumes of one pod share its limit: each may look harmless. So does any memory of the containers that is no file.
+//! - Two volumes of one pod share its limit: each may look harmless. So does any memory of the containers that is no
+//!   file.
 
 mod assess;
 mod cgroups;

@@ -1,24 +1,27 @@
-//! What the apiserver holds about this node goes stale: its lease is not renewed, a condition stays for ever, requests are refused.
+//! What the apiserver holds about this node goes stale: its lease is not renewed, a condition stays for ever, requests
+//! are refused.
 //!
-//! **What fails.** The kubelet renews its lease every 10 s; 40 s after the last time it has expired, and 50 s after it the node
-//! controller marks the node. A condition whose owner is gone (`OutOfDisk` after an upgrade) stays on the node object with the status it
-//! had, or `Unknown`, and nothing removes it. An apiserver that has no seat left answers 429.
+//! **What fails.** The kubelet renews its lease every 10 s; 40 s after the last time it has expired, and 50 s after it
+//! the node controller marks the node. A condition whose owner is gone (`OutOfDisk` after an upgrade) stays on the node
+//! object with the status it had, or `Unknown`, and nothing removes it. An apiserver that has no seat left answers 429.
 //!
-//! **Evidence.** This node's own object and lease, by GET with `resourceVersion=0` (answered from the apiserver's cache), in the
-//! background: never a list, never a watch, never another node's. Through [`crate::apiserver`], over the connection that the probe keeps
-//! open anyway. Ages are of the moment of the read, by this machine's clock, which is the kubelet's as well.
+//! **Evidence.** This node's own object and lease, by GET with `resourceVersion=0` (answered from the apiserver's
+//! cache), in the background: never a list, never a watch, never another node's. Through [`crate::apiserver`], over the
+//! connection that the probe keeps open anyway. Ages are of the moment of the read, by this machine's clock, which is
+//! the kubelet's as well.
 //!
-//! **What we export.** Each condition with its status and the age of its heartbeat; which of them nobody owns any more; age and duration of
-//! the lease; how our requests ended.
+//! **What we export.** Each condition with its status and the age of its heartbeat; which of them nobody owns any more;
+//! age and duration of the lease; how our requests ended.
 //!
-//! **Orphaned** is a condition other than the kubelet's own four whose heartbeat is over an hour older than the kubelet's, while
-//! the kubelet is alive (its lease is fresh, or its Ready condition is). `NetworkUnavailable` is set once by whoever makes the network and never
-//! again, so it never counts (`--collector.node_status.set-once`).
+//! **Orphaned** is a condition other than the kubelet's own four whose heartbeat is over an hour older than the
+//! kubelet's, while the kubelet is alive (its lease is fresh, or its Ready condition is). `NetworkUnavailable` is set
+//! once by whoever makes the network and never again, so it never counts (`--collector.node_status.set-once`).
 //!
-//! **When it misleads.** A healthy quiet node has heartbeats up to 7.5 minutes old (`pkg/kubelet/kubelet_node_status.go:590`): only the lease tells
-//! sooner. The node controller sets conditions to `Unknown` without touching their heartbeat. A clock that is wrong by seconds makes a lease
-//! look old if another machine renewed it, which only happens in tests. With API priority and fairness our requests wait in another queue than
-//! the kubelet's: our 429 is a sign, and not its own.
+//! **When it misleads.** A healthy quiet node has heartbeats up to 7.5 minutes old
+//! (`pkg/kubelet/kubelet_node_status.go:590`): only the lease tells sooner. The node controller sets conditions to
+//! `Unknown` without touching their heartbeat. A clock that is wrong by seconds makes a lease look old if another
+//! machine renewed it, which only happens in tests. With API priority and fairness our requests wait in another queue
+//! than the kubelet's: our 429 is a sign, and not its own.
 
 mod assess;
 mod objects;

@@ -1,25 +1,29 @@
 //! A node or a process runs out of file descriptors, or a user out of inotify.
 //!
-//! **What fails.** A process at its soft limit gets `EMFILE` from `open` and `accept`: a kubelet or a runtime in that state
-//! starts nothing, and an agent that leaks one connection per poll takes the daemon at the other end with it. The whole
-//! machine at `fs.file-max` gets `ENFILE`. A user at `fs.inotify.max_user_instances` or `max_user_watches` gets `EMFILE`
-//! or "no space left on device" with a disk that is not full, and every watcher of configuration files fails or goes blind.
+//! **What fails.** A process at its soft limit gets `EMFILE` from `open` and `accept`: a kubelet or a runtime in that
+//! state starts nothing, and an agent that leaks one connection per poll takes the daemon at the other end with it. The
+//! whole machine at `fs.file-max` gets `ENFILE`. A user at `fs.inotify.max_user_instances` or `max_user_watches` gets
+//! `EMFILE` or "no space left on device" with a disk that is not full, and every watcher of configuration files fails
+//! or goes blind.
 //!
-//! **Evidence.** `/proc/sys/fs/file-nr`; for every process the number of its fds, its limit and its name; for a chosen few
-//! what each fd is (links in `/proc/PID/fd`) and which pod they belong to (`/proc/PID/cgroup`). How this is read, what it
-//! costs, and which capabilities it takes, is in [`crate::host::process`]. No kernel file tells how much inotify a user has:
-//! see `open_files/inotify.rs` for how it is found out.
+//! **Evidence.** `/proc/sys/fs/file-nr`; for every process the number of its fds, its limit and its name; for a chosen
+//! few what each fd is (links in `/proc/PID/fd`) and which pod they belong to (`/proc/PID/cgroup`). How this is read,
+//! what it costs, and which capabilities it takes, is in [`crate::host::process`]. No kernel file tells how much
+//! inotify a user has: see `open_files/inotify.rs` for how it is found out.
 //!
-//! **What we export.** Every process is counted, on every scrape: sums are exact, and the sums by command add up to them.
-//! In detail: the [`Settings::top`] processes nearest their limit, as many with the most fds, the node's own daemons and
-//! ourselves. Who holds connections to the container runtime's sockets: see `open_files/runtime_sockets.rs`. Kinds are read within a budget ([`Settings::max_readlinks`]), equal shares for the processes that need more.
+//! **What we export.** Every process is counted, on every scrape: sums are exact, and the sums by command add up to
+//! them. In detail: the [`Settings::top`] processes nearest their limit, as many with the most fds, the node's own
+//! daemons and ourselves. Who holds connections to the container runtime's sockets: see
+//! `open_files/runtime_sockets.rs`. Kinds are read within a budget ([`Settings::max_readlinks`]), equal shares for the
+//! processes that need more.
 //!
 //! **When it misleads.** A short-lived process that leaks is gone before it is large: look at the other end of its
-//! connections (`peer=none` of the runtime's sockets). Sockets in CLOSE_WAIT are told of the host's network namespace alone: a
-//! process of a pod with a network of its own has no such number. A process whose count does not move may still open and close fast. A scrape sees each process at a slightly
-//! different moment. The runtime is asked for names last, and only if a process of a pod is shown: what it has forgotten by
-//! then has ids only. Our own count includes up to 2 × top + 32 processes that we hold open while we read.
-//! Without capabilities counts are still complete on Linux ≥ 6.2, kinds and inotify only for our own uid.
+//! connections (`peer=none` of the runtime's sockets). Sockets in CLOSE_WAIT are told of the host's network namespace
+//! alone: a process of a pod with a network of its own has no such number. A process whose count does not move may
+//! still open and close fast. A scrape sees each process at a slightly different moment. The runtime is asked for names
+//! last, and only if a process of a pod is shown: what it has forgotten by then has ids only. Our own count includes up
+//! to 2 × top + 32 processes that we hold open while we read. Without capabilities counts are still complete on Linux ≥
+//! 6.2, kinds and inotify only for our own uid.
 
 mod assess;
 mod inotify;
@@ -101,7 +105,8 @@ pub struct Settings {
     /// Processes that are always shown in detail, by name
     #[arg(long = "collector.open_files.daemons", value_name = "NAME", default_values = DAEMONS, value_delimiter = ',')]
     pub daemons: Vec<String>,
-    /// Path of a further socket of the container runtime whose clients are shown, beside the well-known ones; repeat it for several
+    /// Path of a further socket of the container runtime whose clients are shown, beside the well-known ones; repeat it
+    /// for several
     #[arg(long = "collector.open_files.runtime-sockets", value_name = "PATH", value_delimiter = ',', value_parser = socket_flag)]
     pub runtime_sockets: Vec<String>,
     /// File descriptors read in one scrape at the most to find who holds connections to the runtime's sockets

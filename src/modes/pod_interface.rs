@@ -1,30 +1,33 @@
 //! A pod's network interface vanished, and the pod is Running and Ready.
 //!
-//! **What fails.** A NIC is made anew (a driver upgrade, a reset, a bond taken apart): with it go the VLAN interfaces on it and the
-//! macvlan and ipvlan interfaces on those, inside pods too. Or something deletes one end of a pod's veth pair, which takes the other
-//! with it. The pod keeps its address in the API, stays Running and Ready and gets no event; it has `lo` and nothing else.
-//! `/stats/summary` then names its network "".
+//! **What fails.** A NIC is made anew (a driver upgrade, a reset, a bond taken apart): with it go the VLAN interfaces
+//! on it and the macvlan and ipvlan interfaces on those, inside pods too. Or something deletes one end of a pod's veth
+//! pair, which takes the other with it. The pod keeps its address in the API, stays Running and Ready and gets no
+//! event; it has `lo` and nothing else. `/stats/summary` then names its network "".
 //!
-//! **Evidence.** Inside: `/proc/PID/net/dev` of one process per pod, found through the pod's cgroups ([`crate::kubelet::kubepods`]), says which
-//! network namespace that is and which interfaces it has ([`crate::host::netns`]). Outside: one rtnetlink dump of the
-//! machine's interfaces ([`crate::host::links`]). What the interfaces of pods sit on is asked of the sysfs in the
-//! container, where there is one, once in five minutes ([`crate::host::iflink`]): a best effort.
+//! **Evidence.** Inside: `/proc/PID/net/dev` of one process per pod, found through the pod's cgroups
+//! ([`crate::kubelet::kubepods`]), says which network namespace that is and which interfaces it has
+//! ([`crate::host::netns`]). Outside: one rtnetlink dump of the machine's interfaces ([`crate::host::links`]). What the
+//! interfaces of pods sit on is asked of the sysfs in the container, where there is one, once in five minutes
+//! ([`crate::host::iflink`]): a best effort.
 //!
-//! **Which pods count.** Those with a network namespace of their own. Never one that is starting or ending: `pod_interface/lives.rs`
-//! tells how that is known. For that, and for names, the runtime is asked only when a pod looks incomplete. A sandbox made anew
-//! is a new life: what the old one had is forgotten.
+//! **Which pods count.** Those with a network namespace of their own. Never one that is starting or ending:
+//! `pod_interface/lives.rs` tells how that is known. For that, and for names, the runtime is asked only when a pod
+//! looks incomplete. A sandbox made anew is a new life: what the old one had is forgotten.
 //!
-//! **What one needs.** Nothing for the interfaces of pods and of the machine (tried on 6.18 as uid 65534 without a capability), but
-//! to be in the machine's pid namespace (hostPID) and, for the machine's interfaces, in its network namespace (hostNetwork).
-//! `CAP_SYS_PTRACE` for what the interfaces of pods sit on; without it outcome `failed`, reason denied, and parents are known only
-//! of what is stacked on the machine itself. A procfs with `hidepid` denies all of the first.
+//! **What one needs.** Nothing for the interfaces of pods and of the machine (tried on 6.18 as uid 65534 without a
+//! capability), but to be in the machine's pid namespace (hostPID) and, for the machine's interfaces, in its network
+//! namespace (hostNetwork). `CAP_SYS_PTRACE` for what the interfaces of pods sit on; without it outcome `failed`,
+//! reason denied, and parents are known only of what is stacked on the machine itself. A procfs with `hidepid` denies
+//! all of the first.
 //!
-//! **When it misleads.** What is deleted on purpose (a VLAN taken out of service, a hot-plugged interface, a device moved into
-//! a pod) looks the same as what was lost; a lost interface of the machine is told until it is back or the exporter restarts. Names
-//! are all that is remembered: one that was renamed was lost. Made anew under the same name between two scrapes, an interface
-//! of a pod was never gone; one of the machine is counted. Interfaces that a pod makes for itself (`docker0`, `tun0`, …) count as interfaces,
-//! so a pod that is left with these alone is not "without", but what it lost is told. Virtual-machine runtimes whose
-//! processes are in no container's cgroup are not looked at, nor are pods whose cgroups are outside kubepods.
+//! **When it misleads.** What is deleted on purpose (a VLAN taken out of service, a hot-plugged interface, a device
+//! moved into a pod) looks the same as what was lost; a lost interface of the machine is told until it is back or the
+//! exporter restarts. Names are all that is remembered: one that was renamed was lost. Made anew under the same name
+//! between two scrapes, an interface of a pod was never gone; one of the machine is counted. Interfaces that a pod
+//! makes for itself (`docker0`, `tun0`, …) count as interfaces, so a pod that is left with these alone is not
+//! "without", but what it lost is told. Virtual-machine runtimes whose processes are in no container's cgroup are not
+//! looked at, nor are pods whose cgroups are outside kubepods.
 
 mod history;
 mod parents;
@@ -114,7 +117,8 @@ pub struct Settings {
     /// Pods whose interfaces are read in one scrape at the most
     #[arg(long = "collector.pod_interface.max-pods", value_name = "N", default_value_t = 500, value_parser = at_least_one)]
     pub max_pods: usize,
-    /// How long a pod in which only the pause container is known to run must have lacked an interface before it counts, and how long an interface of the machine must have been there for its loss to count
+    /// How long a pod in which only the pause container is known to run must have lacked an interface before it counts,
+    /// and how long an interface of the machine must have been there for its loss to count
     #[arg(long = "collector.pod_interface.grace", value_name = "DURATION", default_value = "10s", value_parser = duration_flag)]
     pub grace: Duration,
 }
@@ -315,7 +319,8 @@ impl Subject<'_> {
         }
     }
 
-    /// A second container of the pod that ran before the first look, and still does: one of the two is not the pause container.
+    /// A second container of the pod that ran before the first look, and still does: one of the two is not the pause
+    /// container.
     fn second_witness(&mut self, host: &Host, machine: NetworkNamespace) -> bool {
         let pod = self.pod;
         let others = pod.containers.iter().enumerate().filter(|(index, _)| *index != self.through);

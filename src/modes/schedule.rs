@@ -19,8 +19,9 @@ pub(super) fn about(interval: Duration) -> Duration {
     interval.mul_f64(0.9 + 0.2 * fastrand::f64())
 }
 
-/// The moment of the next request, of one that began then and ended so just now; `None`: nobody was asked. One that took longer
-/// than its interval is not followed by the next at once, and a server without a seat is left alone for as long as it wants.
+/// The moment of the next request, of one that began then and ended so just now; `None`: nobody was asked. One that
+/// took longer than its interval is not followed by the next at once, and a server without a seat is left alone for as
+/// long as it wants.
 pub(super) fn next(began: Instant, interval: Duration, ended: Option<&Exchange>) -> Instant {
     let now = Instant::now();
     let wanted =

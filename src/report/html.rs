@@ -1,7 +1,8 @@
-//! The report for a browser, in an incident, on a telephone: one answer, no script, nothing that is loaded from anywhere.
+//! The report for a browser, in an incident, on a telephone: one answer, no script, nothing that is loaded from
+//! anywhere.
 //!
-//! A verdict is told by its word, its colour and its shape. maud escapes every text; what comes from the machine (names of
-//! processes and pods, texts of errors) goes through `Text` as well.
+//! A verdict is told by its word, its colour and its shape. maud escapes every text; what comes from the machine (names
+//! of processes and pods, texts of errors) goes through `Text` as well.
 
 use std::time::Duration;
 
@@ -105,7 +106,8 @@ impl Render for Look {
     }
 }
 
-/// Text from the machine: what would be invisible, or turn the rest of the line around, is shown as a replacement character.
+/// Text from the machine: what would be invisible, or turn the rest of the line around, is shown as a replacement
+/// character.
 struct Text<'a>(&'a str);
 
 impl Render for Text<'_> {

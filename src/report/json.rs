@@ -1,4 +1,5 @@
-//! The report for a program. `docs/doctor.md` documents each field; within one `format` fields are added and never change. `null`: there is none.
+//! The report for a program. `docs/doctor.md` documents each field; within one `format` fields are added and never
+//! change. `null`: there is none.
 
 use serde::Serialize;
 

@@ -50,7 +50,8 @@ pub fn name(level: Level) -> &'static str {
     }
 }
 
-/// What a row says behind its name: the figure that matters and how it moves, else what was found, else why there is nothing.
+/// What a row says behind its name: the figure that matters and how it moves, else what was found, else why there is
+/// nothing.
 pub fn gist(row: &Row) -> String {
     let verdict = &row.verdict;
     let worst = verdict.findings.first().filter(|finding| finding.level > Level::Ok);

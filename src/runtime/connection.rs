@@ -1,8 +1,8 @@
 //! One connection to a unix socket, driven only while somebody asks.
 //!
-//! Each link has a single-threaded tokio runtime of its own, entered by the thread that polls. Between polls nothing runs, and
-//! dropping a link drops every task and file descriptor of the connection there and then: a client that forgets its connections
-//! is the very failure this exporter watches for.
+//! Each link has a single-threaded tokio runtime of its own, entered by the thread that polls. Between polls nothing
+//! runs, and dropping a link drops every task and file descriptor of the connection there and then: a client that
+//! forgets its connections is the very failure this exporter watches for.
 
 use std::future::Future;
 use std::os::fd::AsRawFd as _;
@@ -45,7 +45,8 @@ impl Failure {
         }
     }
 
-    /// A failed HTTP exchange, after which a connection is of no use any more, be it an end, the daemon's orderly GOAWAY or nonsense.
+    /// A failed HTTP exchange, after which a connection is of no use any more, be it an end, the daemon's orderly
+    /// GOAWAY or nonsense.
     pub(super) fn http(error: &hyper::Error) -> Self {
         let reason = match Ending::of(error) {
             Ending::Io(_) | Ending::Early => Reason::Io,
@@ -92,8 +93,8 @@ impl<C> Link<C> {
             .build()
             .map_err(|error| Error::os("a runtime for the connection", &error))?;
         let client = runtime.block_on(within(deadline, async {
-            // Through the handle rather than by the path: that has resolved the links of the observed machine inside its root, and is
-            // never too long for a socket address.
+            // Through the handle rather than by the path: that has resolved the links of the observed machine inside
+            // its root, and is never too long for a socket address.
             let stream = UnixStream::connect(format!("/proc/self/fd/{}", handle.as_raw_fd())).await;
             handshake(TokioIo::new(stream.map_err(|error| Error::os(path, &error))?)).await
         }));

@@ -1,8 +1,8 @@
 //! CRI v1, the protocol of the kubelet: gRPC over HTTP/2 on a unix socket.
 //!
-//! tonic does the framing, the status codes and the limits; the connection under it is one plain hyper connection and not tonic's
-//! channel, which reconnects, balances and buffers behind one's back. Of the calls only those that list: `Version`,
-//! `ListPodSandbox`, `ListContainers`, `ImageFsInfo`, `ListImages`.
+//! tonic does the framing, the status codes and the limits; the connection under it is one plain hyper connection and
+//! not tonic's channel, which reconnects, balances and buffers behind one's back. Of the calls only those that list:
+//! `Version`, `ListPodSandbox`, `ListContainers`, `ImageFsInfo`, `ListImages`.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -59,7 +59,8 @@ impl Client {
         self.call(path, cri_messages::Empty {}).await
     }
 
-    /// Everything that this runtime has. Without sandboxes and containers there is no answer; without images there is a lesser one.
+    /// Everything that this runtime has. Without sandboxes and containers there is no answer; without images there is a
+    /// lesser one.
     pub(super) async fn inventory(&mut self, endpoint: &str, deadline: Deadline) -> Result<Inventory, Failure> {
         let identity = match &self.identity {
             Some(identity) => identity.clone(),
@@ -122,8 +123,9 @@ fn failure(status: &Status) -> Failure {
 
 /// A container belongs to the pod of its sandbox; to the one that the kubelet labelled it with if the sandbox is gone.
 ///
-/// The uid is that of the cgroup, static pods included: the kubelet gives those the hash of their manifest as uid everywhere on the
-/// node (`kubernetes.io/config.hash` says the same; only the mirror pod on the apiserver has another one). Seen on 1.36.
+/// The uid is that of the cgroup, static pods included: the kubelet gives those the hash of their manifest as uid
+/// everywhere on the node (`kubernetes.io/config.hash` says the same; only the mirror pod on the apiserver has another
+/// one). Seen on 1.36.
 fn add_pods(inventory: &mut Inventory, sandboxes: cri_messages::Sandboxes, containers: cri_messages::Containers) {
     for sandbox in sandboxes.items {
         let metadata = sandbox.metadata.unwrap_or_default();
@@ -166,9 +168,10 @@ fn add_filesystems(inventory: &mut Inventory, filesystems: cri_messages::ImageFi
     inventory.image_filesystems = mountpoints.filter(|mountpoint| !mountpoint.is_empty()).collect();
 }
 
-/// The kubelet's image GC compares the id of each image with what each container says it runs, exited ones included, and leaves
-/// pinned images alone. So do we (a digest counts as well, which some runtimes give instead of the id). A pause image is in no
-/// container's list: where the runtime does not pin it (containerd 1.6), the kubelet may remove it, and it counts as unused.
+/// The kubelet's image GC compares the id of each image with what each container says it runs, exited ones included,
+/// and leaves pinned images alone. So do we (a digest counts as well, which some runtimes give instead of the id). A
+/// pause image is in no container's list: where the runtime does not pin it (containerd 1.6), the kubelet may remove
+/// it, and it counts as unused.
 fn count(images: &cri_messages::Images, containers: &[Container]) -> Images {
     let used: HashSet<&str> = containers.iter().map(|container| container.image.as_str()).collect();
     let mut sum = Images::default();

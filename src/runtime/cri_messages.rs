@@ -1,6 +1,6 @@
 //! The few fields of CRI v1 that we read, declared by hand so that a build needs no `protoc`: numbers and types as in
-//! `api.proto` of k8s.io/cri-api. Protobuf skips every field that is not declared, which is also what keeps a poll small:
-//! annotations (a pod's whole manifest, at times) are never copied.
+//! `api.proto` of k8s.io/cri-api. Protobuf skips every field that is not declared, which is also what keeps a poll
+//! small: annotations (a pod's whole manifest, at times) are never copied.
 
 /// Asks; every call of ours may be made with an empty filter, and an empty message is the same bytes for all of them.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]

@@ -1,12 +1,12 @@
 //! Which socket to ask.
 //!
-//! The endpoint that was set, or the kubelet's own, is the only one asked. Without either, the well-known sockets are asked in order,
-//! anew at every poll, so that one which appears later is found:
+//! The endpoint that was set, or the kubelet's own, is the only one asked. Without either, the well-known sockets are
+//! asked in order, anew at every poll, so that one which appears later is found:
 //!
 //! - no socket, or one that does not serve CRI (Docker's own containerd): the next one;
 //! - an answer with pods or containers in it: this one, from now on;
-//! - an empty answer: perhaps the next one has more. Debian's containerd serves CRI even where only Docker uses it, and taking its empty
-//!   list for the truth would make an orphan of every container;
+//! - an empty answer: perhaps the next one has more. Debian's containerd serves CRI even where only Docker uses it, and
+//!   taking its empty list for the truth would make an orphan of every container;
 //! - an error: another CRI socket may still answer, but never Docker in its place: what Docker knows of a node whose
 //!   containerd is dead is not what runs there.
 
@@ -94,8 +94,8 @@ impl Candidate {
     }
 }
 
-/// Asks over the connection that is there, or over a new one: at once if the old one turns out to be dead (the daemon was
-/// restarted). After any failure the connection goes, because nobody knows what state it is in.
+/// Asks over the connection that is there, or over a new one: at once if the old one turns out to be dead (the daemon
+/// was restarted). After any failure the connection goes, because nobody knows what state it is in.
 fn through<C, T>(
     kept: &mut Option<Link<C>>,
     connect: impl Fn() -> std::result::Result<Link<C>, Failure>,
@@ -124,8 +124,8 @@ pub(super) struct Poller {
     candidates: Vec<Candidate>,
     /// The only candidate, if somebody named one: that it is missing is an error.
     named: Option<String>,
-    /// The one that showed containers last: as long as it lives, one further down the list does not take its place, and when
-    /// it is gone that is an error.
+    /// The one that showed containers last: as long as it lives, one further down the list does not take its place, and
+    /// when it is gone that is an error.
     chosen: Option<usize>,
 }
 

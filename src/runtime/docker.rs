@@ -1,7 +1,7 @@
 //! The Docker Engine API: JSON over HTTP/1.1 on a unix socket, for nodes whose containers are Docker's.
 //!
-//! `/version`, `/info`, `/containers/json?all=1`, `/images/json`. Not `/system/df`, which walks every layer. The first two start
-//! processes in the daemon (`runc --version`), so they are asked once per connection.
+//! `/version`, `/info`, `/containers/json?all=1`, `/images/json`. Not `/system/df`, which walks every layer. The first
+//! two start processes in the daemon (`runc --version`), so they are asked once per connection.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -135,7 +135,8 @@ fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(v
     Ok(Option::<T>::deserialize(value)?.unwrap_or_default())
 }
 
-/// The labels of dockershim and cri-dockerd tell sandboxes from containers; a container without them is a plain one of Docker's.
+/// The labels of dockershim and cri-dockerd tell sandboxes from containers; a container without them is a plain one of
+/// Docker's.
 fn add_pods(inventory: &mut Inventory, listed: Vec<Listed>) {
     for mut container in listed {
         let mut label = |key: &str| container.labels.remove(key).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Golden pages: the whole page that the exporter shows on two recorded nodes, every mode at once.
 //!
-//! Single figures are held against the recording in each mode's own tests; here it is seen as a user sees it, and every change
-//! of it must be looked at. `HEADROOM_UPDATE_DOCS=1 cargo test --lib golden` writes the pages anew.
+//! Single figures are held against the recording in each mode's own tests; here it is seen as a user sees it, and every
+//! change of it must be looked at. `HEADROOM_UPDATE_DOCS=1 cargo test --lib golden` writes the pages anew.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,7 +71,8 @@ impl Node {
         Node { machine, folder, host, runtime }
     }
 
-    /// Puts the recorded pause process into its cgroup and its network. Of no other pod is there a recording from inside.
+    /// Puts the recorded pause process into its cgroup and its network. Of no other pod is there a recording from
+    /// inside.
     fn pause(&self, cgroup: &str, pid: u32) {
         self.machine.cgroup(&format!("{cgroup}/cgroup.procs"), &format!("{pid}\n"));
         let text = std::fs::read_to_string(self.folder.join("proc/pause/net-dev.txt")).unwrap();

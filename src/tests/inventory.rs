@@ -1,5 +1,5 @@
-//! What the runtime of a recorded node said (`tests/fixtures/node/*/cri`), as an [`Inventory`]. Made without the CRI client, so that
-//! what the modes make of it does not hang on that.
+//! What the runtime of a recorded node said (`tests/fixtures/node/*/cri`), as an [`Inventory`]. Made without the CRI
+//! client, so that what the modes make of it does not hang on that.
 
 use serde_json::Value;
 

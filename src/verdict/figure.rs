@@ -1,4 +1,5 @@
-//! The headline figure of each mode: how much of what runs out is in use, as expressions over the same series as the rules.
+//! The headline figure of each mode: how much of what runs out is in use, as expressions over the same series as the
+//! rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -103,8 +104,8 @@ pub struct Figure {
     pub text: String,
     /// Used of the limit.
     pub ratio: f64,
-    /// Change per second over all that the history has: of what is used, for eviction of the headroom ratio. Nothing of fewer than
-    /// two pages, and where a slope says nothing.
+    /// Change per second over all that the history has: of what is used, for eviction of the headroom ratio. Nothing of
+    /// fewer than two pages, and where a slope says nothing.
     pub rate: Option<f64>,
     /// When the limit is met at that rate, if it is at all.
     pub time_to_cliff: Option<Duration>,

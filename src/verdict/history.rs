@@ -128,7 +128,8 @@ impl History {
         self.thin(at);
     }
 
-    /// Forgets what is too old; then, of the pages but the first and the last two, the one whose neighbours are closest.
+    /// Forgets what is too old; then, of the pages but the first and the last two, the one whose neighbours are
+    /// closest.
     fn thin(&mut self, now: i64) {
         let oldest = now - self.limits.seconds as i64 * 1000;
         let mut gone: Vec<i64> = self.pages.iter().copied().filter(|at| *at < oldest).collect();

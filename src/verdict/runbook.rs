@@ -1,4 +1,5 @@
-//! The first steps of the runbooks, which are built in: in an incident the place where they are published may be down too.
+//! The first steps of the runbooks, which are built in: in an incident the place where they are published may be down
+//! too.
 
 use super::rules::FOLDERS;
 

@@ -1,5 +1,5 @@
-//! What the network, the apiserver and the kubelet do to each other, made for real between two namespaces, and what the page
-//! of the exporter says about it, and when. `testbed_alone.rs` tests the test bed itself.
+//! What the network, the apiserver and the kubelet do to each other, made for real between two namespaces, and what the
+//! page of the exporter says about it, and when. `testbed_alone.rs` tests the test bed itself.
 
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 #![allow(clippy::print_stdout, reason = "times to detection, for whoever reads them")]
@@ -17,7 +17,8 @@ use crate::testbed::{self, NAME, PORT};
 /// The exporter's user agent.
 const AGENT: &str = "headroom-exporter";
 const SECOND: Duration = Duration::from_secs(1);
-/// Time for a probe each second that takes at most a second, twice over: what a loaded machine may take, not what is expected.
+/// Time for a probe each second that takes at most a second, twice over: what a loaded machine may take, not what is
+/// expected.
 const SOON: Duration = Duration::from_secs(15);
 /// From a fault to the page that shows it, at these intervals: two seconds on a quiet machine.
 const DETECTED: Duration = Duration::from_secs(6);

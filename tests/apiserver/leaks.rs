@@ -1,5 +1,5 @@
-//! The client of the apiserver through two hundred faults: nothing of any connection stays. Alone in its binary, because it
-//! counts the descriptors of its own process.
+//! The client of the apiserver through two hundred faults: nothing of any connection stays. Alone in its binary,
+//! because it counts the descriptors of its own process.
 #![allow(clippy::disallowed_methods, reason = "a test makes its own files")]
 
 use std::sync::Arc;

@@ -1,10 +1,11 @@
-//! A test that needs the machine for itself: it counts what its own process has open, it starts something called kubelet or looks for
-//! one, it listens on a kubelet's port, or it changes or counts the machine's interfaces, mounts or processes.
+//! A test that needs the machine for itself: it counts what its own process has open, it starts something called
+//! kubelet or looks for one, it listens on a kubelet's port, or it changes or counts the machine's interfaces, mounts
+//! or processes.
 //!
-//! `alone!()` at its beginning runs it once more in a process of its own. As root that process is in a pid, a network and a
-//! mount namespace of its own, in which nothing else runs: neither the other tests of this binary, nor another run of the tests on this
-//! machine, nor a real kubelet. Without root it waits until no other such test of this user runs. Cgroups are still those of the machine:
-//! see `machine_lock`.
+//! `alone!()` at its beginning runs it once more in a process of its own. As root that process is in a pid, a network
+//! and a mount namespace of its own, in which nothing else runs: neither the other tests of this binary, nor another
+//! run of the tests on this machine, nor a real kubelet. Without root it waits until no other such test of this user
+//! runs. Cgroups are still those of the machine: see `machine_lock`.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -14,7 +15,8 @@ use std::sync::LazyLock;
 /// The test that this process was started for.
 const TEST: &str = "HEADROOM_TEST_ALONE";
 
-/// Where names of network namespaces are, they are the test's own as well: programs take their process id for a unique one.
+/// Where names of network namespaces are, they are the test's own as well: programs take their process id for a unique
+/// one.
 const NAMESPACES: &str = "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && ip link set lo up || exit 1";
 
 /// Runs the test in which this is the path of a function, unless this process is there for it.

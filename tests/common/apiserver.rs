@@ -1,4 +1,5 @@
-//! An apiserver that speaks HTTP/2 and HTTP/1.1 by ALPN on a thread of its own, and whose connections can be made to die.
+//! An apiserver that speaks HTTP/2 and HTTP/1.1 by ALPN on a thread of its own, and whose connections can be made to
+//! die.
 
 #![allow(unreachable_pub, reason = "a module of tests")]
 #![allow(dead_code, reason = "each test binary uses its own part")]

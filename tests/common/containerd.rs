@@ -10,7 +10,8 @@
 //! containerd.remove_sandbox(&pod.id);
 //! ```
 //!
-//! Debian's `containerd`, `runc` and `busybox-static`; root. What it takes on a machine without CAP_SYS_RESOURCE: `restrict_oom_score_adj`.
+//! Debian's `containerd`, `runc` and `busybox-static`; root. What it takes on a machine without CAP_SYS_RESOURCE:
+//! `restrict_oom_score_adj`.
 #![allow(unreachable_pub, missing_docs, reason = "shared by several test binaries")]
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
@@ -34,7 +35,8 @@ use tonic_prost::ProstCodec;
 
 use crate::common;
 
-/// Image of every sandbox and container: a static busybox. `sleep` is its default command, so that it is a pause image, too.
+/// Image of every sandbox and container: a static busybox. `sleep` is its default command, so that it is a pause image,
+/// too.
 pub const IMAGE: &str = "localhost/busybox:test";
 
 /// A sandbox that runs.
@@ -246,7 +248,8 @@ state = "{dir}/state"
         Cri::connect(&self.socket())?.call(path, request)
     }
 
-    /// Runs a sandbox in the cgroup `<parent>/pod<uid>`: on the host's network, which takes no CNI, unless it was started with one for pods.
+    /// Runs a sandbox in the cgroup `<parent>/pod<uid>`: on the host's network, which takes no CNI, unless it was
+    /// started with one for pods.
     pub fn run_sandbox(&self, name: &str, uid: &str) -> Pod {
         self.try_run_sandbox(name, uid).unwrap()
     }
@@ -365,7 +368,8 @@ fn overlay() -> bool {
     fs::read_to_string("/proc/filesystems").unwrap_or_default().contains("\toverlay\n")
 }
 
-/// A docker-archive of one layer with a static busybox. The name goes into the configuration, so each name is another image.
+/// A docker-archive of one layer with a static busybox. The name goes into the configuration, so each name is another
+/// image.
 pub fn docker_archive(dir: &Path, name: &str) -> PathBuf {
     let work = tempfile::tempdir_in(dir).unwrap();
     let path = work.path().display();
@@ -430,7 +434,8 @@ pub fn unmount_below(folder: &Path) {
     }
 }
 
-/// Removes these cgroups, with those below, from every hierarchy. Processes that were killed just now take a moment to leave.
+/// Removes these cgroups, with those below, from every hierarchy. Processes that were killed just now take a moment to
+/// leave.
 pub fn remove_cgroups_named(name: &str) {
     let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
     for hierarchy in hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]) {

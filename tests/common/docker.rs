@@ -1,4 +1,5 @@
-//! A real Docker daemon (Debian's `docker.io`) in a folder of its own, without networks: no bridge, no rules in the machine's tables.
+//! A real Docker daemon (Debian's `docker.io`) in a folder of its own, without networks: no bridge, no rules in the
+//! machine's tables.
 //!
 //! `containerd.rs` builds its image.
 #![allow(unreachable_pub, missing_docs, reason = "shared by several test binaries")]

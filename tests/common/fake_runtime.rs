@@ -1,5 +1,5 @@
-//! Stand-ins for a container runtime: a gRPC server that says what the test wants, a Docker daemon of three answers, and a raw
-//! socket for everything that is no protocol at all. For what a real daemon cannot be made to do.
+//! Stand-ins for a container runtime: a gRPC server that says what the test wants, a Docker daemon of three answers,
+//! and a raw socket for everything that is no protocol at all. For what a real daemon cannot be made to do.
 #![allow(unreachable_pub, missing_docs, reason = "shared by several test binaries")]
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]

@@ -30,7 +30,8 @@ pub fn role() -> Option<(String, String)> {
 pub struct Helper(pub Child);
 
 impl Helper {
-    /// `test`: the helper's path from its crate on. `before`: a command that ends in the helper (`setpriv …`, `ip netns exec …`).
+    /// `test`: the helper's path from its crate on. `before`: a command that ends in the helper (`setpriv …`,
+    /// `ip netns exec …`).
     pub fn start(test: &str, before: &[&str], role: &str, target: &str) -> Self {
         let exe = std::env::current_exe().unwrap();
         let mut words = before.iter().map(std::ffi::OsString::from).chain([exe.into_os_string()]);

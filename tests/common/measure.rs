@@ -1,4 +1,5 @@
-//! What the benchmarks share: CPU time of a call, of a collector and of an exporter that is scraped, and the floor beside it.
+//! What the benchmarks share: CPU time of a call, of a collector and of an exporter that is scraped, and the floor
+//! beside it.
 #![allow(unreachable_pub, missing_docs, reason = "shared by several benchmarks")]
 #![allow(dead_code, reason = "each benchmark uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "benchmarks look at the machine with their own eyes")]
@@ -15,8 +16,8 @@ use headroom::modes::{Collector, Context, Mode, Settings};
 use headroom::services::Services;
 use rustix::fs::{AtFlags, Mode as Access, OFlags, openat, statat};
 
-/// Only the system calls: the directory of each process, its limit, the size of its `fd` and its name; and, for the processes
-/// shown in detail, one readlink per descriptor.
+/// Only the system calls: the directory of each process, its limit, the size of its `fd` and its name; and, for the
+/// processes shown in detail, one readlink per descriptor.
 pub fn floor(readlinks: usize) {
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", directory, Access::empty()).unwrap();

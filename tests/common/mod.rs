@@ -1,4 +1,5 @@
-//! What the integration tests share: the real binary as a child process, an HTTP client of a few lines, and a reader of pages.
+//! What the integration tests share: the real binary as a child process, an HTTP client of a few lines, and a reader of
+//! pages.
 #![allow(unreachable_pub, missing_docs, reason = "shared by several test binaries")]
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
@@ -25,8 +26,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Says loudly that a test could not run here, and what is missing, and ends it. `HEADROOM_TESTS_STRICT=1` (as `.ci/run` sets
-/// it) makes it a failure.
+/// Says loudly that a test could not run here, and what is missing, and ends it. `HEADROOM_TESTS_STRICT=1` (as
+/// `.ci/run` sets it) makes it a failure.
 #[macro_export]
 macro_rules! skip {
     ($($what:tt)*) => {{
@@ -52,8 +53,9 @@ pub fn say_skip(what: impl std::fmt::Display) {
     assert!(std::env::var_os("HEADROOM_TESTS_STRICT").is_none(), "a SKIP is a failure here: {what}");
 }
 
-/// Says loudly that a part of a test could not run because the kernel lacks something that the CI machines' kernel lacks by design
-/// (VLANs, bonds): never a failure, not even where a SKIP is one. For nothing that can be installed or configured.
+/// Says loudly that a part of a test could not run because the kernel lacks something that the CI machines' kernel
+/// lacks by design (VLANs, bonds): never a failure, not even where a SKIP is one. For nothing that can be installed or
+/// configured.
 pub fn not_in_this_kernel(what: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "NOT IN THIS KERNEL: {what}");
 }
@@ -82,8 +84,8 @@ pub fn unique() -> String {
     format!("{:08x}", fastrand::u32(..))
 }
 
-/// Held by who makes a kubepods tree or counts cgroups, for all runs of the tests on this machine: the kernel has one tree and one number
-/// of them, whatever namespaces a test is in.
+/// Held by who makes a kubepods tree or counts cgroups, for all runs of the tests on this machine: the kernel has one
+/// tree and one number of them, whatever namespaces a test is in.
 pub fn machine_lock() -> std::fs::File {
     let lock = std::fs::File::create("/tmp/headroom-kernel-cgroup.lock").unwrap();
     lock.lock().unwrap();

@@ -1,10 +1,12 @@
-//! Two machines in one: the namespaces `node` and `cp` (control plane) with a cable between them, and what can go wrong on it.
+//! Two machines in one: the namespaces `node` and `cp` (control plane) with a cable between them, and what can go wrong
+//! on it.
 //!
-//! A namespace lives as long as its first process, and that ends with its standard input: whatever happens to a test, killed with
-//! no chance to clean up included, nothing stays behind. Network, mounts and processes are its own: a `kubelet` in
-//! it is the only one to be seen there, and `/etc/resolv.conf` can be replaced in it alone.
+//! A namespace lives as long as its first process, and that ends with its standard input: whatever happens to a test,
+//! killed with no chance to clean up included, nothing stays behind. Network, mounts and processes are its own: a
+//! `kubelet` in it is the only one to be seen there, and `/etc/resolv.conf` can be replaced in it alone.
 //!
-//! A packet is dropped where it arrives: refused on its way out it would never have been sent, and the socket knows that.
+//! A packet is dropped where it arrives: refused on its way out it would never have been sent, and the socket knows
+//! that.
 
 #![allow(unreachable_pub, missing_docs, reason = "shared by several test binaries")]
 #![allow(dead_code, reason = "each test binary uses its own part")]

@@ -1,5 +1,5 @@
-//! A recorded node (`fixtures/node/*`) laid out as folders that the exporter can read, with what stands still on it; what moves each
-//! test writes itself.
+//! A recorded node (`fixtures/node/*`) laid out as folders that the exporter can read, with what stands still on it;
+//! what moves each test writes itself.
 #![allow(unreachable_pub, missing_docs, reason = "shared by several test binaries")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 

@@ -1,5 +1,5 @@
-//! A kubelet or an apiserver as far as one answer, with certificates of its own, that misbehaves on demand and remembers what it
-//! was sent.
+//! A kubelet or an apiserver as far as one answer, with certificates of its own, that misbehaves on demand and
+//! remembers what it was sent.
 
 #![allow(unreachable_pub, reason = "a module of tests")]
 #![allow(dead_code, reason = "each test binary uses its own part")]

@@ -1,5 +1,5 @@
-//! What is installed: manifests, image, archive, unit, quickstart, man pages, and the rights that each of them gives. Root and the tools of
-//! `tests/deploy/tools.sh`.
+//! What is installed: manifests, image, archive, unit, quickstart, man pages, and the rights that each of them gives.
+//! Root and the tools of `tests/deploy/tools.sh`.
 
 #[macro_use]
 #[path = "../common/mod.rs"]

@@ -1,7 +1,9 @@
-//! What is installed: the Helm chart and the kustomize base, rendered by the real tools over a matrix of values, and held to each other, to the
-//! schemas of Kubernetes 1.28–1.36, to the Prometheus operator's own types, to the alerts, the dashboards and the flags.
+//! What is installed: the Helm chart and the kustomize base, rendered by the real tools over a matrix of values, and
+//! held to each other, to the schemas of Kubernetes 1.28–1.36, to the Prometheus operator's own types, to the alerts,
+//! the dashboards and the flags.
 //!
-//! `tests/deploy/tools.sh` puts the tools into `target/tools`. `HEADROOM_UPDATE_DOCS=1 cargo test --test deploy manifests` writes what is generated anew.
+//! `tests/deploy/tools.sh` puts the tools into `target/tools`.
+//! `HEADROOM_UPDATE_DOCS=1 cargo test --test deploy manifests` writes what is generated anew.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 mod cluster;
@@ -188,7 +190,8 @@ fn the_rules_are_the_files_of_alerts() {
     assert_eq!(text.matches("\"PrometheusRule\"").count(), alerts.len() - 1);
 }
 
-/// The rules know the exporter by its job, and the operator's labels of our own pod must not meet ours of the pods that are observed.
+/// The rules know the exporter by its job, and the operator's labels of our own pod must not meet ours of the pods that
+/// are observed.
 #[test]
 fn the_monitors_name_the_job_and_leave_our_labels_alone() {
     needs!("helm", "kustomize");

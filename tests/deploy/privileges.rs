@@ -139,7 +139,8 @@ struct Row {
     instead: Vec<Pattern>,
 }
 
-/// `name{label="value"}`: a series of this name (`name*`: that begins so; none: of any) with these labels among its own.
+/// `name{label="value"}`: a series of this name (`name*`: that begins so; none: of any) with these labels among its
+/// own.
 #[derive(Debug)]
 struct Pattern {
     name: String,
@@ -294,8 +295,8 @@ fn every_row_of_the_document_is_true() {
     assert_eq!(seen, listed("apiserver"), "what the apiserver and the kubelet were asked");
 }
 
-/// The page of the exporter in a container, with the system calls that a runtime leaves it and a root that is read-only. `has`: its
-/// capabilities, given both.
+/// The page of the exporter in a container, with the system calls that a runtime leaves it and a root that is
+/// read-only. `has`: its capabilities, given both.
 fn contained(lab: &Lab, uid: u32, has: &str) -> Option<Page> {
     if let Some(what) = container::lacking() {
         common::say_skip(format_args!("privileges in a container: no {what}"));

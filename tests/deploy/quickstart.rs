@@ -1,5 +1,5 @@
-//! `docs/quickstart.md`, plain Prometheus: its commands, as they stand there, in a network of their own where nobody else has the ports. Only
-//! intervals are shortened.
+//! `docs/quickstart.md`, plain Prometheus: its commands, as they stand there, in a network of their own where nobody
+//! else has the ports. Only intervals are shortened.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 use std::fs;

@@ -119,7 +119,8 @@ fn with_what_a_daemonset_gives_the_image_sees_the_machine() {
     assert!(page.0.keys().any(|series| series.starts_with(&own)), "{own}: {page:#?}");
 }
 
-/// The binary is static, and the image has no NSS libraries: names must be found all the same, by DNS with search domains and by /etc/hosts.
+/// The binary is static, and the image has no NSS libraries: names must be found all the same, by DNS with search
+/// domains and by /etc/hosts.
 #[test]
 fn the_static_binary_finds_names() {
     if let Some(missing) = netns::lacking() {
@@ -226,7 +227,8 @@ fn the_archive_has_all_that_a_machine_needs_and_can_be_made_again() {
     let changes = fs::read_to_string("CHANGELOG.md").unwrap();
     assert!(changes.contains(&format!("## [{VERSION}]")), "CHANGELOG.md has nothing of {VERSION}");
 
-    // The inventory is of this binary: what it links, by the checksums of Cargo.lock, and nothing of tests, build scripts and macros.
+    // The inventory is of this binary: what it links, by the checksums of Cargo.lock, and nothing of tests, build
+    // scripts and macros.
     let sbom = fs::read_to_string(one.path().join(format!("{name}.cdx.json"))).unwrap();
     let sbom: Value = serde_json::from_str(&sbom).unwrap();
     assert_eq!((&sbom["bomFormat"], &sbom["specVersion"]), (&json!("CycloneDX"), &json!("1.5")));

@@ -1,4 +1,5 @@
-//! The unit file under the real systemd: as process 1 of namespaces of its own, with no unit but ours and those that stand for its world.
+//! The unit file under the real systemd: as process 1 of namespaces of its own, with no unit but ours and those that
+//! stand for its world.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 use std::collections::BTreeSet;
@@ -24,7 +25,8 @@ ExecStart=/usr/local/bin/headroom-exporter\n";
 const STRANGER: &str = "[Service]\nUser=nobody\nLimitNOFILE=20
 ExecStart=/bin/sh -c 'exec 3</etc/passwd 4</etc/passwd 5</dev/null 6</etc/passwd 7</etc/passwd; exec sleep 1000000'\n";
 
-/// What its mounts are like: the unit and the binary are where the unit file says, and nothing of the machine's own units is there.
+/// What its mounts are like: the unit and the binary are where the unit file says, and nothing of the machine's own
+/// units is there.
 const BOOT: &str = r#"
 mount --make-rslave /
 mount -t tmpfs tmpfs /usr/local/bin
@@ -84,7 +86,8 @@ impl Machine {
 
         let cgroup = unified.join(format!("headroom-systemd-{}", common::unique()));
         fs::create_dir(&cgroup).unwrap();
-        // systemd takes the cgroup that it finds itself in for its root. No cgroup namespace: in one the exporter rightly refuses to count.
+        // systemd takes the cgroup that it finds itself in for its root. No cgroup namespace: in one the exporter
+        // rightly refuses to count.
         let script = r#"echo $$ >"$CGROUP/cgroup.procs"
             exec unshare --mount --pid --fork --kill-child --uts --ipc --mount-proc sh -ec "$BOOT""#;
         let systemd = Command::new("sh")

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Puts into target/tools what tests/deploy/manifests.rs uses and Debian does not have, unless it is there: helm, kustomize and a reader of the Prometheus
-# operator's objects, built by Go from its modules (Go 1.25 or later), and kubernetes-validate, the schemas of Kubernetes, from PyPI (python3-venv).
-# What is missing says SKIP; the tests that need it then say it too.
+# Puts into target/tools what tests/deploy/manifests.rs uses and Debian does not have, unless it is there: helm,
+# kustomize and a reader of the Prometheus operator's objects, built by Go from its modules (Go 1.25 or later), and
+# kubernetes-validate, the schemas of Kubernetes, from PyPI (python3-venv). What is missing says SKIP; the tests that
+# need it then say it too.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -25,7 +26,8 @@ go_install() { # name, version, package, flags of the linker
 }
 
 if go version 2>/dev/null | grep -qE ' go1\.(2[5-9]|[3-9][0-9])'; then
-    # Without a cluster Helm renders for the Kubernetes that it was linked for: as its releases do, the one of its client libraries.
+    # Without a cluster Helm renders for the Kubernetes that it was linked for: as its releases do, the one of its
+    # client libraries.
     linked=helm.sh/helm/v3/pkg/chartutil
     go_install helm "$helm" helm.sh/helm/v3/cmd/helm "-X $linked.k8sVersionMajor=1 -X $linked.k8sVersionMinor=33"
     go_install kustomize "$kustomize" sigs.k8s.io/kustomize/kustomize/v5

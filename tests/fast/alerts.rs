@@ -1,5 +1,5 @@
-//! Alerts ≡ runbooks ≡ catalog: red for a mode without its folder, for an alert without its runbook or its cases, and for a metric or
-//! label that nobody declares. promtool's word on them is in `replay/alerts.rs`.
+//! Alerts ≡ runbooks ≡ catalog: red for a mode without its folder, for an alert without its runbook or its cases, and
+//! for a metric or label that nobody declares. promtool's word on them is in `replay/alerts.rs`.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -342,7 +342,8 @@ fn every_alert_has_its_words_and_its_runbook() {
     complain(&complaints);
 }
 
-/// In one case of test.yaml: does the alert fire, is it seen not yet firing before that, is it seen silent where it never fires?
+/// In one case of test.yaml: does the alert fire, is it seen not yet firing before that, is it seen silent where it
+/// never fires?
 #[test]
 fn every_alert_has_a_case_that_fires_one_not_yet_and_one_silent() {
     let mut complaints = Vec::new();

@@ -1,5 +1,5 @@
-//! The client of the apiserver, against servers of our own: every way in which asking can end, what is measured, whom the token
-//! reaches, and what becomes of the long-lived connection.
+//! The client of the apiserver, against servers of our own: every way in which asking can end, what is measured, whom
+//! the token reaches, and what becomes of the long-lived connection.
 #![allow(clippy::disallowed_methods, reason = "a test makes its own files")]
 
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! Dependencies point one way; this is the compiler for that rule.
 //!
-//! Every file below `src/` is parsed, what only tests see is dropped, and each name that is left is followed to the module that
-//! declares it: in `use`, in paths, and in the tokens that macros are called with.
+//! Every file below `src/` is parsed, what only tests see is dropped, and each name that is left is followed to the
+//! module that declares it: in `use`, in paths, and in the tokens that macros are called with.
 #![allow(clippy::disallowed_methods, reason = "tests look at the source with their own eyes")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,8 +102,8 @@ fn dependencies_point_one_way() {
     assert_none(&offenders);
 }
 
-/// Circles are looked for among the children of one module, each with all that is below it: a module and its own children may
-/// name each other, since the parent holds the types that its parts share.
+/// Circles are looked for among the children of one module, each with all that is below it: a module and its own
+/// children may name each other, since the parent holds the types that its parts share.
 #[test]
 fn siblings_do_not_go_round_in_circles() {
     let tree = &*TREE;

@@ -1,4 +1,5 @@
-//! Declared ≡ documented ≡ exposed: the one test that is red until every place that names a metric, a mode or a flag agrees.
+//! Declared ≡ documented ≡ exposed: the one test that is red until every place that names a metric, a mode or a flag
+//! agrees.
 //!
 //! `HEADROOM_UPDATE_DOCS=1 cargo test --test fast catalog` writes the generated documents anew.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
@@ -81,7 +82,8 @@ fn every_exposed_series_is_declared_and_every_mode_exposes_something() {
     for mode in MODES {
         assert!(mode.metrics.iter().any(|metric| exposed.contains(metric.name)), "{} exposes nothing here", mode.id);
     }
-    // The budget of CONTRACT: 1,500 series on a node with 110 pods. This machine has none, and nothing here depends on pods yet.
+    // The budget of CONTRACT: 1,500 series on a node with 110 pods. This machine has none, and nothing here depends on
+    // pods yet.
     assert!(page.0.len() < 1_000, "{} series", page.0.len());
 }
 

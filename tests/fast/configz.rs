@@ -1,6 +1,8 @@
-//! `/configz` of the running kubelet as the first source: what is made of it, whom it is asked of, and what becomes of the token.
+//! `/configz` of the running kubelet as the first source: what is made of it, whom it is asked of, and what becomes of
+//! the token.
 //!
-//! The kubelet is a TLS server of our own; its answers are those that real ones gave (`fixtures/eviction/configz-matrix`, `fixtures/node`).
+//! The kubelet is a TLS server of our own; its answers are those that real ones gave
+//! (`fixtures/eviction/configz-matrix`, `fixtures/node`).
 #![allow(clippy::disallowed_methods, reason = "a test makes its machine of files")]
 
 use std::path::{Path, PathBuf};
@@ -140,7 +142,8 @@ fn sources(samples: &Samples) -> Vec<String> {
     rows.map(|row| row.labels.join(" ")).collect()
 }
 
-/// The drifts on a page, as `signal type running → configured`, those that are none left out; and how many were compared.
+/// The drifts on a page, as `signal type running → configured`, those that are none left out; and how many were
+/// compared.
 fn drifts(samples: &Samples) -> (Vec<String>, usize) {
     let rows: Vec<_> =
         samples.rows().iter().filter(|row| row.metric.name == "headroom_eviction_config_drift").collect();

@@ -128,7 +128,8 @@ fn thresholds(samples: &Samples) -> BTreeMap<String, f64> {
     rows.map(|row| (row.labels.join(" "), row.value)).collect()
 }
 
-/// What a map of `/configz` means on this machine, worked out a second time: by hand-made arithmetic on the signals' names.
+/// What a map of `/configz` means on this machine, worked out a second time: by hand-made arithmetic on the signals'
+/// names.
 fn expected(hard: &Pairs, soft: &Pairs, pods: bool) -> BTreeMap<String, f64> {
     let mut expected = BTreeMap::new();
     for (kind, map) in [("hard", hard), ("soft", soft)] {

@@ -2,9 +2,9 @@
 //! files, beside what the node's own kubelet said in `/stats/summary` and `/configz`.
 //!
 //! The files were copied seconds after the summary was taken, and the summary itself may be 10 s old. So what moves
-//! (available memory, bytes, inodes, threads) is held against the files, exactly, and what does not (capacities, limits,
-//! thresholds) also against the kubelet. `kernel.threads-max` was not recorded; its part is played by the `maxpid` that the
-//! kubelet made of it.
+//! (available memory, bytes, inodes, threads) is held against the files, exactly, and what does not (capacities,
+//! limits, thresholds) also against the kubelet. `kernel.threads-max` was not recorded; its part is played by the
+//! `maxpid` that the kubelet made of it.
 #![allow(clippy::disallowed_methods, reason = "a test makes its machine of files")]
 
 use std::ops::Deref;

@@ -1,4 +1,5 @@
-//! What a change is tested by within a minute: no root, no network but the loopback, no Debian package. `tests/run --fast` runs these.
+//! What a change is tested by within a minute: no root, no network but the loopback, no Debian package.
+//! `tests/run --fast` runs these.
 
 #[macro_use]
 #[path = "../common/mod.rs"]

@@ -1,8 +1,10 @@
-//! Parity with the kubelet: on two recorded nodes (kubelet 1.36, `fixtures/node/*`), what the exporter shows of every signal is what that
-//! node's own kubelet said in `/stats/summary`, and its thresholds are `/configz` by the kubelet's arithmetic; all to the byte.
+//! Parity with the kubelet: on two recorded nodes (kubelet 1.36, `fixtures/node/*`), what the exporter shows of every
+//! signal is what that node's own kubelet said in `/stats/summary`, and its thresholds are `/configz` by the kubelet's
+//! arithmetic; all to the byte.
 //!
-//! The recorded kernel files are some seconds younger than the summary, so figures that move cannot be compared with them
-//! (`eviction_node.rs` holds those against the files). Here the kernel files are written anew from the summary's *inputs*:
+//! The recorded kernel files are some seconds younger than the summary, so figures that move cannot be compared with
+//! them (`eviction_node.rs` holds those against the files). Here the kernel files are written anew from the
+//! summary's *inputs*:
 //!
 //! | signal | kernel input made of the summary | compared with |
 //! |---|---|---|
@@ -12,9 +14,10 @@
 //! | imagefs, containerfs | likewise of runtime.imageFs, at the mount point that the recorded ImageFsInfo names | runtime.imageFs, runtime.containerFs |
 //! | pid | pid_max as recorded, threads-max = maxpid (not recorded), loadavg with curproc threads | maxpid, maxpid − curproc |
 //!
-//! So what is proved is our arithmetic and which input goes where, not that the kernel says the same twice. Capacities and
-//! limits come from recorded files where there are any, and there the kubelet's figure is an independent witness.
-//! Thresholds are computed in this file from configz's text, by the formulas of `pkg/kubelet/eviction`, with nothing of the library.
+//! So what is proved is our arithmetic and which input goes where, not that the kernel says the same twice. Capacities
+//! and limits come from recorded files where there are any, and there the kubelet's figure is an independent witness.
+//! Thresholds are computed in this file from configz's text, by the formulas of `pkg/kubelet/eviction`, with nothing of
+//! the library.
 #![allow(clippy::disallowed_methods, reason = "a test makes its machine of files")]
 
 use std::ops::Deref;
@@ -179,7 +182,8 @@ fn number(value: &Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_else(|| panic!("{key}: {value}"))
 }
 
-/// `int64(float64(capacity) * float64(float32(v)/100))` (helpers.go:427, eviction/api/types.go:111), or so many mebibytes.
+/// `int64(float64(capacity) * float64(float32(v)/100))` (helpers.go:427, eviction/api/types.go:111), or so many
+/// mebibytes.
 fn quantity(value: &str, capacity: u64) -> i64 {
     match value.strip_suffix('%') {
         Some(percent) => (capacity as f64 * f64::from(percent.parse::<f32>().unwrap() / 100.0)) as i64,

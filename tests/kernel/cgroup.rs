@@ -1,6 +1,7 @@
-//! The modes `cgroup_leak` and `kmem` on the running kernel: cgroups made here, counted by an independent witness (`find`,
-//! `/proc/cgroups`, `cgroup.stat`), on v1 and on the cgroup2 mount. Needs root and v1 memory and cgroup2 mounts as on the CI
-//! machines; says loudly what it skips elsewhere. Everything it makes is removed again, also after a failure.
+//! The modes `cgroup_leak` and `kmem` on the running kernel: cgroups made here, counted by an independent witness
+//! (`find`, `/proc/cgroups`, `cgroup.stat`), on v1 and on the cgroup2 mount. Needs root and v1 memory and cgroup2
+//! mounts as on the CI machines; says loudly what it skips elsewhere. Everything it makes is removed again, also after
+//! a failure.
 #![allow(clippy::disallowed_methods, reason = "tests make the files that the library may only read through `host`")]
 
 use std::fs::{self, File};
@@ -25,7 +26,8 @@ const V1: &str = "/sys/fs/cgroup/memory";
 const V2: &str = "/sys/fs/cgroup/unified";
 const ID: &str = "55f765a8788dcccb46fae55db15b169605b66df347604a06a4f6ed7c15f879c6";
 
-/// What these tests need, held until dropped: root, the mounts, nobody else's kubepods, and no other test counting cgroups.
+/// What these tests need, held until dropped: root, the mounts, nobody else's kubepods, and no other test counting
+/// cgroups.
 struct Lab {
     _lock: File,
     /// `sys/fs/cgroup` as a pure v2 machine has it: a link to the cgroup2 mount.
@@ -423,7 +425,8 @@ fn a_directory_that_we_may_not_read() {
     }
 }
 
-/// 6.18 accounts everything: usage grows with what a container makes the kernel allocate, and the root's is the sum of all.
+/// 6.18 accounts everything: usage grows with what a container makes the kernel allocate, and the root's is the sum of
+/// all.
 #[test]
 fn kernel_memory_of_this_kernel() {
     let Some(_lab) = Lab::open() else { return };

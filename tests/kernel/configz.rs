@@ -1,4 +1,5 @@
-//! `/configz` from end to end: a process called kubelet, a TLS server with its answers, and the real binary. `fast/configz.rs` has the rest.
+//! `/configz` from end to end: a process called kubelet, a TLS server with its answers, and the real binary.
+//! `fast/configz.rs` has the rest.
 #![allow(clippy::disallowed_methods, reason = "a test makes its machine of files")]
 
 use std::path::{Path, PathBuf};

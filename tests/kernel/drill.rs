@@ -1,5 +1,6 @@
-//! `headroom-drill` on the running kernel: each fault is made (seen by the test's own eyes), and nothing is left after SIGTERM, nor after
-//! SIGKILL of the drill, nor after `clean` where its watchdog was killed too. Needs root and a cgroup v1 memory hierarchy.
+//! `headroom-drill` on the running kernel: each fault is made (seen by the test's own eyes), and nothing is left after
+//! SIGTERM, nor after SIGKILL of the drill, nor after `clean` where its watchdog was killed too. Needs root and a
+//! cgroup v1 memory hierarchy.
 #![cfg(feature = "drill")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 

@@ -228,7 +228,8 @@ fn memory_and_pids_by_shell_arithmetic() {
     };
     let samples = collect(&Overrides::default());
     let (_, after) = witness().unwrap();
-    // Other programs allocate and free between our reading and the shell's: a build on the same machine moves some 100 MB.
+    // Other programs allocate and free between our reading and the shell's: a build on the same machine moves some 100
+    // MB.
     let slack = 512.0 * 1024.0 * 1024.0;
     let ours = samples.value(&AVAILABLE_BYTES, &["memory.available"]).unwrap();
     assert_eq!(samples.value(&CAPACITY_BYTES, &["memory.available"]), Some(total));

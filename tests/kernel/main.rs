@@ -1,4 +1,5 @@
-//! The modes on the running kernel: real processes, sockets, cgroups, mounts and namespaces. Root; without it most say SKIP.
+//! The modes on the running kernel: real processes, sockets, cgroups, mounts and namespaces. Root; without it most say
+//! SKIP.
 
 #[macro_use]
 #[path = "../common/mod.rs"]

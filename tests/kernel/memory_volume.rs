@@ -1,9 +1,9 @@
-//! Mode memory_volume on the running kernel: a tmpfs at the kubelet's place, filled from inside a memory cgroup until the kernel kills,
-//! again and again, as a container that is restarted into its full volume. The witnesses are `stat -f`, the kernel's counts read by the test
-//! itself, and how the writer ended.
+//! Mode memory_volume on the running kernel: a tmpfs at the kubelet's place, filled from inside a memory cgroup until
+//! the kernel kills, again and again, as a container that is restarted into its full volume. The witnesses are
+//! `stat -f`, the kernel's counts read by the test itself, and how the writer ended.
 //!
-//! Needs root and a cgroup v1 memory hierarchy without a kubelet's cgroups, as on the CI machines; says loudly what it skips
-//! elsewhere. cgroup v2 is tested on recorded nodes. Everything made here is removed again, also after a failure.
+//! Needs root and a cgroup v1 memory hierarchy without a kubelet's cgroups, as on the CI machines; says loudly what it
+//! skips elsewhere. cgroup v2 is tested on recorded nodes. Everything made here is removed again, also after a failure.
 #![allow(clippy::disallowed_methods, reason = "a test makes its machine of files")]
 
 use std::fs::{self, File};
@@ -121,8 +121,8 @@ fn end(container: &Path) {
     eventually("the cgroup can be removed", || fs::remove_dir(container).is_ok() || !container.exists());
 }
 
-/// Appends zeros to a file of the volume from inside the container until the kernel kills the writer. How many it killed, by its own
-/// count.
+/// Appends zeros to a file of the volume from inside the container until the kernel kills the writer. How many it
+/// killed, by its own count.
 fn fill_until_killed(container: &Path, volume: &Path) -> u64 {
     let script = "echo $$ > \"$0/cgroup.procs\" && \
         exec dd if=/dev/zero of=\"$1/fill\" bs=64k count=2048 oflag=append conv=notrunc";

@@ -1,6 +1,7 @@
-//! The mode `pod_interface` on the running kernel: cgroups shaped like pods, processes in network namespaces, macvlans on a parent that
-//! is deleted and made again; witnesses are `ip -n`, `nsenter` and `/proc/PID/ns/net`. Needs root, iproute2, and v1 memory and cgroup2 mounts as
-//! on the CI machines. The cgroups are the kernel's, in a tree of each test's own, so tests do not see each other's pods.
+//! The mode `pod_interface` on the running kernel: cgroups shaped like pods, processes in network namespaces, macvlans
+//! on a parent that is deleted and made again; witnesses are `ip -n`, `nsenter` and `/proc/PID/ns/net`. Needs root,
+//! iproute2, and v1 memory and cgroup2 mounts as on the CI machines. The cgroups are the kernel's, in a tree of each
+//! test's own, so tests do not see each other's pods.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 use std::fs;
@@ -30,7 +31,8 @@ fn succeeds(script: &str) -> bool {
     Command::new("sh").args(["-c", script]).stderr(Stdio::null()).stdout(Stdio::null()).status().unwrap().success()
 }
 
-/// A machine whose sysfs has one kubepods tree: a directory of the kernel's cgroups, mounted where the machine's would be.
+/// A machine whose sysfs has one kubepods tree: a directory of the kernel's cgroups, mounted where the machine's would
+/// be.
 struct Lab {
     cgroup: PathBuf,
     mount: PathBuf,
@@ -204,7 +206,8 @@ fn of_pods(samples: &Samples) -> usize {
     samples.rows().iter().filter(|row| row.metric.labels.contains(&"pod_uid")).count()
 }
 
-/// As a driver upgrade does it: the parent is deleted, the macvlans on it in pods go with it, and it is made again. By both drivers' names.
+/// As a driver upgrade does it: the parent is deleted, the macvlans on it in pods go with it, and it is made again. By
+/// both drivers' names.
 #[test]
 fn a_parent_is_deleted_and_made_again() {
     alone!();
@@ -322,7 +325,8 @@ fn a_pause_container_without_an_interface_is_given_time() {
     assert_eq!(samples.value(&INTERFACES, &["", "", &Lab::uid(2)]), Some(0.0));
 }
 
-/// Pods that come and go as runtimes make them and take them away: the network first or last. None is ever without an interface.
+/// Pods that come and go as runtimes make them and take them away: the network first or last. None is ever without an
+/// interface.
 #[test]
 fn pods_that_come_and_go_lose_nothing() {
     alone!();
@@ -455,8 +459,8 @@ impl Drop for Cgroups {
     }
 }
 
-/// Beside a real containerd with a slow CNI plugin, and without grace: nothing that starts or ends is ever without an interface; what loses
-/// it is told by name, with its container and without, until its sandbox ends.
+/// Beside a real containerd with a slow CNI plugin, and without grace: nothing that starts or ends is ever without an
+/// interface; what loses it is told by name, with its container and without, until its sandbox ends.
 #[test]
 fn pods_of_a_real_containerd() {
     alone!();
@@ -519,8 +523,8 @@ fn pods_of_a_real_containerd() {
     assert_eq!(of_pods(&samples), 0);
 }
 
-/// What a scrape of a full node costs, printed; it fails only if that is absurd. Some of it is done on other threads, so the process's time
-/// counts, that of tests at its side included.
+/// What a scrape of a full node costs, printed; it fails only if that is absurd. Some of it is done on other threads,
+/// so the process's time counts, that of tests at its side included.
 #[test]
 fn a_full_node_is_cheap() {
     alone!();

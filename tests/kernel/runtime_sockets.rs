@@ -1,4 +1,5 @@
-//! Mode `open_files`: who holds connections to the runtime's sockets, and TCP sockets in CLOSE_WAIT, on the running kernel, against `ss`.
+//! Mode `open_files`: who holds connections to the runtime's sockets, and TCP sockets in CLOSE_WAIT, on the running
+//! kernel, against `ss`.
 //!
 //! Helpers are this same test binary, started again with a role in the environment.
 #![allow(clippy::disallowed_methods, reason = "witnesses read the machine themselves")]

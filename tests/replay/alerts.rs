@@ -1,4 +1,5 @@
-//! promtool's word on the alert rules: they are rules, every case of theirs holds, and a healthy node fires none of them in a day.
+//! promtool's word on the alert rules: they are rules, every case of theirs holds, and a healthy node fires none of
+//! them in a day.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 use std::fmt::Write as _;

@@ -1,4 +1,5 @@
-//! Every query of every panel and variable on a real Prometheus that scrapes a real exporter, a recorded node and a failing one.
+//! Every query of every panel and variable on a real Prometheus that scrapes a real exporter, a recorded node and a
+//! failing one.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 use std::collections::BTreeMap;

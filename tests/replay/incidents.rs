@@ -1,7 +1,9 @@
-//! Every incident replayed: the fault made for real, by `headroom-drill` wherever it can, the exporter, a real Prometheus with the project's rules and a real Alertmanager;
-//! the right page arrives, nothing else does, and when the fault is gone it is resolved. `docs/detection.md` says what is replayed how.
+//! Every incident replayed: the fault made for real, by `headroom-drill` wherever it can, the exporter, a real
+//! Prometheus with the project's rules and a real Alertmanager; the right page arrives, nothing else does, and when the
+//! fault is gone it is resolved. `docs/detection.md` says what is replayed how.
 //!
-//! Time goes 30 times as fast (`incidents/pace.rs` says for what); `HEADROOM_REPLAY_FACTOR=1` replays at real intervals.
+//! Time goes 30 times as fast (`incidents/pace.rs` says for what); `HEADROOM_REPLAY_FACTOR=1` replays at real
+//! intervals.
 
 #![cfg(feature = "drill")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]

@@ -1,5 +1,6 @@
-//! Orphaned cgroups beside a real containerd: fifty pods come and go while the mode is scraped without a pause and without grace, and
-//! none of them is ever an orphan; a directory that was left over is one; a runtime that dies makes none and forgets none.
+//! Orphaned cgroups beside a real containerd: fifty pods come and go while the mode is scraped without a pause and
+//! without grace, and none of them is ever an orphan; a directory that was left over is one; a runtime that dies makes
+//! none and forgets none.
 #![allow(clippy::disallowed_methods, reason = "tests make the files that the library may only read through `host`")]
 
 use std::fs;

@@ -102,7 +102,8 @@ fn recorded_nodes() {
             (13, 11, 2)
         );
         assert_eq!(inventory.image_filesystems, [mountpoint]);
-        // The pause image is in no container's list and not pinned by this containerd: the kubelet's image GC may take it.
+        // The pause image is in no container's list and not pinned by this containerd: the kubelet's image GC may take
+        // it.
         let images = inventory.images.unwrap();
         assert_eq!((images.count, images.bytes, images.unused_bytes), (2, 778_880 + 2_130_562, 778_880));
         let web = inventory.sandboxes.iter().find(|sandbox| sandbox.pod.name == "static-web-tb-node").unwrap();

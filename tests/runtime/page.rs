@@ -29,7 +29,8 @@ fn the_runtimes_word_is_on_the_page_and_its_death_costs_only_that() {
     };
     let pod = containerd.run_sandbox("web", UID);
     let id = containerd.run_container(&pod, "server", &["sleep", "1000000"]);
-    // In a pid namespace of its own the exporter would not see the pods; so open_files may refuse a pid 1 that lets nobody look.
+    // In a pid namespace of its own the exporter would not see the pods; so open_files may refuse a pid 1 that lets
+    // nobody look.
     let endpoint = format!("--runtime.endpoint={}", containerd.endpoint());
     let exporter = Exporter::start(&[&endpoint, "--collector.open_files.top=100"]);
 

@@ -1,4 +1,5 @@
-//! The double of the apiserver, from within: HTTP/2 and HTTP/1.1 over TLS, a few objects, and every bad day a client may meet.
+//! The double of the apiserver, from within: HTTP/2 and HTTP/1.1 over TLS, a few objects, and every bad day a client
+//! may meet.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;

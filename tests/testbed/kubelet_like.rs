@@ -1,5 +1,5 @@
-//! A client that holds its connection as the kubelet does: one of HTTP/2 for everything, a ping when nothing came for a while, a new
-//! one when that is lost. As the kubelet's (Go's `net/http`), its habits come from its environment.
+//! A client that holds its connection as the kubelet does: one of HTTP/2 for everything, a ping when nothing came for a
+//! while, a new one when that is lost. As the kubelet's (Go's `net/http`), its habits come from its environment.
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -1,8 +1,8 @@
-//! The test bed of the network side: a double of the apiserver in one namespace, in the other a client that behaves as the kubelet
-//! and the exporter itself.
+//! The test bed of the network side: a double of the apiserver in one namespace, in the other a client that behaves as
+//! the kubelet and the exporter itself.
 //!
-//! The double and the client are this same test binary, started again with a role in the environment: `helper` must be called
-//! by a test of that name.
+//! The double and the client are this same test binary, started again with a role in the environment: `helper` must be
+//! called by a test of that name.
 
 #![allow(unreachable_pub, missing_docs, reason = "shared by several test binaries")]
 #![allow(dead_code, reason = "each test binary uses its own part")]
@@ -102,7 +102,8 @@ pub struct Double {
 }
 
 impl Double {
-    /// In the control plane's namespace, listening, with the recorded objects made fresh. Its authority is `ca.pem` in the directory.
+    /// In the control plane's namespace, listening, with the recorded objects made fresh. Its authority is `ca.pem` in
+    /// the directory.
     pub fn start(namespace: &Namespace, directory: &Path) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let argument = directory.to_str().unwrap();

@@ -1,5 +1,5 @@
-//! `--web.kubernetes-auth` of the real binary before an apiserver of our own: who is let in, what the apiserver is asked, how often, and
-//! what becomes of it all when it is away.
+//! `--web.kubernetes-auth` of the real binary before an apiserver of our own: who is let in, what the apiserver is
+//! asked, how often, and what becomes of it all when it is away.
 #![allow(clippy::disallowed_methods, reason = "a test makes its own files")]
 
 use std::process::Command;

@@ -268,7 +268,8 @@ fn a_real_browser_shows_it_in_light_and_dark() {
     }
 }
 
-/// A page that shows another one in a frame of some width, and then says how wide that one's content is and what sticks out.
+/// A page that shows another one in a frame of some width, and then says how wide that one's content is and what sticks
+/// out.
 fn framed(page: &str, width: u32, height: u32, measure: bool) -> String {
     let inner = page.replace('&', "&amp;").replace('"', "&quot;");
     let script = if measure {

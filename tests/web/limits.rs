@@ -78,7 +78,8 @@ fn two_thousand_connections() {
     let site = Site::new();
     let (exporter, before) = warm(&site);
     let mut open = Vec::new();
-    // Half of them are nothing but connections, half have begun a handshake; the last thousand come from where the scraper is.
+    // Half of them are nothing but connections, half have begun a handshake; the last thousand come from where the
+    // scraper is.
     for number in 0..2000 {
         let from = if number < 1000 { 2 + (number % 4) as u8 } else { 1 };
         let mut stream = connect_from(from, exporter.address).unwrap();
@@ -345,7 +346,8 @@ fn dawdlers_are_closed() {
     }
     assert!(begun.elapsed() >= BRIEF);
 
-    // One that reads on is served, however large the page; then it is kept, and closed when it has nothing more to ask for long.
+    // One that reads on is served, however large the page; then it is kept, and closed when it has nothing more to ask
+    // for long.
     let mut reader = connect();
     reader.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let mut page = vec![0; 32 << 20];

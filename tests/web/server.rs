@@ -1,4 +1,5 @@
-//! The web side of the real binary: negotiation, selection, limits, shutdown, and the bad day of a file system that hangs.
+//! The web side of the real binary: negotiation, selection, limits, shutdown, and the bad day of a file system that
+//! hangs.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 use std::fs::File;
@@ -225,8 +226,8 @@ fn a_real_prometheus_scrapes_it() {
     if !is_root() {
         skip!("root is needed for every collector to be ok");
     }
-    // In a pid namespace of its own, since a machine may have a process that not even root may look into. Process 1 there is not the exporter:
-    // it would take that for a container.
+    // In a pid namespace of its own, since a machine may have a process that not even root may look into. Process 1
+    // there is not the exporter: it would take that for a container.
     let mut unshare = Command::new("unshare");
     unshare.args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", "\"$0\" \"$@\" || exit $?"]);
     unshare.arg(env!("CARGO_BIN_EXE_headroom-exporter"));

@@ -1,5 +1,5 @@
-//! `--web.config.file` of the real binary, asked by curl and by a real Prometheus: TLS, client certificates, passwords, headers, and a
-//! configuration that changes, or breaks, under load.
+//! `--web.config.file` of the real binary, asked by curl and by a real Prometheus: TLS, client certificates, passwords,
+//! headers, and a configuration that changes, or breaks, under load.
 #![allow(clippy::disallowed_methods, reason = "a test makes its own files")]
 
 use std::process::Command;

@@ -38,8 +38,8 @@ impl Machine {
         Machine { dir, host }
     }
 
-    /// Kubernetes 1.36 on 6.18: each v1 controller in a hierarchy of its own, cgroupfs driver. A directory that is a container's
-    /// has a process.
+    /// Kubernetes 1.36 on 6.18: each v1 controller in a hierarchy of its own, cgroupfs driver. A directory that is a
+    /// container's has a process.
     pub(crate) fn v1() -> Self {
         let machine = Machine::empty();
         machine.kernel("6.18.44-fc-v657", fixture!("k8s-1.36-cgroupv1/proc/host/meminfo.txt"));

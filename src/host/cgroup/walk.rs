@@ -1,8 +1,9 @@
 //! A bounded walk over the directories of a hierarchy, in few system calls.
 //!
-//! A directory of a cgroup file system has `st_nlink` = 2 + the number of its child directories (`kernfs_refresh_inode`,
-//! seen on 6.18 for v1 and cgroup2; ext4, xfs and tmpfs do the same). So a leaf costs one `fstatat` and is never opened,
-//! and most cgroups are leaves. File systems that do not count so (btrfs, overlay) say 1: there every directory is read.
+//! A directory of a cgroup file system has `st_nlink` = 2 + the number of its child directories
+//! (`kernfs_refresh_inode`, seen on 6.18 for v1 and cgroup2; ext4, xfs and tmpfs do the same). So a leaf costs one
+//! `fstatat` and is never opened, and most cgroups are leaves. File systems that do not count so (btrfs, overlay) say
+//! 1: there every directory is read.
 //!
 //! A cgroup that is removed under the walk is not an error: cgroups come and go.
 
@@ -68,8 +69,8 @@ impl Entry<'_> {
         Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
     }
 
-    /// What an error of reading a file in it means: the directory went away (`true`), or it is there without that file. One
-    /// of the same name may have come in its place meanwhile, and is not this one.
+    /// What an error of reading a file in it means: the directory went away (`true`), or it is there without that file.
+    /// One of the same name may have come in its place meanwhile, and is not this one.
     pub fn is_gone(&self, error: &Error) -> bool {
         let same = || {
             let now = rustix::fs::statat(self.parent, self.name, AtFlags::SYMLINK_NOFOLLOW);

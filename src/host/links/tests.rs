@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::*;
 use crate::host::Roots;
 
-/// A dump of 6.18 in a network namespace with a veth pair, a macvlan on one end of it, a bridge with a port whose other end is
-/// in another namespace, a vxlan and a tap; and what `ip -json -details link` printed there in the same moment.
+/// A dump of 6.18 in a network namespace with a veth pair, a macvlan on one end of it, a bridge with a port whose other
+/// end is in another namespace, a vxlan and a tap; and what `ip -json -details link` printed there in the same moment.
 const DUMP: &[u8] = include_bytes!("../../../tests/fixtures/pod_interface/links.bin");
 const WITNESS: &str = include_str!("../../../tests/fixtures/pod_interface/links.json");
 
@@ -51,7 +51,8 @@ fn a_recorded_dump_is_what_ip_says() {
     assert_eq!((mac0.kind.as_deref(), mac0.lower, mac0.running), (Some("macvlan"), Some(3), true));
 }
 
-/// As the kernel would send it; made with the crate's own writer, since the kernel of the tests has neither VLANs nor bonds.
+/// As the kernel would send it; made with the crate's own writer, since the kernel of the tests has neither VLANs nor
+/// bonds.
 fn message(index: u32, name: &str, kind: InfoKind, attributes: &[LinkAttribute], flags: u16) -> Vec<u8> {
     let mut link = LinkMessage::default();
     link.header.index = index;

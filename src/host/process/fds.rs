@@ -172,8 +172,8 @@ pub struct Fds {
 }
 
 impl Fds {
-    /// Looks at up to `most` fds from `from` on (a [`Examined::next`] of before; `None`: from the first), and tells `visit`
-    /// each one's number and kind. One that is closed at this moment is passed over.
+    /// Looks at up to `most` fds from `from` on (a [`Examined::next`] of before; `None`: from the first), and tells
+    /// `visit` each one's number and kind. One that is closed at this moment is passed over.
     ///
     /// # Errors
     /// `EACCES` without `CAP_SYS_PTRACE` for a process of another user or with more capabilities than ours.
@@ -184,8 +184,8 @@ impl Fds {
         })
     }
 
-    /// As [`Fds::examine`], with the text of each link, cut to 64 bytes, until `visit` returns false. It has then come as far as
-    /// the budget.
+    /// As [`Fds::examine`], with the text of each link, cut to 64 bytes, until `visit` returns false. It has then come
+    /// as far as the budget.
     ///
     /// # Errors
     /// As [`Fds::examine`].
@@ -238,8 +238,8 @@ impl Fds {
         Ok(Comm::from_file(head(&self.dir, c"../comm", &mut buffer)?))
     }
 
-    /// Counts the fds by kind, examining at most `most`. Returns the counts and how many were examined. `socket` is told the
-    /// inode number of each socket.
+    /// Counts the fds by kind, examining at most `most`. Returns the counts and how many were examined. `socket` is
+    /// told the inode number of each socket.
     ///
     /// # Errors
     /// As [`Fds::examine`].

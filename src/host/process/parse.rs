@@ -27,7 +27,8 @@ pub fn soft_open_files(limits: &[u8]) -> Option<Limit> {
     if word == b"unlimited" { Some(Limit::Unlimited) } else { decimal(word).map(Limit::Files) }
 }
 
-/// The effective uid of a `/proc/PID/status`: second of the four on the `Uid:` line (real, effective, saved, file system).
+/// The effective uid of a `/proc/PID/status`: second of the four on the `Uid:` line (real, effective, saved, file
+/// system).
 pub fn effective_uid(status: &[u8]) -> Option<u32> {
     const ROW: &[u8] = b"\nUid:\t";
     let rest = &status[memmem::find(status, ROW)? + ROW.len()..];

@@ -1,15 +1,15 @@
 //! Which process holds a socket: the links in `/proc/PID/fd` are the only place where the kernel tells.
 //!
-//! On a node with tens of thousands of fds one cannot read every link at each scrape. So what was found is kept, by the cookie of
-//! the socket, and while every wanted socket is known nothing is read at all. Each answer is looked at again after a minute: a
-//! process can hand its socket to another, or become another program.
+//! On a node with tens of thousands of fds one cannot read every link at each scrape. So what was found is kept, by the
+//! cookie of the socket, and while every wanted socket is known nothing is read at all. Each answer is looked at again
+//! after a minute: a process can hand its socket to another, or become another program.
 //!
-//! What is not known is looked for first where sockets were found before, then where the caller thinks, and then in every
-//! process in turn, within a budget; the next call goes on where this one stopped. The first two get at most half of the budget,
-//! so that a guess with very many fds cannot keep the rest from being reached.
+//! What is not known is looked for first where sockets were found before, then where the caller thinks, and then in
+//! every process in turn, within a budget; the next call goes on where this one stopped. The first two get at most half
+//! of the budget, so that a guess with very many fds cannot keep the rest from being reached.
 //!
-//! A socket that a whole round did not find has no owner that we can see: the kernel's own (NFS), one of a process that we may not
-//! look into, one that was not accepted yet. It is not looked for again before a minute has passed.
+//! A socket that a whole round did not find has no owner that we can see: the kernel's own (NFS), one of a process that
+//! we may not look into, one that was not accepted yet. It is not looked for again before a minute has passed.
 //!
 //! Several processes can hold one socket (a fork, a socket passed on). One of them is told: the first that is met.
 
@@ -95,8 +95,8 @@ pub struct Owners {
 }
 
 impl Owners {
-    /// Finds the owners of the wanted sockets (cookie and inode number), reading at most `most_links` links. `first` are
-    /// processes in which to look first.
+    /// Finds the owners of the wanted sockets (cookie and inode number), reading at most `most_links` links. `first`
+    /// are processes in which to look first.
     ///
     /// # Errors
     /// The machine's procfs cannot be read, or we are out of fds. That a process is gone or refuses us is none.

@@ -1,4 +1,5 @@
-//! Unix sockets of a network namespace that we are not in: `/proc/PID/net/unix` of any process in it lists them, without entering it.
+//! Unix sockets of a network namespace that we are not in: `/proc/PID/net/unix` of any process in it lists them,
+//! without entering it.
 //!
 //! It tells less than a dump: no peer, and no file but by its path.
 
@@ -26,7 +27,8 @@ pub struct Listed<'a> {
 impl<'a> Listed<'a> {
     /// Reads a line. `None` for any other socket, and for the heading.
     ///
-    /// `Num RefCount Protocol Flags Type St Inode Path` (`unix_seq_show` in net/unix/af_unix.c); a path may have spaces.
+    /// `Num RefCount Protocol Flags Type St Inode Path` (`unix_seq_show` in net/unix/af_unix.c); a path may have
+    /// spaces.
     pub fn parse(line: &'a [u8]) -> Option<Self> {
         let mut rest = line;
         let mut fields = [0; 7];
@@ -46,8 +48,8 @@ impl<'a> Listed<'a> {
 }
 
 impl Host {
-    /// Shows the named stream sockets of the network namespace of a process to `visit`, reading at most `most` bytes. Returns how
-    /// many were read and whether that was all.
+    /// Shows the named stream sockets of the network namespace of a process to `visit`, reading at most `most` bytes.
+    /// Returns how many were read and whether that was all.
     ///
     /// # Errors
     /// Gone if the process exited.

@@ -76,23 +76,25 @@ pub struct TcpConnection {
     pub info: Option<TcpInfo>,
 }
 
-/// `struct tcp_info` of include/uapi/linux/tcp.h, as far as it was of use. It grew at its end over the years: a field that the
-/// running kernel does not have is `None`.
+/// `struct tcp_info` of include/uapi/linux/tcp.h, as far as it was of use. It grew at its end over the years: a field
+/// that the running kernel does not have is `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcpInfo {
-    /// Smoothed round-trip time. It keeps its last value on a dead connection. `None` if none was measured yet (the kernel's
-    /// own mark for that is 0).
+    /// Smoothed round-trip time. It keeps its last value on a dead connection. `None` if none was measured yet (the
+    /// kernel's own mark for that is 0).
     pub rtt: Option<Duration>,
     /// Its mean deviation; `None` with it.
     pub rtt_variance: Option<Duration>,
-    /// The smallest round-trip time of late; the kernel forgets it after five minutes (`tcp_min_rtt_wlen`). Linux ≥ 4.6.
+    /// The smallest round-trip time of late; the kernel forgets it after five minutes (`tcp_min_rtt_wlen`). Linux ≥
+    /// 4.6.
     pub min_rtt: Option<Duration>,
     /// When the next retransmission is due, counted from the last; doubled by each.
     pub rto: Duration,
-    /// Segments sent again in the life of this connection (`tcpi_total_retrans`); none that our own packet filter dropped.
+    /// Segments sent again in the life of this connection (`tcpi_total_retrans`); none that our own packet filter
+    /// dropped.
     pub retransmitted_segments: u32,
-    /// Segments sent and not yet acknowledged. What our own machine's packet filter drops on its way out was never sent: then
-    /// this is 0, while the send queue is not and the backoff grows (tried on 6.18).
+    /// Segments sent and not yet acknowledged. What our own machine's packet filter drops on its way out was never
+    /// sent: then this is 0, while the send queue is not and the backoff grows (tried on 6.18).
     pub unacked_segments: u32,
     /// Timeouts in a row without any acknowledgement; 0 again after one.
     pub retransmits: u8,
@@ -100,8 +102,9 @@ pub struct TcpInfo {
     pub backoff: u8,
     /// Keep-alive or zero-window probes sent and not answered.
     pub probes: u8,
-    /// Since any segment with an acknowledgement came in, be it an old one: a peer that sends its own data again, because *our*
-    /// acknowledgements are lost, keeps this young although nothing of ours arrives. [`TcpInfo::bytes_acked`] does not move then.
+    /// Since any segment with an acknowledgement came in, be it an old one: a peer that sends its own data again,
+    /// because *our* acknowledgements are lost, keeps this young although nothing of ours arrives.
+    /// [`TcpInfo::bytes_acked`] does not move then.
     pub last_ack_received: Duration,
     /// Since data was last sent; since the handshake if there was none.
     pub last_data_sent: Duration,
@@ -118,7 +121,8 @@ pub struct TcpInfo {
 }
 
 impl TcpInfo {
-    /// Reads the bytes that the kernel sent. `None` if they end before `tcpi_total_retrans`, which Linux 2.6 had already.
+    /// Reads the bytes that the kernel sent. `None` if they end before `tcpi_total_retrans`, which Linux 2.6 had
+    /// already.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let number = |offset| netlink::number(bytes, offset);
         let micros = |offset| number(offset).map(u64::from).map(Duration::from_micros);
@@ -149,8 +153,8 @@ impl TcpInfo {
 
 /// The connections to these ports of whichever peers: one dump per family and port, filtered by the kernel.
 ///
-/// `inet_diag_dump_icsk` in net/ipv4/inet_diag.c compares `idiag_dport` in a dump, too. A byte code could ask for several ports
-/// at once, but there are one or two, and an empty walk of the table takes well below a millisecond.
+/// `inet_diag_dump_icsk` in net/ipv4/inet_diag.c compares `idiag_dport` in a dump, too. A byte code could ask for
+/// several ports at once, but there are one or two, and an empty walk of the table takes well below a millisecond.
 pub(super) fn connections(peer_ports: &[u16], deadline: Deadline) -> Result<Vec<TcpConnection>> {
     let mut ports = peer_ports.to_vec();
     ports.sort_unstable();

@@ -202,7 +202,8 @@ fn recorded_unix_sockets_are_what_ss_printed() {
             let device = of_ss(line, "dev").unwrap().split_once('/').unwrap();
             UnixFile { device: (device.0.parse().unwrap(), device.1.parse().unwrap()), inode: inode.parse().unwrap() }
         });
-        // ss takes the kernel's number of a device for the C library's, which has the bits elsewhere: 254:0 becomes 0:65024.
+        // ss takes the kernel's number of a device for the C library's, which has the bits elsewhere: 254:0 becomes
+        // 0:65024.
         let as_ss = |UnixFile { device: (major, minor), inode }| {
             let number = major << 20 | minor;
             UnixFile { device: (number >> 8 & 0xfff, number & 0xff | number >> 12 & !0xff), inode }

@@ -36,8 +36,8 @@ pub enum UnixKind {
 /// What a unix socket is bound to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UnixName {
-    /// A path, letter by letter as it was given to `bind(2)`: in the mount namespace of whoever bound it, through links such as
-    /// `/var/run`, and perhaps relative. [`UnixSocket::file`] says which file it is whatever the path.
+    /// A path, letter by letter as it was given to `bind(2)`: in the mount namespace of whoever bound it, through links
+    /// such as `/var/run`, and perhaps relative. [`UnixSocket::file`] says which file it is whatever the path.
     Path(PathBuf),
     /// A name in the abstract namespace, without its leading zero byte.
     Abstract(Vec<u8>),
@@ -52,19 +52,19 @@ pub struct UnixFile {
     pub inode: u32,
 }
 
-/// One unix socket of the network namespace that we are in. An accepted one has the name and the file of the listener; a
-/// client that bound itself to nothing has neither.
+/// One unix socket of the network namespace that we are in. An accepted one has the name and the file of the listener;
+/// a client that bound itself to nothing has neither.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnixSocket {
     /// Of the socket's file. A server's end that was not accepted yet has none, and a dump leaves it out.
     pub inode: u32,
     /// Names this socket as long as the kernel runs; an inode number may be used again.
     pub cookie: u64,
-    /// The inode of the other end. `None` if it is not connected or the other end was closed: on a server's side that is how
-    /// one sees that the client is gone and the server has not noticed.
+    /// The inode of the other end. `None` if it is not connected or the other end was closed: on a server's side that
+    /// is how one sees that the client is gone and the server has not noticed.
     pub peer: Option<u32>,
-    /// Both directions are shut, as they are when the other end of a stream was closed. Tells a socket that had a peer from
-    /// one that never had.
+    /// Both directions are shut, as they are when the other end of a stream was closed. Tells a socket that had a peer
+    /// from one that never had.
     pub shut: bool,
     /// It waits for connections.
     pub listening: bool,

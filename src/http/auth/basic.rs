@@ -1,9 +1,11 @@
-//! Passwords: bcrypt, so that a stolen file is of little use, and what that costs bounded, so that the node does not pay for it.
+//! Passwords: bcrypt, so that a stolen file is of little use, and what that costs bounded, so that the node does not
+//! pay for it.
 //!
-//! A check takes some 50 to 100 ms of a core by design. So what was found out is remembered (by digest, see `remembered.rs`): the
-//! password of a scrape is checked once. One check runs at a time, on a blocking thread, and after a wrong password the next has to wait
-//! three times as long as the check took: whoever tries passwords gets a quarter of one core and no more. Who waits is bounded
-//! by the requests that one address may have under way (`limits.rs`), and served in order.
+//! A check takes some 50 to 100 ms of a core by design. So what was found out is remembered (by digest, see
+//! `remembered.rs`): the password of a scrape is checked once. One check runs at a time, on a blocking thread, and
+//! after a wrong password the next has to wait three times as long as the check took: whoever tries passwords gets a
+//! quarter of one core and no more. Who waits is bounded by the requests that one address may have under way
+//! (`limits.rs`), and served in order.
 //!
 //! A user that does not exist costs what one that exists costs: the same kind of hash is computed.
 

@@ -1,4 +1,5 @@
-//! What was found out a moment ago, by a digest of what was shown: bounded in number and in time, and never the secret itself.
+//! What was found out a moment ago, by a digest of what was shown: bounded in number and in time, and never the secret
+//! itself.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustls::crypto::ring;
 
-/// SHA-256 of a secret, with a salt that this process made up: of no use to whoever reads our memory's remains elsewhere.
+/// SHA-256 of a secret, with a salt that this process made up: of no use to whoever reads our memory's remains
+/// elsewhere.
 pub(in crate::http) type Digest = [u8; 32];
 
 /// Makes digests. How long two take to compare tells nothing, since nobody outside can compute one.

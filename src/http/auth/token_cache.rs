@@ -1,12 +1,13 @@
 //! Verdicts on bearer tokens, remembered.
 //!
-//! By digest and never the token: a yes for 2 minutes, a no for 10 seconds. **When the apiserver does not answer**, a yes holds on until 15
-//! minutes after it was given. That is a choice: in an outage of the apiserver this page is what one needs, it only tells figures,
-//! and who may read them seldom changes; what one loses is that a token revoked during the outage reads on for that long. A no and an
-//! unknown token get 503 then, which Prometheus shows as what it is.
+//! By digest and never the token: a yes for 2 minutes, a no for 10 seconds. **When the apiserver does not answer**, a
+//! yes holds on until 15 minutes after it was given. That is a choice: in an outage of the apiserver this page is what
+//! one needs, it only tells figures, and who may read them seldom changes; what one loses is that a token revoked
+//! during the outage reads on for that long. A no and an unknown token get 503 then, which Prometheus shows as what it
+//! is.
 //!
-//! **Bounds.** At most four questions at a time and one per token; after a no its place stays taken for 400 ms, so that a flood of invented
-//! tokens costs the apiserver ten questions a second. Tokens beyond 8 KiB are refused unasked.
+//! **Bounds.** At most four questions at a time and one per token; after a no its place stays taken for 400 ms, so that
+//! a flood of invented tokens costs the apiserver ten questions a second. Tokens beyond 8 KiB are refused unasked.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,9 +1,9 @@
-//! The two questions to the apiserver about a bearer token: who is it (`TokenReview`), and may that one `get` the metrics path
-//! (`SubjectAccessReview`).
+//! The two questions to the apiserver about a bearer token: who is it (`TokenReview`), and may that one `get` the
+//! metrics path (`SubjectAccessReview`).
 //!
-//! What kube-rbac-proxy does beside an exporter, done here. It is asked over our own client and with our own service account, which
-//! needs `create` on both (ClusterRole `system:auth-delegator`). The scraper needs `get` on the path under `nonResourceURLs`. The answers
-//! are remembered in `judged.rs`.
+//! What kube-rbac-proxy does beside an exporter, done here. It is asked over our own client and with our own service
+//! account, which needs `create` on both (ClusterRole `system:auth-delegator`). The scraper needs `get` on the path
+//! under `nonResourceURLs`. The answers are remembered in `judged.rs`.
 
 use std::sync::Arc;
 

@@ -1,10 +1,10 @@
-//! Which addresses are the apiserver's: what flags say, where our own probe goes, what the kubelet's kubeconfig names, and what
-//! stands behind the service address.
+//! Which addresses are the apiserver's: what flags say, where our own probe goes, what the kubelet's kubeconfig names,
+//! and what stands behind the service address.
 //!
-//! A socket knows the address that its process connected to. Through a service address that is the service's own (kube-proxy
-//! rewrites packets, not sockets), unless the CNI replaces it at `connect` (Cilium): then it is one of the endpoints of the
-//! `kubernetes` service, which take the right to `get` `endpointslices` to know. Names are resolved in the background; an address
-//! that a name once had stays, because a connection outlives it.
+//! A socket knows the address that its process connected to. Through a service address that is the service's own
+//! (kube-proxy rewrites packets, not sockets), unless the CNI replaces it at `connect` (Cilium): then it is one of the
+//! endpoints of the `kubernetes` service, which take the right to `get` `endpointslices` to know. Names are resolved in
+//! the background; an address that a name once had stays, because a connection outlives it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -159,8 +159,8 @@ impl Instruments {
         !self.lock().met.is_empty()
     }
 
-    /// The reused connection had to be made. It was if there is a total, which is no probe's; an attempt that failed does not count
-    /// the same loss once more.
+    /// The reused connection had to be made. It was if there is a total, which is no probe's; an attempt that failed
+    /// does not count the same loss once more.
     pub(super) fn made(&self, why: ReconnectReason, timings: &[(Phase, Duration)]) {
         let mut state = self.lock();
         let stands = timings.iter().any(|(phase, _)| *phase == Phase::Total);

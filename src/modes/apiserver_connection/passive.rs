@@ -1,7 +1,7 @@
 //! The connections to the apiserver that others on this machine really use, as the kernel sees them.
 //!
-//! Looked at with each scrape and, because a kubelet heals itself within 45 s and Prometheus may come once a minute, by a clock of
-//! our own in between: what is counted then is how often a stall began.
+//! Looked at with each scrape and, because a kubelet heals itself within 45 s and Prometheus may come once a minute, by
+//! a clock of our own in between: what is counted then is how often a stall began.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -1,7 +1,8 @@
 //! What works on clocks of its own: the probes, the looks between scrapes, and the search for addresses.
 //!
-//! **What it costs the apiserver** is in docs/performance.md, for one node and for five thousand. `--apiserver.probe-interval` turns
-//! it down. Clocks start at a random moment and wander by a tenth, so that a fleet does not come all at once.
+//! **What it costs the apiserver** is in docs/performance.md, for one node and for five thousand.
+//! `--apiserver.probe-interval` turns it down. Clocks start at a random moment and wander by a tenth, so that a fleet
+//! does not come all at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -154,8 +155,8 @@ impl Shared {
         client.get(&format!("/api/v1/nodes/{name}/proxy/healthz"), LARGEST_HEALTHZ).await
     }
 
-    /// What Prometheus would miss, coming once a minute: a stall that begins and heals in between. What it finds is kept where a
-    /// scrape shows it; its errors are those that the next scrape meets as well.
+    /// What Prometheus would miss, coming once a minute: a stall that begins and heals in between. What it finds is
+    /// kept where a scrape shows it; its errors are those that the next scrape meets as well.
     async fn look(self: Arc<Self>, host: Arc<Host>) {
         loop {
             sleep(self.passive.period()).await;

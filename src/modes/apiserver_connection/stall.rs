@@ -1,21 +1,22 @@
 //! The verdict: has data of this connection waited for an acknowledgement for too long?
 //!
-//! No field of `struct tcp_info` says how long the oldest unacknowledged byte has waited. `last_ack_received` alone would cry wolf:
-//! on a connection that was quiet for a minute it says one minute in the moment in which a request goes out. Two lower bounds are
-//! to be had, and the larger one counts.
+//! No field of `struct tcp_info` says how long the oldest unacknowledged byte has waited. `last_ack_received` alone
+//! would cry wolf: on a connection that was quiet for a minute it says one minute in the moment in which a request goes
+//! out. Two lower bounds are to be had, and the larger one counts.
 //!
-//! **From one look.** A segment that is not acknowledged is sent again after the retransmission timeout, each time twice as long
-//! after the last. At the n-th doubling the first transmission is at least `rto·(1 − 2⁻ⁿ)` before the last one, whatever
-//! the first timeout was (`tcp_retransmit_timer` in net/ipv4/tcp_timer.c: rto is doubled with `icsk_backoff`). The last one was
-//! `last_data_sent` ago. Of the kubelet's connection that was cut off on a real node this says 6.9 s where 7.1 s was true.
+//! **From one look.** A segment that is not acknowledged is sent again after the retransmission timeout, each time
+//! twice as long after the last. At the n-th doubling the first transmission is at least `rto·(1 − 2⁻ⁿ)` before the
+//! last one, whatever the first timeout was (`tcp_retransmit_timer` in net/ipv4/tcp_timer.c: rto is doubled with
+//! `icsk_backoff`). The last one was `last_data_sent` ago. Of the kubelet's connection that was cut off on a real node
+//! this says 6.9 s where 7.1 s was true.
 //!
-//! **From several looks.** If data was outstanding at each and the peer acknowledged nothing between them (`bytes_acked`), the
-//! oldest byte is at least as old as the first of them.
+//! **From several looks.** If data was outstanding at each and the peer acknowledged nothing between them
+//! (`bytes_acked`), the oldest byte is at least as old as the first of them.
 //!
-//! Data that the peer's closed window holds back is never sent, so never unacknowledged; the peer lives and acknowledges the probes. There
-//! the age of the last acknowledgement counts as well: it must be too old, too. The same fields show a packet filter on this
-//! machine's own way out (OUTPUT), where TCP takes a refused segment for one that was not sent: it is found by several looks,
-//! and, while the peer still repeats data of its own, later than others.
+//! Data that the peer's closed window holds back is never sent, so never unacknowledged; the peer lives and
+//! acknowledges the probes. There the age of the last acknowledgement counts as well: it must be too old, too. The same
+//! fields show a packet filter on this machine's own way out (OUTPUT), where TCP takes a refused segment for one that
+//! was not sent: it is found by several looks, and, while the peer still repeats data of its own, later than others.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -151,8 +152,8 @@ mod tests {
         connection
     }
 
-    /// A line of `ss -tinepmo`, and the second of the experiment that it belongs to. Lines of states other than ESTAB are not what
-    /// we ask for.
+    /// A line of `ss -tinepmo`, and the second of the experiment that it belongs to. Lines of states other than ESTAB
+    /// are not what we ask for.
     fn looks(recorded: &str) -> Vec<(f64, TcpConnection)> {
         let mut at = 0.0;
         let mut looks = Vec::new();

@@ -176,8 +176,8 @@ impl<'a> Known<'a> {
     }
 }
 
-/// Directories without a process in or below them. Empty ones that a live container made in its own cgroup (systemd in a
-/// container has dozens) are that container's business.
+/// Directories without a process in or below them. Empty ones that a live container made in its own cgroup (systemd in
+/// a container has dozens) are that container's business.
 fn idle(directories: &[Directory]) -> Vec<usize> {
     let mut owned = vec![false; directories.len()];
     for (index, directory) in directories.iter().enumerate() {

@@ -31,8 +31,8 @@ pub(super) fn from_runtime(inventory: &Inventory, samples: &mut Samples) {
     }
 }
 
-/// Exposes what can be told without a runtime: a container is running while its cgroup has a process. Nothing if that could
-/// not be read of each.
+/// Exposes what can be told without a runtime: a container is running while its cgroup has a process. Nothing if that
+/// could not be read of each.
 pub(super) fn from_cgroups(directories: &[Directory], samples: &mut Samples) {
     let (mut running, mut unknown) = (0_u64, 0_u64);
     for directory in directories.iter().filter(|directory| directory.kind == Kind::Container) {

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 /// More are not remembered: the kernel has not many more memory cgroups than this.
 pub(super) const MOST: usize = 100_000;
 
-/// Ages by inode number, which on a cgroup file system belongs to one directory for good, whatever its name. Holds only what
-/// was idle at the last scrape, so it is as bounded as the walk.
+/// Ages by inode number, which on a cgroup file system belongs to one directory for good, whatever its name. Holds only
+/// what was idle at the last scrape, so it is as bounded as the walk.
 #[derive(Debug, Default)]
 pub(super) struct Ages {
     since: HashMap<u64, Instant>,
 }
 
 impl Ages {
-    /// Takes in what is idle now. Whatever is not forgets its age, unless the walk was cut short (`complete` is false): then
-    /// what was not seen keeps it.
+    /// Takes in what is idle now. Whatever is not forgets its age, unless the walk was cut short (`complete` is false):
+    /// then what was not seen keeps it.
     pub(super) fn update(&mut self, idle: impl Iterator<Item = u64>, complete: bool, now: Instant) {
         let idle: HashMap<u64, Instant> =
             idle.take(MOST).map(|inode| (inode, self.since.get(&inode).copied().unwrap_or(now))).collect();

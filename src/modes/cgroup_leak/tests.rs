@@ -1,4 +1,5 @@
-//! The whole mode on the recorded nodes. Expected numbers were counted in `kubepods-dirs.txt` and `top-dirs.txt` with grep.
+//! The whole mode on the recorded nodes. Expected numbers were counted in `kubepods-dirs.txt` and `top-dirs.txt` with
+//! grep.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -80,7 +81,8 @@ fn recorded_v2_node() {
     assert_eq!(samples.value(&DIRECTORIES, &["unified"]), Some(64.0));
     assert_eq!(samples.value(&DYING, &["unified"]), Some(29.0));
     assert_eq!(samples.value(&CGROUPS, &["memory"]), None, "6.1 does not count by controller");
-    // 36 below and with kubepods.slice, 18 with system.slice, the root; systemd-udevd.service/udev has no memory controller.
+    // 36 below and with kubepods.slice, 18 with system.slice, the root; systemd-udevd.service/udev has no memory
+    // controller.
     assert_eq!(samples.value(&MEMCG_IDS_USED, &[]), Some(54.0));
     assert_eq!(by_qos(&samples, "pod"), [Some(1.0), Some(7.0), Some(3.0)]);
     assert_eq!(by_qos(&samples, "container"), [Some(3.0), Some(14.0), Some(5.0)]);

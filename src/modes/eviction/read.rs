@@ -141,8 +141,8 @@ impl Snapshot {
     }
 }
 
-/// The node's working set; `None` on a kernel that does not account memory by cgroup. A container's own cgroup, which a runtime shows in its
-/// `/sys`, has the same files: never the node's.
+/// The node's working set; `None` on a kernel that does not account memory by cgroup. A container's own cgroup, which a
+/// runtime shows in its `/sys`, has the same files: never the node's.
 fn node_working_set(host: &Host) -> Result<Option<u64>> {
     let malformed =
         |path: &Path| Error::malformed(format!("{}: figures of the working set are missing", path.display()));
@@ -199,7 +199,8 @@ fn observe_pods(host: &Host, dir: &Path, limit: &str, usage: &str, inactive: &st
     Ok(signals::allocatable(limit, signals::working_set(usage, inactive)))
 }
 
-/// Where the pods' cgroup may be, for both cgroup drivers. The driver is not asked: it comes from the runtime these days.
+/// Where the pods' cgroup may be, for both cgroup drivers. The driver is not asked: it comes from the runtime these
+/// days.
 fn pods_cgroups(cgroup_root: &str) -> [PathBuf; 2] {
     let parts: Vec<&str> = cgroup_root.split('/').filter(|part| !part.is_empty() && *part != "..").collect();
     let plain = parts.iter().copied().chain(["kubepods"]).collect();
@@ -260,8 +261,8 @@ impl Statfs<'_> {
         }
     }
 
-    /// imagefs: the store of the runtime that the kubelet's endpoint names; without a name the one that is there, if all
-    /// that are there lie on one device. Otherwise nothing: a guess would be wrong on just the nodes that matter.
+    /// imagefs: the store of the runtime that the kubelet's endpoint names; without a name the one that is there, if
+    /// all that are there lie on one device. Otherwise nothing: a guess would be wrong on just the nodes that matter.
     fn of_image_store(&mut self, endpoint: Option<&str>) -> Result<Option<Filesystem>> {
         let named = endpoint.and_then(|endpoint| IMAGE_STORES.iter().find(|(word, _)| endpoint.contains(word)));
         let candidates = IMAGE_STORES.iter().filter(|(word, _)| named.is_none_or(|(name, _)| name == word));

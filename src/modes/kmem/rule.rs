@@ -34,7 +34,8 @@ impl Rule {
             Memory::None | Memory::V1 { files: false } => Some(Rule::Unsupported),
             Memory::V2 => Some(unless_switched_off),
             Memory::V1 { files: true } if !accounts_by_cgroup(version?) => Some(unless_switched_off),
-            // Also with the boot option: the kernels of RHEL 7 know it, others of that age pass over it. The proof decides.
+            // Also with the boot option: the kernels of RHEL 7 know it, others of that age pass over it. The proof
+            // decides.
             Memory::V1 { files: true } => Some(Rule::PerCgroup),
         }
     }
@@ -61,8 +62,8 @@ pub(super) fn leak_prone(rule: Rule, active: bool, version: (u32, u32)) -> (bool
     }
 }
 
-/// True if the kernel was booted with `cgroup.memory=nokmem`, alone or in a list (`cgroup.memory=nosocket,nokmem`). What
-/// follows ` -- ` is for init, not for the kernel.
+/// True if the kernel was booted with `cgroup.memory=nokmem`, alone or in a list (`cgroup.memory=nosocket,nokmem`).
+/// What follows ` -- ` is for init, not for the kernel.
 pub(super) fn nokmem(cmdline: &str) -> bool {
     cmdline
         .split_ascii_whitespace()

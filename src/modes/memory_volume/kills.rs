@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::cgroups::Pod;
 
-/// Far more cgroups with kills than a node has. Beyond it those that were not seen are forgotten, also if a walk did not see all.
+/// Far more cgroups with kills than a node has. Beyond it those that were not seen are forgotten, also if a walk did
+/// not see all.
 const MOST_COUNTERS: usize = 10_000;
 
 /// The pods with kills.

@@ -9,11 +9,12 @@ use crate::host::filesystem::{DeviceNumber, Mount, Usage};
 use crate::host::{CallBudget, Deadline, Host};
 use crate::metric::Samples;
 
-/// The directory of every emptyDir in its pod's (`pkg/volume/emptydir/empty_dir.go:67`, the `/` of the plugin's name escaped).
+/// The directory of every emptyDir in its pod's (`pkg/volume/emptydir/empty_dir.go:67`, the `/` of the plugin's name
+/// escaped).
 pub(super) const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 
-/// Every memory-backed emptyDir below the kubelet's `root_dir`: what the machine has, whether or not it was passed on to our own mount
-/// namespace.
+/// Every memory-backed emptyDir below the kubelet's `root_dir`: what the machine has, whether or not it was passed on
+/// to our own mount namespace.
 pub(super) fn find(host: &Host, kubelet: Option<u32>, root_dir: &Path, deadline: Deadline) -> Result<Vec<Volume>> {
     let found = mounted(host, kubelet)?;
     // The kernel shows where a mount really is. Links are only followed if that explains something.
@@ -27,8 +28,8 @@ pub(super) fn find(host: &Host, kubelet: Option<u32>, root_dir: &Path, deadline:
     Ok(ours.map(|(_, volume)| volume).collect())
 }
 
-/// By the mount tables of pid 1 and of the kubelet, which may have a mount namespace of its own: then the volumes are there, and what
-/// was mounted before it got that is still where it was.
+/// By the mount tables of pid 1 and of the kubelet, which may have a mount namespace of its own: then the volumes are
+/// there, and what was mounted before it got that is still where it was.
 fn mounted(host: &Host, kubelet: Option<u32>) -> Result<Vec<(PathBuf, Volume)>> {
     let of = |pid: u32| {
         let table = host.read(host.proc(format!("{pid}/mountinfo")));
@@ -46,8 +47,8 @@ fn mounted(host: &Host, kubelet: Option<u32>) -> Result<Vec<(PathBuf, Volume)>> 
     }
 }
 
-/// The tmpfs mounts of a mountinfo text that are emptyDirs, each with the root directory of its kubelet. `rootfs`: where the machine's
-/// root is mounted, in case that it is the table of a container.
+/// The tmpfs mounts of a mountinfo text that are emptyDirs, each with the root directory of its kubelet. `rootfs`:
+/// where the machine's root is mounted, in case that it is the table of a container.
 pub(super) fn parse(mountinfo: &str, rootfs: &Path) -> Vec<(PathBuf, Volume)> {
     let mut found = BTreeMap::new();
     for line in mountinfo.lines().filter(|line| line.contains(EMPTY_DIR)) {

@@ -88,10 +88,11 @@ pub(super) static METRICS: &[&Metric] = &[
     &RETRY_AFTER,
 ];
 
-/// The conditions that a kubelet owns (`pkg/kubelet/kubelet_node_status.go`, `defaultNodeStatusFuncs`): with them the others are compared.
+/// The conditions that a kubelet owns (`pkg/kubelet/kubelet_node_status.go`, `defaultNodeStatusFuncs`): with them the
+/// others are compared.
 const KUBELETS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
-/// By how much a heartbeat must be older than the kubelet's: far more than the kubelet's own 7.5 minutes, and than any owner takes
-/// that reports by the hour.
+/// By how much a heartbeat must be older than the kubelet's: far more than the kubelet's own 7.5 minutes, and than any
+/// owner takes that reports by the hour.
 const ORPHANED_AFTER: Duration = Duration::from_secs(3_600);
 /// A kubelet that posted within this time is alive, where its lease cannot be read.
 const ALIVE: Duration = Duration::from_secs(600);

@@ -37,7 +37,8 @@ impl Object {
         }
     }
 
-    /// The cheapest consistent enough read: `resourceVersion=0` is answered from the apiserver's cache and never reaches etcd.
+    /// The cheapest consistent enough read: `resourceVersion=0` is answered from the apiserver's cache and never
+    /// reaches etcd.
     fn path(self, node: &str) -> String {
         match self {
             Object::Node => format!("/api/v1/nodes/{node}?resourceVersion=0"),

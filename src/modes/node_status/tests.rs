@@ -1,4 +1,5 @@
-//! Conditions, leases and refusals of a recorded node, and of the same node after an upgrade that left `OutOfDisk` behind.
+//! Conditions, leases and refusals of a recorded node, and of the same node after an upgrade that left `OutOfDisk`
+//! behind.
 #![allow(clippy::disallowed_methods, reason = "tests read their fixtures")]
 
 use super::assess::*;
@@ -113,7 +114,8 @@ fn of_a_kubelet_that_is_gone_nothing_is_called_orphaned() {
         assert_eq!(orphaned(&samples, name), None, "{name}");
     }
     assert!(samples.value(&LEASE_AGE, &[]).unwrap() >= 7_000.0);
-    // A kubelet that renews its lease and posts no status is alive (node_lifecycle_controller.go:911), and so its own are no orphans.
+    // A kubelet that renews its lease and posts no status is alive (node_lifecycle_controller.go:911), and so its own
+    // are no orphans.
     let samples = ok(&node, &lease(2));
     assert_eq!((orphaned(&samples, "Ready"), orphaned(&samples, "OutOfDisk")), (Some(0.0), Some(1.0)));
 }

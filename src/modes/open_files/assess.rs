@@ -94,12 +94,13 @@ pub(super) static COMMAND_WORST_RATIO: Metric = Metric::gauge(
      open already. Missing for a name with a process that could not be counted.",
 );
 
-/// So few processes that refuse us although we have every right protect themselves: an agent of the hypervisor, a security
-/// module. Nobody can mend that, so it is something left out and no failure. Were we confined ourselves it would be many.
+/// So few processes that refuse us although we have every right protect themselves: an agent of the hypervisor, a
+/// security module. Nobody can mend that, so it is something left out and no failure. Were we confined ourselves it
+/// would be many.
 const MOST_PROTECTED: u64 = 3;
 
-/// The numbers of one snapshot. `inotify_refused`: processes in which inotify may not be looked for; `entitled`: we hold the
-/// capabilities that it takes.
+/// The numbers of one snapshot. `inotify_refused`: processes in which inotify may not be looked for; `entitled`: we
+/// hold the capabilities that it takes.
 pub(super) fn assess(
     snapshot: Snapshot,
     commands: usize,
@@ -200,7 +201,8 @@ fn process(detail: &Detail, samples: &mut Samples) {
     }
 }
 
-/// The `most` names with the most fds, then `other` with the sum of all others, which a program that is called so joins.
+/// The `most` names with the most fds, then `other` with the sum of all others, which a program that is called so
+/// joins.
 fn largest(by_name: impl Iterator<Item = (String, Command)>, rest: Command, most: usize) -> Vec<(String, Command)> {
     // Names that differ only in bytes that are not UTF-8 have the same text, and must not become two series.
     let mut texts: HashMap<String, Command> = HashMap::new();

@@ -1,22 +1,24 @@
 //! Inotify instances and watches by user: an index of who holds which, kept from scrape to scrape.
 //!
-//! The kernel limits both per user (`inc_inotify_instances`, `inotify_new_watch` in fs/notify/inotify/inotify_user.c) and
-//! tells the usage nowhere. What it shows: an fd whose link reads `anon_inode:inotify` is an instance, and each `inotify wd:`
-//! line of its fdinfo is a watch. Reading the link of every fd of a node on every scrape would cost more than everything else
-//! together, so the index remembers for each process how many fds it had when it was examined, and which are inotify.
+//! The kernel limits both per user (`inc_inotify_instances`, `inotify_new_watch` in fs/notify/inotify/inotify_user.c)
+//! and tells the usage nowhere. What it shows: an fd whose link reads `anon_inode:inotify` is an instance, and each
+//! `inotify wd:` line of its fdinfo is a watch. Reading the link of every fd of a node on every scrape would cost more
+//! than everything else together, so the index remembers for each process how many fds it had when it was examined, and
+//! which are inotify.
 //!
-//! On each scrape: processes that are new or whose number of fds changed are examined (one with more than 1,000 fds only
-//! every fds/1,000 scrapes); then a fixed number of further fds in turn, so that one closed and another opened in between is
-//! found in the end; then every known instance is checked and its watches counted. Each step has a budget.
+//! On each scrape: processes that are new or whose number of fds changed are examined (one with more than 1,000 fds
+//! only every fds/1,000 scrapes); then a fixed number of further fds in turn, so that one closed and another opened in
+//! between is found in the end; then every known instance is checked and its watches counted. Each step has a budget.
 //!
-//! **Whom the kernel charges** is the effective user of the creator at that moment. We take the effective user of the holder when
-//! we first see the instance: wrong for a daemon that gave up root after making it.
+//! **Whom the kernel charges** is the effective user of the creator at that moment. We take the effective user of the
+//! holder when we first see the instance: wrong for a daemon that gave up root after making it.
 //!
-//! **When it misleads.** What we may not examine (processes of others without `CAP_SYS_PTRACE`, a pid 1 that no one may look
-//! into) is not in the sums: `headroom_inotify_unexamined_fds` tells how much that is. An instance that was inherited by fork, passed on or duplicated is one for the kernel and counted
-//! once per fd here: only `kcmp(2)` could tell, which takes ptrace rights and a call for each pair. One made in a user
-//! namespace is charged to its user and also to the namespace's owner; we count it for the former only. A watch on an inode
-//! that was deleted is still charged while its event is unread. A process with a million fds is complete after hundreds of scrapes.
+//! **When it misleads.** What we may not examine (processes of others without `CAP_SYS_PTRACE`, a pid 1 that no one may
+//! look into) is not in the sums: `headroom_inotify_unexamined_fds` tells how much that is. An instance that was
+//! inherited by fork, passed on or duplicated is one for the kernel and counted once per fd here: only `kcmp(2)` could
+//! tell, which takes ptrace rights and a call for each pair. One made in a user namespace is charged to its user and
+//! also to the namespace's owner; we count it for the former only. A watch on an inode that was deleted is still
+//! charged while its event is unread. A process with a million fds is complete after hundreds of scrapes.
 
 mod index;
 mod watches;

@@ -20,8 +20,8 @@ impl Names {
     }
 }
 
-/// Fills in the names. Two passes over what may be thousands of containers, for the few processes that matter. A container
-/// that is known by nothing but its pod's uid has its pod's names.
+/// Fills in the names. Two passes over what may be thousands of containers, for the few processes that matter. A
+/// container that is known by nothing but its pod's uid has its pod's names.
 pub(super) fn fill(slots: Vec<(&PodPlace, &mut Names)>, inventory: &Inventory) {
     let places = || slots.iter().map(|(place, _)| *place);
     let mut by_id: HashMap<String, Option<Names>> =

@@ -1,7 +1,7 @@
 //! Which network namespaces there are, and a process in each: an index kept from scrape to scrape.
 //!
-//! It takes a system call per process to know its namespace, a fifth of what the sweep costs, and it hardly ever changes: so
-//! each process is asked when it is new or calls itself something else, and then a few in turn.
+//! It takes a system call per process to know its namespace, a fifth of what the sweep costs, and it hardly ever
+//! changes: so each process is asked when it is new or calls itself something else, and then a few in turn.
 
 use std::collections::HashSet;
 
@@ -107,7 +107,8 @@ impl Namespaces {
         entries.map(|entry| entry.pid).collect()
     }
 
-    /// True unless this process is known to be in this namespace. One that has none to ask for (recorded files) is in it.
+    /// True unless this process is known to be in this namespace. One that has none to ask for (recorded files) is in
+    /// it.
     pub(super) fn may_be_outside(&self, pid: u32, own: NetworkNamespace) -> bool {
         let index = self.entries.binary_search_by_key(&pid, |entry| entry.pid);
         index.is_ok_and(|index| self.entries[index].state != State::In(own))

@@ -1,21 +1,23 @@
 //! Who holds connections to the container runtime's sockets.
 //!
-//! **How it is found out.** The kernel lists listening unix sockets (`sock_diag`); those at a runtime's well-known path, or whose
-//! file is the one at such a path, are the runtime's. Each accepted connection to one has a server's end with the listener's name. Its
-//! peer is the client's socket, and which process has that is told by the links in `/proc/PID/fd`: those that are read for kinds
-//! anyway, and for the rest a search within [`super::Settings::socket_max_readlinks`] whose answers are kept.
+//! **How it is found out.** The kernel lists listening unix sockets (`sock_diag`); those at a runtime's well-known
+//! path, or whose file is the one at such a path, are the runtime's. Each accepted connection to one has a server's end
+//! with the listener's name. Its peer is the client's socket, and which process has that is told by the links in
+//! `/proc/PID/fd`: those that are read for kinds anyway, and for the rest a search within
+//! [`super::Settings::socket_max_readlinks`] whose answers are kept.
 //!
-//! A client that is gone leaves the server's end without a peer until the server reads from it: no process can be named for it any
-//! more (moby#37061), so it is counted by listening path, `peer=none`.
+//! A client that is gone leaves the server's end without a peer until the server reads from it: no process can be named
+//! for it any more (moby#37061), so it is counted by listening path, `peer=none`.
 //!
 //! **Pods with a network of their own.** The server's end is made in the network namespace of the *client*
-//! (`unix_stream_connect` in net/unix/af_unix.c), so that the host's dump shows neither side. `/proc/PID/net/unix` of any process
-//! in such a namespace does, without a peer: these are counted per pod, `peer=namespace`, and no process of it is named.
-//! A namespace that has a listener of the same path itself (Docker in Docker) is left out: whose its connections are is not to be told.
+//! (`unix_stream_connect` in net/unix/af_unix.c), so that the host's dump shows neither side. `/proc/PID/net/unix` of
+//! any process in such a namespace does, without a peer: these are counted per pod, `peer=namespace`, and no process of
+//! it is named. A namespace that has a listener of the same path itself (Docker in Docker) is left out: whose its
+//! connections are is not to be told.
 //!
 //! **When it misleads.** A connection that is closed while we look has no owner any more, `peer=unknown`. One socket
-//! that several processes hold (after fork) counts for one of them. A daemon in a container on the host's network that listens at
-//! the same path counts as the runtime.
+//! that several processes hold (after fork) counts for one of them. A daemon in a container on the host's network that
+//! listens at the same path counts as the runtime.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -236,8 +238,8 @@ impl Look {
     }
 }
 
-/// What a listener is called if it is one of the runtime's: the path that it was bound to, or if that is relative the one
-/// that leads to its file.
+/// What a listener is called if it is one of the runtime's: the path that it was bound to, or if that is relative the
+/// one that leads to its file.
 fn label(listener: &UnixSocket, files: &[(&String, Option<crate::host::sockets::UnixFile>)]) -> Option<String> {
     let UnixSocket { name: Some(UnixName::Path(name)), kind: UnixKind::Stream, file, .. } = listener else {
         return None;
@@ -360,7 +362,8 @@ impl Row {
     }
 }
 
-/// An error of a list of sockets, as far as it is one: a kernel without such a list, or a machine of recorded files, has none to tell.
+/// An error of a list of sockets, as far as it is one: a kernel without such a list, or a machine of recorded files,
+/// has none to tell.
 pub(super) fn failure(error: Error) -> Option<Error> {
     (error.reason() != Reason::Absent).then_some(error)
 }

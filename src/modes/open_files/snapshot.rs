@@ -1,7 +1,8 @@
 //! One sweep over every process, boiled down while it runs: sums by command, and the few processes worth a closer look.
 //!
-//! Nothing is kept of a process that is not one of those few, so memory does not grow with the number of processes. Those
-//! few are kept *open*: what is read of them afterwards is of the same process, not of the next one with its number.
+//! Nothing is kept of a process that is not one of those few, so memory does not grow with the number of processes.
+//! Those few are kept *open*: what is read of them afterwards is of the same process, not of the next one with its
+//! number.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -78,7 +79,8 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Sweeps over the processes of this list. `also` sees every process, in order of pids. Returns the processes worth a closer look, too.
+    /// Sweeps over the processes of this list. `also` sees every process, in order of pids. Returns the processes worth
+    /// a closer look, too.
     pub(super) fn take(
         processes: &Processes,
         pids: &[u32],
@@ -117,8 +119,8 @@ impl Snapshot {
         });
     }
 
-    /// Reads pod and kinds of the few. Processes with few fds come first, and none gets more than an equal share of what is
-    /// left of the budget: one with a million fds must not hide what the others hold.
+    /// Reads pod and kinds of the few. Processes with few fds come first, and none gets more than an equal share of
+    /// what is left of the budget: one with a million fds must not hide what the others hold.
     ///
     /// Returns the owners of wanted sockets that were met.
     pub(super) fn look_closer(

@@ -1,10 +1,10 @@
 //! What is remembered of each pod: which interfaces it had, which of them it has lost.
 //!
-//! A pod may be seen without interfaces in its first moment (dockershim and cri-dockerd start the pause container first) and in
-//! its last (CRI-O and cri-dockerd take the network away before the pause container). Between them, all the time that a container
-//! of its own runs, it has its network: kubelets start containers after the sandbox is complete, and stop it after they
-//! are gone. So a pod that is [`Proof::Running`] is judged at once, and one in which only the pause container is known to live
-//! after the grace period, in which nothing else was seen.
+//! A pod may be seen without interfaces in its first moment (dockershim and cri-dockerd start the pause container
+//! first) and in its last (CRI-O and cri-dockerd take the network away before the pause container). Between them, all
+//! the time that a container of its own runs, it has its network: kubelets start containers after the sandbox is
+//! complete, and stop it after they are gone. So a pod that is [`Proof::Running`] is judged at once, and one in which
+//! only the pause container is known to live after the grace period, in which nothing else was seen.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -16,8 +16,9 @@ use crate::host::netns::NetworkNamespace;
 const MOST_NAMES: usize = 16;
 /// How long it holds what a pod's interfaces sit on. That changes only if all of it is made anew between two looks.
 const STACKED_FOR: Duration = Duration::from_secs(300);
-/// What the kernel puts into each new namespace while these tunnels' modules are loaded (`net.core.fb_tunnels_only_for_init_net`),
-/// as on every node with Calico's IP-in-IP. Beside `lo`, they connect nobody.
+/// What the kernel puts into each new namespace while these tunnels' modules are loaded
+/// (`net.core.fb_tunnels_only_for_init_net`), as on every node with Calico's IP-in-IP. Beside `lo`, they connect
+/// nobody.
 const FALLBACK: [&str; 11] = [
     "tunl0",
     "gre0",
@@ -97,7 +98,8 @@ pub(super) fn connecting(interfaces: Vec<String>) -> BTreeSet<String> {
 }
 
 impl Life {
-    /// The same sandbox still: numbers of namespaces are given again, and containers come and go, but not all of them at once.
+    /// The same sandbox still: numbers of namespaces are given again, and containers come and go, but not all of them
+    /// at once.
     fn same_sandbox(&self, look: &Look) -> bool {
         self.namespace == look.namespace && self.containers.iter().any(|one| look.containers.contains(one))
     }
@@ -113,8 +115,8 @@ impl PodHistory {
         look.interfaces.is_empty() || self.of(look).is_some_and(|life| !life.expected.is_subset(&look.interfaces))
     }
 
-    /// Takes in what was seen `now`, and says what is amiss. `present` are the pods that there are, looked at or not; those that are
-    /// gone are forgotten, unless the walk was cut short (`whole` is false).
+    /// Takes in what was seen `now`, and says what is amiss. `present` are the pods that there are, looked at or not;
+    /// those that are gone are forgotten, unless the walk was cut short (`whole` is false).
     pub(super) fn update(
         &mut self,
         looks: &[Look],

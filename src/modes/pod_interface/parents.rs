@@ -1,7 +1,7 @@
 //! The interfaces of the machine that others sit on, and what became of those that were there.
 //!
-//! Only what carries others is watched: VLANs and what is below them, bonds and their members, parents of macvlan and ipvlan
-//! interfaces, of those inside pods too where that is known. Everything else comes and goes with pods.
+//! Only what carries others is watched: VLANs and what is below them, bonds and their members, parents of macvlan and
+//! ipvlan interfaces, of those inside pods too where that is known. Everything else comes and goes with pods.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -91,8 +91,9 @@ fn parent_of(kind: &str) -> Option<Kind> {
 }
 
 impl Parents {
-    /// Takes in what was read `now`. Gives the state of each, and how many there was no room for. What was there for the grace period
-    /// and is gone, or was replaced by another of its name, is lost; what was seen for less time passed by.
+    /// Takes in what was read `now`. Gives the state of each, and how many there was no room for. What was there for
+    /// the grace period and is gone, or was replaced by another of its name, is lost; what was seen for less time
+    /// passed by.
     pub(super) fn update<'a>(
         &mut self,
         links: &Links,

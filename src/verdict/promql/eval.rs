@@ -1,7 +1,7 @@
 //! An instant evaluator of PromQL: one expression at one time, by Prometheus's own semantics (promql/engine.go).
 //!
-//! Ranges and the lookback are closed at both ends, as in Prometheus 2; Prometheus 3 leaves out a sample that lies exactly at the
-//! older end.
+//! Ranges and the lookback are closed at both ends, as in Prometheus 2; Prometheus 3 leaves out a sample that lies
+//! exactly at the older end.
 
 use std::borrow::Cow;
 

@@ -106,8 +106,8 @@ fn of_range(name: &str, points: &[Point], window: Window) -> Option<f64> {
     }
 }
 
-/// The increase between the first and the last point, stretched to the window's ends where these are near. A counter that
-/// falls was reset, and none was ever below zero.
+/// The increase between the first and the last point, stretched to the window's ends where these are near. A counter
+/// that falls was reset, and none was ever below zero.
 fn increase(points: &[Point], window: Window) -> Option<f64> {
     let [first, .., last] = points else { return None };
     let resets = points.windows(2).filter(|pair| pair[1].value < pair[0].value).map(|pair| pair[0].value);

@@ -1,4 +1,5 @@
-//! As much of an apiserver as `helm install --dry-run=server` asks: its version, which kinds it has, and that none of the objects exists yet.
+//! As much of an apiserver as `helm install --dry-run=server` asks: its version, which kinds it has, and that none of
+//! the objects exists yet.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};

@@ -1,6 +1,7 @@
-//! The container of the DaemonSet without Kubernetes: a root of its own with the mounts, the capabilities and the command line that were rendered, in the
-//! host's network namespace. Its processes are in a namespace of their own with one more of another user: they stand for the host's, and no stand-in of a
-//! kubelet that another test has made is among them.
+//! The container of the DaemonSet without Kubernetes: a root of its own with the mounts, the capabilities and the
+//! command line that were rendered, in the host's network namespace. Its processes are in a namespace of their own with
+//! one more of another user: they stand for the host's, and no stand-in of a kubelet that another test has made is
+//! among them.
 
 use std::process::Command;
 
@@ -31,8 +32,8 @@ ls "$root/proc/$!/fd" | wc -l >"$witness"
 chroot "$root" /usr/bin/setpriv --inh-caps=-all --bounding-set="$capabilities" --no-new-privs /bin/headroom-exporter "$@" || exit $?
 "#;
 
-/// Starts it with exactly these capabilities. `root` in the folder is where its root is mounted, in a mount namespace that goes with it; the file
-/// `witness` there says how many descriptors the other user's process has.
+/// Starts it with exactly these capabilities. `root` in the folder is where its root is mounted, in a mount namespace
+/// that goes with it; the file `witness` there says how many descriptors the other user's process has.
 pub(crate) fn start(container: &Value, capabilities: &Value, folder: &std::path::Path) -> Exporter {
     std::fs::create_dir_all(folder.join("root")).unwrap();
     let mounts: Vec<&str> =

@@ -1,4 +1,5 @@
-//! What is generated: the flags in the schema of the values, the operator's rules for kustomize, the table of values in the chart's README.
+//! What is generated: the flags in the schema of the values, the operator's rules for kustomize, the table of values in
+//! the chart's README.
 
 use std::fmt::Write as _;
 
@@ -9,7 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::render::{parse_all, project, read};
 
-/// The flags that the chart sets itself: the values that do it, and what comes of them; none where the chart's mounts and the pod decide.
+/// The flags that the chart sets itself: the values that do it, and what comes of them; none where the chart's mounts
+/// and the pod decide.
 pub(crate) const OWN: &[(&str, Option<&str>, &str)] = &[
     ("path.rootfs", None, "--path.rootfs=/host/root"),
     ("path.sysfs", None, "--path.sysfs=/host/sys"),
@@ -146,8 +148,8 @@ pub(crate) fn differences(values: &Value, schema: &Value) -> Vec<String> {
     wrong
 }
 
-/// A mapping or a list as YAML, indented. Texts of several lines are literal blocks: kustomize's output breaks folded ones (`>-`) whose lines are
-/// indented.
+/// A mapping or a list as YAML, indented. Texts of several lines are literal blocks: kustomize's output breaks folded
+/// ones (`>-`) whose lines are indented.
 fn block(text: &mut String, value: &Value, indent: usize) {
     let pad = " ".repeat(indent);
     let scalar = |text: &mut String, value: &Value| match value.as_str() {

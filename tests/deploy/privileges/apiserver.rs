@@ -1,4 +1,5 @@
-//! An apiserver and a kubelet behind one port: answers a few paths, refuses those that it is told to, and remembers every request.
+//! An apiserver and a kubelet behind one port: answers a few paths, refuses those that it is told to, and remembers
+//! every request.
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;

@@ -1,8 +1,9 @@
-//! The exporter as a runtime starts it: in a container of `runc`, with the system calls of `RuntimeDefault`, a root that nobody can write, exactly
-//! the two capabilities, and what the kubelet hides or protects below /proc.
+//! The exporter as a runtime starts it: in a container of `runc`, with the system calls of `RuntimeDefault`, a root
+//! that nobody can write, exactly the two capabilities, and what the kubelet hides or protects below /proc.
 //!
-//! The profile is the one of `containers/common` (CRI-O, Podman), of the same descent as Docker's and containerd's. It is written for
-//! every architecture and set of capabilities at once; what runc is given is the part that a runtime would give it here.
+//! The profile is the one of `containers/common` (CRI-O, Podman), of the same descent as Docker's and containerd's. It
+//! is written for every architecture and set of capabilities at once; what runc is given is the part that a runtime
+//! would give it here.
 
 use std::path::Path;
 

@@ -1,8 +1,11 @@
-//! A small node: network, mounts and processes of its own, in which everything is prepared that a right of the exporter is for.
+//! A small node: network, mounts and processes of its own, in which everything is prepared that a right of the exporter
+//! is for.
 //!
 //! - a process of another user with a known number of fds, and an inotify instance;
-//! - a kubelet (by its name) with a configuration that only root may read, connected to the apiserver and to the runtime;
-//! - a pod, below a kubelet's directory that only root may enter: a memory-backed volume, a cgroup, a network of its own;
+//! - a kubelet (by its name) with a configuration that only root may read, connected to the apiserver and to the
+//!   runtime;
+//! - a pod, below a kubelet's directory that only root may enter: a memory-backed volume, a cgroup, a network of its
+//!   own;
 //! - a runtime whose socket is root's, an apiserver and a kubelet's API that refuse what they are told to refuse;
 //! - the machine's `/` and `/sys` mounted once more, read-only, as a pod has them.
 

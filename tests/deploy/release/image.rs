@@ -1,7 +1,8 @@
 //! The image: built by buildah from `deploy/image/Containerfile`, and run by runc as its configuration says.
 //!
-//! Nothing is pulled. What it is built in is this machine itself: an image of empty folders, into which its toolchain and cargo's
-//! sources are mounted read-only. What is compiled stays below `target/`, so only the first run takes minutes.
+//! Nothing is pulled. What it is built in is this machine itself: an image of empty folders, into which its toolchain
+//! and cargo's sources are mounted read-only. What is compiled stays below `target/`, so only the first run takes
+//! minutes.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 use std::fs;
@@ -139,8 +140,8 @@ impl Image {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Starts it with these arguments. `change` may give the container more than nothing: it gets a user as the image says, no
-    /// capability, no way to get one, a root that is read-only, the machine's processes and its network.
+    /// Starts it with these arguments. `change` may give the container more than nothing: it gets a user as the image
+    /// says, no capability, no way to get one, a root that is read-only, the machine's processes and its network.
     pub(crate) fn run(&self, arguments: &[&str], change: impl FnOnce(&mut Value)) -> Container {
         let id = format!("headroom-image-{}", common::unique());
         let config = &self.config["config"];

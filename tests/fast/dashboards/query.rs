@@ -1,4 +1,5 @@
-//! What a query names, and the unit of what it answers: not a parser of PromQL, but strict about the part that we write.
+//! What a query names, and the unit of what it answers: not a parser of PromQL, but strict about the part that we
+//! write.
 
 use std::collections::BTreeSet;
 

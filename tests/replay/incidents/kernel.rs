@@ -1,5 +1,6 @@
-//! I2: kernel-memory accounting on a kernel that leaks cgroups with it. Such a kernel cannot be had here: the recorded node, with the
-//! release of CentOS 7 and one container whose accounting is active, is what the exporter reads. All else is real.
+//! I2: kernel-memory accounting on a kernel that leaks cgroups with it. Such a kernel cannot be had here: the recorded
+//! node, with the release of CentOS 7 and one container whose accounting is active, is what the exporter reads. All
+//! else is real.
 
 use std::fs;
 use std::path::Path;

@@ -123,7 +123,8 @@ pub fn i6_a_memory_volume_over_its_limit() {
     // The pod is deleted, as the page says.
     let said = drill.end(&["HeadroomMemoryVolumeNearLimit", "HeadroomMemoryVolumeOomLoop"]);
     stack.all_resolve();
-    // The node's own counter knows no namespace: whoever else is killed on this machine meanwhile is in it. One kill may not be said any more.
+    // The node's own counter knows no namespace: whoever else is killed on this machine meanwhile is in it. One kill
+    // may not be said any more.
     let ours =
         said.lines().rev().find_map(|line| line.strip_suffix(" OOM kills")?.rsplit(' ').next()?.parse::<u64>().ok());
     let others = killed() - before > ours.unwrap() + 1;

@@ -1,5 +1,6 @@
-//! A node of its own for one replay: network, mounts and processes in a namespace, with something called kubelet in it whose
-//! configuration the exporter finds by itself, and the exporter with every collector that looks at nothing but this node.
+//! A node of its own for one replay: network, mounts and processes in a namespace, with something called kubelet in it
+//! whose configuration the exporter finds by itself, and the exporter with every collector that looks at nothing but
+//! this node.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,9 +1,11 @@
-//! How fast time goes in a replay: every duration of the rules, of Prometheus's intervals and of Alertmanager's is divided by one factor.
+//! How fast time goes in a replay: every duration of the rules, of Prometheus's intervals and of Alertmanager's is
+//! divided by one factor.
 //!
-//! Divided: `interval`, `for`, `keep_firing_for`; range and subquery windows and their steps; `offset`, which is the other end of a
-//! window; the horizon of `predict_linear`, since noise seen through a shorter window and carried as far as before would cross
-//! any threshold. Not divided: every other number of an expression. A threshold in bytes, a ratio, an age in seconds that the
-//! exporter reads somewhere are figures of the real world, and a rate per second is compared as it is: the replay has to be that fast.
+//! Divided: `interval`, `for`, `keep_firing_for`; range and subquery windows and their steps; `offset`, which is the
+//! other end of a window; the horizon of `predict_linear`, since noise seen through a shorter window and carried as far
+//! as before would cross any threshold. Not divided: every other number of an expression. A threshold in bytes, a
+//! ratio, an age in seconds that the exporter reads somewhere are figures of the real world, and a rate per second is
+//! compared as it is: the replay has to be that fast.
 
 use std::time::Duration;
 

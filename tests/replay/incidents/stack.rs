@@ -1,5 +1,5 @@
-//! What pages: a real Prometheus with the project's rules, a real Alertmanager, and whoever is paged, all in the network of the node
-//! that is watched. They end with its namespace, whatever happens to the test.
+//! What pages: a real Prometheus with the project's rules, a real Alertmanager, and whoever is paged, all in the
+//! network of the node that is watched. They end with its namespace, whatever happens to the test.
 
 use std::collections::BTreeSet;
 use std::fs::File;

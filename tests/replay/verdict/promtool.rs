@@ -9,7 +9,8 @@ use headroom::verdict::promql::expression;
 
 use crate::common::{self, series};
 
-/// `a`, `b`: gauges by x and y. `c`: counters with resets. `one`: a series for each x. `s`: with gaps and stale markers.
+/// `a`, `b`: gauges by x and y. `c`: counters with resets. `one`: a series for each x. `s`: with gaps and stale
+/// markers.
 const EXPRESSIONS: &[&str] = &[
     "a",
     "a{x=\"1\"}",
@@ -210,7 +211,8 @@ fn promtool(folder: &std::path::Path, yaml: &str) -> (bool, String) {
     (output.status.success(), said)
 }
 
-/// promtool compares to the last bit, and no NaN equals another. What it reports as different is compared again: to 1e-9.
+/// promtool compares to the last bit, and no NaN equals another. What it reports as different is compared again: to
+/// 1e-9.
 fn disagreements((passed, said): &(bool, String)) -> Vec<String> {
     let blocks: Vec<&str> = said.split("    expr: ").skip(1).collect();
     if blocks.is_empty() && !passed {

@@ -1,4 +1,5 @@
-//! One recorded situation, two judges: what Prometheus would page for, by promtool, and what `judge` finds, for every mode.
+//! One recorded situation, two judges: what Prometheus would page for, by promtool, and what `judge` finds, for every
+//! mode.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -161,14 +162,16 @@ fn promtool(page: &Page, growth: &dyn Fn(&Labels, f64) -> f64, alerts: &[Alert],
     std::fs::write(&file, yaml).unwrap();
     let output = std::process::Command::new("promtool").args(["test", "rules"]).arg(&file).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    // The words of the annotations are compared by the rules' own cases; here none are given, so only the labels may speak.
+    // The words of the annotations are compared by the rules' own cases; here none are given, so only the labels may
+    // speak.
     let firing: BTreeSet<&str> = alerts.iter().map(|(alert, _)| &**alert).collect();
     assert_eq!(said.matches("alertname:").count(), firing.len(), "{name}: promtool did not judge: {said}");
     let wrong = differences(&said);
     assert!(wrong.is_empty(), "{name}: {}\n{}", wrong.join("\n"), String::from_utf8_lossy(&output.stdout));
 }
 
-/// Of each alert that promtool complains of: whether the labels differ, and not only the annotations, which are not given.
+/// Of each alert that promtool complains of: whether the labels differ, and not only the annotations, which are not
+/// given.
 fn differences(said: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     for complaint in said.split("alertname:").skip(1) {

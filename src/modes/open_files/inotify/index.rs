@@ -13,7 +13,8 @@ use super::{Usage, Used};
 
 /// Instances remembered. A node has hundreds; the kernel's limit is per user, so users multiply it.
 const MOST_INSTANCES: usize = 10_000;
-/// A changed process with more fds than this waits for its next examination, so that it costs this many links per scrape.
+/// A changed process with more fds than this waits for its next examination, so that it costs this many links per
+/// scrape.
 const LARGE: u32 = 1_000;
 /// Bytes of fdinfo that one scrape reads: some 32,000 watches.
 const FDINFO_BYTES: u64 = 4 << 20;
