@@ -199,6 +199,47 @@ fn names_are_found_wherever_they_stand() {
     assert_eq!(eight.place(), "src/outer/here.rs:7");
 }
 
+/// rustfmt wraps code and leaves comments as they are.
+#[test]
+fn comments_keep_to_120_columns() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["src", "tests", "benches"].into_iter().flat_map(|folder| files_below(&root.join(folder)));
+    let mut offenders = BTreeSet::new();
+    for path in folders.chain([root.join("build.rs"), root.join(".ci/run")]) {
+        let bytes = std::fs::read(&path).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        let first = text.lines().next().unwrap_or_default();
+        let marker = match path.extension().is_some_and(|end| end == "rs") {
+            true => "//",
+            false if first.starts_with("#!") && first.ends_with("sh") => "#",
+            // Recordings, and scripts that only made them.
+            false => continue,
+        };
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| is_too_long(line, marker)) {
+            let name = Name { file: path.clone(), line: number + 1, module: Vec::new(), target: Vec::new() };
+            offenders.insert(format!("{} has {} columns", name.place(), line.chars().count()));
+        }
+    }
+    assert_none(&offenders);
+}
+
+/// Of a comment alone on its line. A row of a table cannot be wrapped, nor can a word, such as an address.
+fn is_too_long(line: &str, marker: &str) -> bool {
+    let Some(text) = line.trim_start().strip_prefix(marker) else { return false };
+    let text = text.trim_start_matches(['/', '!']).trim_start();
+    line.chars().count() > 120 && !text.starts_with('|') && text.contains(' ')
+}
+
+#[test]
+fn what_cannot_be_wrapped_is_not_too_long() {
+    let long = "x".repeat(120);
+    assert!(is_too_long(&format!("    /// A {long}"), "//") && is_too_long(&format!("# a {long}"), "#"));
+    let fits = format!("// a {}", &long[..115]);
+    for line in [format!("//! | a | {long} |"), format!("// https://{long}"), format!("let a = {long};"), fits] {
+        assert!(!is_too_long(&line, "//"), "{line}");
+    }
+}
+
 fn assert_none(offenders: &BTreeSet<String>) {
     let lines: Vec<&str> = offenders.iter().map(String::as_str).collect();
     assert!(lines.is_empty(), "{} offenders:\n{}", lines.len(), lines.join("\n"));
