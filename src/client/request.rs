@@ -51,7 +51,7 @@ impl<'a> Request<'a> {
     }
 
     /// With an absolute URI. The token is sent as a header that no table of HTTP/2 keeps.
-    pub(super) fn to_http<B>(&self, target: &Target, body: B) -> Result<hyper::Request<B>, Failure> {
+    pub(super) fn to_http<B>(self, target: &Target, body: B) -> Result<hyper::Request<B>, Failure> {
         let uri = format!("https://{}{}", target.address.authority(), target.address.path(self.path));
         let method = if self.question.is_some() { Method::POST } else { Method::GET };
         let message = hyper::Request::builder().method(method).uri(uri).body(body);
