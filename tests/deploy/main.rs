@@ -1,4 +1,4 @@
-//! What is installed: manifests, image, archive, unit, quickstart, man pages, and the rights that each of them gives.
+//! What is installed: manifests, unit, quickstart, man pages, and the rights that each of them gives.
 //! Root and the tools of `tests/deploy/tools.sh`.
 
 #[macro_use]
@@ -9,5 +9,4 @@ mod command;
 mod manifests;
 mod privileges;
 mod quickstart;
-mod release;
 mod systemd;
