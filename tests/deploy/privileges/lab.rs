@@ -279,7 +279,8 @@ impl Lab {
                     std::thread::sleep(Duration::from_millis(300));
                     let page = Page::parse(&self.get(exporter));
                     let read = page.0.keys().any(|series| series.contains("source=\"endpointslice\""));
-                    // A connection is nobody's in the moment in which it is made; where it stays so, a right is missing.
+                    // A connection is nobody's in the moment in which it is made; where it stays so, a right is
+                    // missing.
                     let owned = !page.0.keys().any(|series| series.contains("owner=\"unknown\""));
                     if (read && owned) || Instant::now() > patience {
                         return page;
