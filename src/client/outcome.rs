@@ -143,12 +143,14 @@ pub(crate) enum Ending<'a> {
 }
 
 impl<'a> Ending<'a> {
-    pub(crate) fn of(error: &'a hyper::Error) -> Self {
+    pub(crate) fn of(mut error: &'a hyper::Error) -> Self {
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
             if let Some(io) = cause.downcast_ref() {
                 return Ending::Io(io);
             }
+            // A request that was cancelled because of it.
+            error = cause.downcast_ref().unwrap_or(error);
             source = cause.source();
         }
         let early = error.is_incomplete_message() || error.is_closed() || error.is_canceled();

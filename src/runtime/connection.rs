@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd as _;
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 
 use crate::client::Ending;
 use crate::error::{Error, Reason};
@@ -65,6 +66,27 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Failure::Failed(error)
+    }
+}
+
+/// The task that drives a connection. A request that comes after the connection's end is told that it ended; why it did,
+/// only the task knows.
+pub(super) struct Driver(Option<JoinHandle<hyper::Result<()>>>);
+
+impl Driver {
+    pub(super) fn start(connection: impl Future<Output = hyper::Result<()>> + Send + 'static) -> Self {
+        Driver(Some(tokio::spawn(connection)))
+    }
+
+    /// The failure of a request.
+    pub(super) async fn failure(&mut self, of_request: &hyper::Error) -> Failure {
+        let told_nothing = of_request.is_canceled() || of_request.is_closed();
+        let task = if told_nothing { self.0.take() } else { None };
+        let ended = match task {
+            Some(task) => task.await.ok().and_then(std::result::Result::err),
+            None => None,
+        };
+        Failure::http(ended.as_ref().unwrap_or(of_request))
     }
 }
 
@@ -137,4 +159,43 @@ pub(super) async fn within<T>(
     tokio::time::timeout_at(deadline.instant().into(), future)
         .await
         .unwrap_or_else(|_| Err(Failure::Failed(Error::new(Reason::Timeout, "no answer before the deadline"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::runtime::{cri, docker};
+
+    /// Nonsense that comes before, beside or after the first request: of a hundred requests one learns only that
+    /// their connection has ended.
+    #[test]
+    fn nonsense_is_told_from_an_end() {
+        for round in 0..400 {
+            let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let nonsense = if round % 4 < 2 { &[0xff; 100_000][..] } else { b"SSH-2.0-OpenSSH_9.2\r\n\r\n" };
+            let talk = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_micros(round % 300));
+                let _ = theirs.write_all(nonsense);
+                let _ = std::io::copy(&mut theirs, &mut std::io::sink());
+            });
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let failure = runtime.block_on(async {
+                let stream = TokioIo::new(UnixStream::from_std(ours).unwrap());
+                let deadline = Deadline::after(Duration::from_secs(20));
+                if round % 2 == 0 {
+                    cri::Client::handshake(stream).await.unwrap().inventory("", deadline).await
+                } else {
+                    docker::Client::handshake(stream).await.unwrap().inventory("", deadline).await
+                }
+            });
+            drop(runtime);
+            let error = failure.unwrap_err().into_error();
+            assert_eq!(error.reason(), Reason::Malformed, "round {round}: {error}");
+            talk.join().unwrap();
+        }
+    }
 }

@@ -20,7 +20,7 @@ use tonic::client::{Grpc, GrpcService};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-use super::connection::{Failure, LARGEST_ANSWER, within};
+use super::connection::{Driver, Failure, LARGEST_ANSWER, within};
 use super::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox, cri_messages};
 use crate::error::{Error, Reason};
 use crate::host::Deadline;
@@ -28,6 +28,7 @@ use crate::host::Deadline;
 /// A connection to a runtime that speaks CRI v1.
 pub(super) struct Client {
     grpc: Grpc<Service>,
+    driver: Driver,
     /// Asked once per connection: it cannot change without a restart, which breaks the connection.
     identity: Option<Identity>,
 }
@@ -36,10 +37,10 @@ impl Client {
     pub(super) async fn handshake(stream: TokioIo<UnixStream>) -> Result<Self, Failure> {
         let (sender, connection) =
             http2::handshake(TokioExecutor::new(), stream).await.map_err(|error| Failure::http(&error))?;
-        tokio::spawn(connection);
+        let driver = Driver::start(connection);
         let origin = Uri::from_static("http://localhost");
         let grpc = Grpc::with_origin(Service(sender), origin).max_decoding_message_size(LARGEST_ANSWER);
-        Ok(Client { grpc, identity: None })
+        Ok(Client { grpc, driver, identity: None })
     }
 
     /// One unary call, `/runtime.v1.RuntimeService/Version`.
@@ -49,10 +50,34 @@ impl Client {
         A: prost::Message + Default + 'static,
     {
         let name = path.rsplit('/').next().unwrap_or(path);
-        self.grpc.ready().await.map_err(|error| Failure::http(&error).context(name))?;
+        if let Err(error) = self.grpc.ready().await {
+            return Err(self.driver.failure(&error).await.context(name));
+        }
         let codec = ProstCodec::<Q, A>::default();
         let answer = self.grpc.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| failure(&status).context(name))
+        match answer {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(status) => Err(self.failure(&status).await.context(name)),
+        }
+    }
+
+    /// What a gRPC status means for us.
+    async fn failure(&mut self, status: &Status) -> Failure {
+        let http = std::error::Error::source(status).and_then(|source| source.downcast_ref::<hyper::Error>());
+        if let Some(error) = http {
+            return self.driver.failure(error).await;
+        }
+        let text = format!("{:?}: {}", status.code(), status.message());
+        let reason = match status.code() {
+            Code::Unimplemented => return Failure::Unimplemented(Error::malformed(text)),
+            Code::PermissionDenied | Code::Unauthenticated => Reason::Denied,
+            Code::DeadlineExceeded => Reason::Timeout,
+            Code::ResourceExhausted | Code::Unavailable => Reason::Busy,
+            // What tonic itself says of answers that cannot be decoded or are too large.
+            Code::Internal | Code::OutOfRange | Code::DataLoss => Reason::Malformed,
+            _ => Reason::Io,
+        };
+        Failure::Failed(Error::new(reason, text))
     }
 
     async fn list<A: prost::Message + Default + 'static>(&mut self, path: &'static str) -> Result<A, Failure> {
@@ -100,25 +125,6 @@ impl Client {
         }
         Ok(inventory)
     }
-}
-
-/// What a gRPC status means for us.
-fn failure(status: &Status) -> Failure {
-    let http = std::error::Error::source(status).and_then(|source| source.downcast_ref::<hyper::Error>());
-    if let Some(error) = http {
-        return Failure::http(error);
-    }
-    let text = format!("{:?}: {}", status.code(), status.message());
-    let reason = match status.code() {
-        Code::Unimplemented => return Failure::Unimplemented(Error::malformed(text)),
-        Code::PermissionDenied | Code::Unauthenticated => Reason::Denied,
-        Code::DeadlineExceeded => Reason::Timeout,
-        Code::ResourceExhausted | Code::Unavailable => Reason::Busy,
-        // What tonic itself says of answers that cannot be decoded or are too large.
-        Code::Internal | Code::OutOfRange | Code::DataLoss => Reason::Malformed,
-        _ => Reason::Io,
-    };
-    Failure::Failed(Error::new(reason, text))
 }
 
 /// A container belongs to the pod of its sandbox; to the one that the kubelet labelled it with if the sandbox is gone.

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::connection::{Failure, LARGEST_ANSWER, within};
+use super::connection::{Driver, Failure, LARGEST_ANSWER, within};
 use super::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox};
 use crate::client::body;
 use crate::error::{Error, Reason};
@@ -24,6 +24,7 @@ use crate::host::Deadline;
 /// A connection to a Docker daemon.
 pub(super) struct Client {
     sender: SendRequest<Empty<Bytes>>,
+    driver: Driver,
     /// Who, and where its images lie.
     about: Option<(Identity, String)>,
 }
@@ -31,16 +32,20 @@ pub(super) struct Client {
 impl Client {
     pub(super) async fn handshake(stream: TokioIo<UnixStream>) -> Result<Self, Failure> {
         let (sender, connection) = http1::handshake(stream).await.map_err(|error| Failure::http(&error))?;
-        tokio::spawn(connection);
-        Ok(Client { sender, about: None })
+        Ok(Client { sender, driver: Driver::start(connection), about: None })
     }
 
     async fn get<A: DeserializeOwned>(&mut self, path: &'static str) -> Result<A, Failure> {
         let answer = async {
-            self.sender.ready().await.map_err(|error| Failure::http(&error))?;
+            if let Err(error) = self.sender.ready().await {
+                return Err(self.driver.failure(&error).await);
+            }
             let request = Request::get(path).header("Host", "docker").body(Empty::new());
             let request = request.map_err(|error| Error::malformed(error.to_string()))?;
-            let answer = self.sender.send_request(request).await.map_err(|error| Failure::http(&error))?;
+            let answer = match self.sender.send_request(request).await {
+                Ok(answer) => answer,
+                Err(error) => return Err(self.driver.failure(&error).await),
+            };
             let status = answer.status();
             let body = body::whole(answer.into_body(), LARGEST_ANSWER).await.map_err(|error| Failure::http(&error))?;
             let body = body.ok_or_else(|| Error::malformed(format!("larger than {LARGEST_ANSWER} bytes")))?;
