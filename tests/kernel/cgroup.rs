@@ -291,15 +291,16 @@ fn pods_and_containers_on_v2() {
 
     let grace = Duration::from_millis(300);
     let collector = collector(grace);
-    let first = Instant::now();
     let samples = collect(&collector, &lab.v2()).unwrap();
+    // It saw the directories before now.
+    let seen = Instant::now();
     assert!(samples.errors().is_empty(), "{:?}", samples.errors());
     assert_eq!(kubepods(&samples, "pod"), [1.0, 1.0, 0.0]);
     assert_eq!(kubepods(&samples, "container"), [0.0, 1.0, 0.0]);
     assert_eq!(kubepods(&samples, "other"), [0.0, 2.0, 0.0]);
     assert_eq!(value(&samples, &cgroup_leak::CONTAINERS, &["running"]), 1.0);
     assert_eq!(value(&samples, &cgroup_leak::ORPHANED, &["pod"]), 0.0, "first seen just now");
-    std::thread::sleep(grace.saturating_sub(first.elapsed()) + Duration::from_millis(1));
+    std::thread::sleep(grace.saturating_sub(seen.elapsed()) + Duration::from_millis(1));
     let samples = collect(&collector, &lab.v2()).unwrap();
     assert_eq!(value(&samples, &cgroup_leak::ORPHANED, &["pod"]), 1.0);
     assert_eq!(value(&samples, &cgroup_leak::ORPHANED, &["other"]), 0.0, "a live container's own cgroups");

@@ -174,6 +174,10 @@ impl Device {
         device
     }
 
+    fn other_end(&self) -> String {
+        format!("{}b", self.0.strip_suffix('a').unwrap())
+    }
+
     /// A macvlan on it, moved into a namespace.
     fn macvlan(&self, namespace: &Namespace, name: &str) {
         // Each under a name of its own on its way.
@@ -219,7 +223,7 @@ fn a_parent_is_deleted_and_made_again() {
         let parent = Device::pair(&name);
         parent.macvlan(&first, "eth0");
         let veth = Device::pair(&format!("hv{}", common::unique()));
-        common::shell(&format!("ip link set {}b netns {} name eth0", veth.0.trim_end_matches('a'), second.0));
+        common::shell(&format!("ip link set {} netns {} name eth0", veth.other_end(), second.0));
         let processes = [
             (1, Process::inside(&first.0)),
             (1, Process::inside(&first.0)),
@@ -290,7 +294,7 @@ fn a_pods_veth_is_deleted() {
     let collector = collector(NEVER);
     let namespace = Namespace::new();
     let veth = Device::pair(&format!("hv{}", common::unique()));
-    common::shell(&format!("ip link set {}b netns {} name eth0", veth.0.trim_end_matches('a'), namespace.0));
+    common::shell(&format!("ip link set {} netns {} name eth0", veth.other_end(), namespace.0));
     let (pause, app) = (Process::inside(&namespace.0), Process::inside(&namespace.0));
     lab.container(1, 1, &pause);
     lab.container(1, 2, &app);
