@@ -18,8 +18,16 @@ pub static CONTROL_PLANE: Metric = Metric::gauge(
     "1 if a kube-apiserver, etcd or k3s server process runs on this machine: eviction here may take the cluster down. A new one is seen within a minute.",
 );
 
+/// Whether what is said of the kubelet is said of one that runs.
+pub static KUBELET_RUNNING: Metric = Metric::gauge(
+    "headroom_kubelet_running",
+    Unit::None,
+    &[],
+    "1 if the kubelet runs. 0 if it does not: its last known configuration, root directory and node name count until another is seen. Absent if none was seen since the exporter started.",
+);
+
 /// The metrics that are on the page whatever mode is off.
-pub static METRICS: &[&Metric] = &[&CONTROL_PLANE];
+pub static METRICS: &[&Metric] = &[&CONTROL_PLANE, &KUBELET_RUNNING];
 
 /// How each is found and asked.
 #[derive(Clone, Debug, Default)]
@@ -75,9 +83,11 @@ impl Services {
     /// mode that needs the same source says why.
     pub fn samples(&self, host: &Host, deadline: Deadline, since: Instant) -> Samples {
         let mut samples = Samples::new();
-        let look = self.kubelet.look(host, deadline, since);
-        let control_plane = look.and_then(|look| look.found().map(|found| found.control_plane));
-        samples.push_some(&CONTROL_PLANE, &[], control_plane.ok().map(|is| f64::from(u8::from(is))));
+        let Ok(look) = self.kubelet.look(host, deadline, since) else { return samples };
+        let control_plane = look.found().ok().map(|found| found.control_plane);
+        for (metric, is) in [(&CONTROL_PLANE, control_plane), (&KUBELET_RUNNING, look.runs())] {
+            samples.push_some(metric, &[], is.map(|is| f64::from(u8::from(is))));
+        }
         samples
     }
 }

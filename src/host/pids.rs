@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::Host;
 use super::process::parse::decimal;
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 
 /// The longest command line that we read: what Linux allows for one argument.
 const LONGEST_CMDLINE: usize = 128 << 10;
@@ -35,6 +35,24 @@ impl Host {
         let dir = rustix::fs::open(&path, flags, Mode::empty())
             .map_err(|errno| Error::os(path.display(), &io::Error::from(errno)))?;
         Ok(Pids { dir, path })
+    }
+}
+
+impl Host {
+    /// The mounts that process `pid` sees: `/proc/PID/mountinfo`.
+    ///
+    /// # Errors
+    /// The operating system's; gone if it exited. Of one whose parent has not noticed that yet the kernel says `EINVAL`
+    /// (`mounts_open_common`).
+    pub fn mount_table(&self, pid: u32) -> Result<String> {
+        self.read(self.proc(format!("{pid}/mountinfo"))).map_err(|error| {
+            let zombie = || self.pids().and_then(|pids| pids.cmdline(pid)).is_ok_and(|argv| argv.is_empty());
+            if error.reason() == Reason::Io && zombie() {
+                Error::new(Reason::Vanished, error.to_string())
+            } else {
+                error
+            }
+        })
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Files and flags say what a kubelet will run with after its next start; `/configz` is registered once everything is
 //! merged (`cmd/kubelet/app/server.go:770`) and never changes while the process lives. So it is asked once per kubelet
-//! process (pid and start time), again every [`Settings::interval`], and after a failure not before 30 s. Between
-//! failures the last answer holds for as long as the process is the same; where the process cannot be seen (a pod
-//! without hostPID) an answer holds for 30 s and no longer.
+//! process (pid and start time), again every [`Settings::interval`], and after a failure not before 30 s. Its answer
+//! holds for as long as the process is the same, whatever comes of asking again: with the apiserver away a kubelet
+//! cannot judge our token and says 401. Where the process cannot be seen (a pod without hostPID) it is asked again
+//! every 30 s, and the last answer holds with an error that says so.
 //!
 //! **Permission.** The kubelet asks the apiserver whether the token may `get` `nodes/configz` (fine-grained
 //! authorization, 1.36 on without a switch) or, before that, `nodes/proxy`. The first is harmless. The second lets its
@@ -304,7 +305,7 @@ fn refusal(status: u16, with_token: bool) -> Error {
 
 impl Last {
     fn is_due(&self, interval: Duration) -> bool {
-        let settled = self.good.is_some() && self.error.is_none() && self.process.is_some();
+        let settled = self.good.is_some() && self.process.is_some();
         let holds = if settled { interval } else { RETRY.min(interval) };
         self.asked.is_none_or(|asked| asked.elapsed() >= holds)
     }
@@ -317,14 +318,18 @@ impl Last {
                 self.error = None;
             }
             Err(error) => {
-                if self.process.is_none() {
-                    self.good = None;
-                }
-                let instead = match self.good {
-                    Some(_) => "its last answer still holds, because it is the same process",
-                    None => "thresholds come from its files and flags, where they can be read",
+                let error = error.context("kubelet's /configz");
+                let instead = match (&self.good, self.process) {
+                    (Some(_), Some(_)) => {
+                        tracing::info!(%error, "its last answer holds: it is the same process");
+                        return;
+                    }
+                    (Some(_), None) => {
+                        "its last answer holds, but its process cannot be seen: it may be another by now"
+                    }
+                    (None, _) => "thresholds come from its files and flags, where they can be read",
                 };
-                self.error = Some(Error::new(error.reason(), format!("kubelet's /configz: {error}; {instead}")));
+                self.error = Some(Error::new(error.reason(), format!("{error}; {instead}")));
             }
         }
     }

@@ -3,9 +3,13 @@
 //! A [`Look`] is what one moment shows of it. It is made once a scrape; what costs a file or a request is read when the
 //! first mode wants it, and then serves all. Files are read on a thread of their own: one that lies on a dead mount
 //! costs that thread.
+//!
+//! **A kubelet that does not run** is still this node's: its pods go on, its disk fills, and it comes back with the
+//! configuration it had. The last one that was seen counts, with all that was known of it, until another is seen or its
+//! root directory is gone. [`Look::runs`] tells which of the two it is.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::configuration::{Configuration, Source, Text};
@@ -59,6 +63,19 @@ struct Known {
     configz: Configz,
     /// Its environment, which never changes while it runs, by pid and start time.
     http2: Mutex<Option<((u32, u64), Http2)>>,
+    last: Mutex<Option<Last>>,
+}
+
+/// The kubelet that was seen last, for when it does not run.
+#[derive(Debug)]
+struct Last {
+    pid: u32,
+    /// Without its process: whose that number is now, nobody knows.
+    sources: Sources,
+    /// What it ran with, once that was known.
+    effective: Option<Effective>,
+    /// Its end was told.
+    told: bool,
 }
 
 /// What one moment shows of the kubelet.
@@ -67,6 +84,8 @@ pub struct Look {
     known: Arc<Known>,
     found: Result<Found>,
     sources: Sources,
+    /// Nobody runs now, and these are the sources of who did.
+    away: bool,
     effective: OnceLock<Effective>,
 }
 
@@ -97,10 +116,16 @@ impl Kubelet {
     /// Timeout, if a look under way does not end before the deadline. What the look itself could not see is in it.
     pub fn look(&self, host: &Host, deadline: Deadline, since: Instant) -> Result<Arc<Look>> {
         let look = || {
+            let known = &self.0.known;
             let found = self.0.finder.find(host, deadline, since);
             let process = found.as_ref().ok().and_then(|found| found.kubelet.as_ref());
-            let sources = Sources::of(host, process, &self.0.known.settings.overrides);
-            Arc::new(Look { known: Arc::clone(&self.0.known), found, sources, effective: OnceLock::new() })
+            let last = if process.is_none() { known.last(host, found.is_ok(), deadline) } else { None };
+            let away = last.is_some();
+            let sources = last.unwrap_or_else(|| Sources::of(host, process, &known.settings.overrides));
+            if let Some(process) = process {
+                known.note(process, &sources);
+            }
+            Arc::new(Look { known: Arc::clone(known), found, sources, away, effective: OnceLock::new() })
         };
         let landed = self.0.looks.since(since, deadline, look);
         landed
@@ -125,7 +150,9 @@ impl Kubelet {
             Some(name) => name.clone(),
             None => {
                 let look = self.look(host, Deadline::after(NAME), Instant::now())?;
-                look.found()?;
+                if !look.away {
+                    look.found()?;
+                }
                 look.sources.node_name(host)?
             }
         };
@@ -138,7 +165,49 @@ impl Kubelet {
     }
 }
 
+impl Known {
+    fn lock_last(&self) -> MutexGuard<'_, Option<Last>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, process: &KubeletProcess, sources: &Sources) {
+        let mut last = self.lock_last();
+        // The same process: what is known of it stays.
+        let effective = last.take().filter(|last| last.pid == process.pid).and_then(|last| last.effective);
+        *last = Some(Last { pid: process.pid, sources: sources.of_the_dead(), effective, told: false });
+    }
+
+    /// The sources of the kubelet that was seen last. `gone`: it does not run, which we do not know where processes
+    /// could not be looked at.
+    fn last(&self, host: &Host, gone: bool, deadline: Deadline) -> Option<Sources> {
+        let sources = self.lock_last().as_ref()?.sources.clone();
+        if let Ok(root) = sources.root_dir() {
+            let tree = host.tree();
+            let seen = host.bounded("the kubelet's root directory", deadline, move || tree.kind(root).map(drop));
+            if seen.is_err_and(|error| error.is_gone()) {
+                *self.lock_last() = None;
+                tracing::info!("the kubelet does not run and its root directory is gone: it is forgotten");
+                return None;
+            }
+        }
+        if let Some(last) = self.lock_last().as_mut().filter(|last| gone && !last.told) {
+            last.told = true;
+            tracing::warn!(pid = last.pid, "the kubelet does not run: what it ran with counts until another is seen");
+        }
+        Some(sources)
+    }
+}
+
 impl Look {
+    /// True while its process is there; `None` if no kubelet was ever seen, or processes could not be looked at.
+    pub fn runs(&self) -> Option<bool> {
+        match &self.found {
+            Ok(found) if found.kubelet.is_some() => Some(true),
+            Ok(_) if self.away => Some(false),
+            _ => None,
+        }
+    }
+
     /// The processes that were found.
     ///
     /// # Errors
@@ -162,7 +231,7 @@ impl Look {
 
     /// True if somebody named that directory, or would have: without a kubelet it is only where one would be.
     pub fn names_root_dir(&self) -> bool {
-        self.known.settings.overrides.root_dir.is_some() || self.process().is_some()
+        self.known.settings.overrides.root_dir.is_some() || self.away || self.process().is_some()
     }
 
     /// Its kubeconfig; `None` if it was told of none: a standalone kubelet.
@@ -207,6 +276,25 @@ impl Look {
 
     fn read_effective(&self, host: &Host, deadline: Deadline) -> Effective {
         let mut effective = Effective::default();
+        if self.away {
+            let last = self.known.lock_last().as_ref().and_then(|last| last.effective.clone());
+            return last.unwrap_or_else(|| {
+                self.take_files(host, deadline, &mut effective);
+                effective
+            });
+        }
+        let effective = self.read_of_running(host, deadline, effective);
+        let mut last = self.known.lock_last();
+        if let (Some(process), Some(last)) = (self.process(), last.as_mut())
+            && process.pid == last.pid
+            && effective.configuration.is_some()
+        {
+            last.effective = Some(Effective { errors: Vec::new(), ..effective.clone() });
+        }
+        effective
+    }
+
+    fn read_of_running(&self, host: &Host, deadline: Deadline, mut effective: Effective) -> Effective {
         let overrides = &self.known.settings.overrides;
         let answer = self.known.configz.ask(host, self.process(), self.sources.flags(), deadline);
         // Whoever did not answer us is a kubelet with thresholds of its own: the defaults would be a guess.
@@ -326,5 +414,87 @@ mod tests {
         assert_eq!(same.runtime_endpoint(&host, soon()), Some("unix:///run/one.sock"), "of the same moment");
         let next = kubelet.look(&host, soon(), Instant::now()).unwrap();
         assert_eq!(next.runtime_endpoint(&host, soon()), Some("unix:///run/two.sock"));
+    }
+
+    /// A node whose kubelet has everything elsewhere.
+    fn node() -> (tempfile::TempDir, Host) {
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir, "proc/sys/kernel/hostname", "machine\n");
+        write(&dir, "root/data/cpu_manager_state", "");
+        let eviction = "evictionHard:\n  nodefs.available: 3%\n";
+        write(
+            &dir,
+            "root/k.yaml",
+            &format!("kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\n{eviction}"),
+        );
+        start(&dir, 41);
+        let roots = Roots { proc: dir.path().join("proc"), root: dir.path().join("root"), ..Roots::default() };
+        (dir, Host::new(roots))
+    }
+
+    fn start(dir: &tempfile::TempDir, pid: u32) {
+        write(dir, &format!("proc/{pid}/comm"), "kubelet\n");
+        write(dir, &format!("proc/{pid}/stat"), &format!("{pid} (kubelet) S 1 1 1"));
+        let line = "/usr/bin/kubelet\0--config=/k.yaml\0--root-dir=/data\0--hostname-override=Worker-7\0";
+        write(dir, &format!("proc/{pid}/cmdline"), line);
+    }
+
+    /// What a look knows: root directory, node name, threshold of nodefs, source.
+    fn known(look: &Look, host: &Host) -> (PathBuf, String, Option<String>, Vec<Source>) {
+        let effective = look.effective(host, soon());
+        let hard = effective.configuration.as_ref().and_then(|(one, _)| one.eviction_hard.get("nodefs.available"));
+        (look.root_dir().unwrap(), look.sources.node_name(host).unwrap(), hard.cloned(), effective.sources.clone())
+    }
+
+    #[test]
+    fn what_is_known_of_a_kubelet_outlives_it() {
+        let (dir, host) = node();
+        let kubelet = Kubelet::default();
+        let look = || kubelet.look(&host, soon(), Instant::now()).unwrap();
+        let before = look();
+        assert_eq!(before.runs(), Some(true));
+        let of_it = known(&before, &host);
+        assert_eq!((of_it.1.as_str(), of_it.2.as_deref()), ("worker-7", Some("3%")));
+
+        // A zombie has no arguments.
+        write(&dir, "proc/41/cmdline", "");
+        let zombie = look();
+        assert_eq!((zombie.runs(), zombie.process()), (Some(false), None));
+        assert_eq!(known(&zombie, &host), of_it);
+        std::fs::remove_dir_all(dir.path().join("proc/41")).unwrap();
+        // What it would be started with next is not what it ran with.
+        std::fs::remove_file(dir.path().join("root/k.yaml")).unwrap();
+        let away = look();
+        assert_eq!(away.runs(), Some(false));
+        assert_eq!(known(&away, &host), of_it);
+        assert_eq!(away.effective(&host, soon()).errors, []);
+        assert!(away.names_root_dir());
+    }
+
+    #[test]
+    fn until_another_is_seen_or_its_root_directory_is_gone() {
+        let (dir, host) = node();
+        let kubelet = Kubelet::default();
+        let look = || kubelet.look(&host, soon(), Instant::now()).unwrap();
+        assert_eq!(known(&look(), &host).2.as_deref(), Some("3%"));
+        std::fs::remove_dir_all(dir.path().join("proc/41")).unwrap();
+        assert_eq!(look().runs(), Some(false));
+        start(&dir, 77);
+        let another = Kubelet::default();
+        assert_eq!(another.look(&host, soon(), Instant::now()).unwrap().process().unwrap().pid, 77);
+        std::fs::remove_dir_all(dir.path().join("root/data")).unwrap();
+        std::fs::remove_dir_all(dir.path().join("proc/77")).unwrap();
+        for kubelet in [&kubelet, &another] {
+            let look = kubelet.look(&host, soon(), Instant::now()).unwrap();
+            assert_eq!(look.runs(), None);
+            assert_eq!(known(&look, &host).0, PathBuf::from("/var/lib/kubelet"));
+        }
+    }
+
+    #[test]
+    fn a_kubelet_that_was_never_seen_is_not_away() {
+        let (dir, host) = node();
+        std::fs::remove_dir_all(dir.path().join("proc/41")).unwrap();
+        assert_eq!(Kubelet::default().look(&host, soon(), Instant::now()).unwrap().runs(), None);
     }
 }

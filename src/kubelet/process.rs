@@ -87,6 +87,8 @@ impl Finder {
         };
         let kubelet = match &sweep.kubelet {
             Some(known) => match pids.cmdline(known.pid) {
+                // A zombie: it ended and nobody has noticed yet.
+                Ok(argv) if argv.is_empty() => None,
                 Ok(argv) => Some(KubeletProcess { pid: known.pid, arguments: arguments(&argv).to_vec() }),
                 // It exited between two looks; the next scrape sweeps.
                 Err(error) if error.is_gone() => None,

@@ -70,6 +70,11 @@ impl Sources {
         Sources { flags, overrides: overrides.clone(), machine: host.tree(), inside, cwd }
     }
 
+    /// The same once that process is gone: its number may be another's.
+    pub fn of_the_dead(&self) -> Self {
+        Sources { inside: None, ..self.clone() }
+    }
+
     /// The flags; `None` without a kubelet.
     pub fn flags(&self) -> Option<&Flags> {
         self.flags.as_ref()

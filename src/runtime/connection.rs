@@ -69,7 +69,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// The task that drives a connection. A request that comes after the connection's end is told that it ended; why it did,
+/// The task that drives a connection. A request that comes after the connection's end learns that it ended; why it did
 /// only the task knows.
 pub(super) struct Driver(Option<JoinHandle<hyper::Result<()>>>);
 

@@ -5,6 +5,7 @@
 //! (`fixtures/eviction/configz-matrix`, `fixtures/node`).
 #![allow(clippy::disallowed_methods, reason = "a test makes its machine of files")]
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use headroom::kubelet::process::KubeletProcess;
 use headroom::metric::Samples;
 use headroom::modes::{self, Context, eviction};
 use headroom::services::Services;
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 
 use crate::common::tls_server::{Act, Authority, Identity, Server};
 
@@ -489,15 +491,21 @@ fn the_last_answer_holds_for_the_same_process_only() {
     let configz = Configz::new(machine.settings(&server, &ca.pem));
     let first = machine.ask(&configz);
     server.act(Act::answer("500 Internal Server Error", ""));
-    let later = machine.ask(&configz);
-    assert_eq!(later.running, first.running);
-    assert!(failure(&later).to_string().contains("still holds"), "{}", failure(&later));
-    // A kubelet that cannot be seen may be another one by now.
+    for status in ["500 Internal Server Error", "401 Unauthorized"] {
+        // With the apiserver away a kubelet cannot judge our token: 401.
+        server.act(Act::answer(status, ""));
+        assert_eq!(machine.ask(&configz), first, "{status}");
+    }
+    machine.kubelet(8, &[]);
+    assert!(machine.ask(&configz).running.is_none(), "another process");
+    // A kubelet that cannot be seen may be another one by now: its last answer is the best there is.
     std::fs::remove_dir_all(machine.path("proc/1234")).unwrap();
     server.act(Act::configz(&recorded()));
     assert!(machine.ask(&configz).running.is_some());
     server.act(Act::answer("500 Internal Server Error", ""));
-    assert!(machine.ask(&configz).running.is_none());
+    let later = machine.ask(&configz);
+    assert_eq!(later.running, first.running);
+    assert!(failure(&later).to_string().contains("its last answer holds"), "{}", failure(&later));
 }
 
 #[test]
@@ -526,10 +534,18 @@ fn a_rotated_token_is_used() {
 #[test]
 fn nobody_to_ask() {
     let ca = Authority::new("cluster");
-    let gone = Server::start(&ca.issue(&["127.0.0.1"]), Act::Close);
     let machine = Machine::new();
-    let refused = Settings { token_file: Some(machine.path("token")), ..machine.settings(&gone, &ca.pem) };
-    drop(gone);
+    // Ours, so that no other test gets the port, and nobody listens on it.
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let SocketAddr::V4(address) = getsockname(&socket).unwrap().try_into().unwrap() else { panic!("no IPv4") };
+    machine.write("ca.crt", &ca.pem);
+    let refused = Settings {
+        ask: Ask::At(Address::kubelet(&format!("https://{address}")).unwrap()),
+        token_file: Some(machine.path("token")),
+        ca_file: Some(machine.path("ca.crt")),
+        ..Settings::default()
+    };
     // The address was named: that nobody is there is worth a word.
     let answer = machine.ask(&Configz::new(refused));
     assert_eq!(failure(&answer).reason(), Reason::Io);

@@ -56,7 +56,8 @@ impl Lab {
         // Hardly shared, so that there are many questions; what is shared is tested with made-up moments.
         let settings =
             runtime::Settings { endpoint: Some(endpoint), fresh: Duration::from_millis(50), ..Default::default() };
-        let leak = Settings { orphan_grace: Duration::ZERO, ..Settings::default() };
+        // A churner that is not scheduled for a moment leaves a true orphan for as long.
+        let leak = Settings { orphan_grace: Duration::from_secs(3), ..Settings::default() };
         Lab {
             collector: CgroupLeak::new(leak, &Services::with_runtime(Runtime::new(settings))),
             host: Host::new(Roots::default()),

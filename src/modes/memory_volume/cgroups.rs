@@ -163,7 +163,7 @@ impl Reader<'_> {
         if let Some(mounts) = self.tables.settled(container.inode) {
             return Some(mounts);
         }
-        let table = self.host.read(self.host.proc(format!("{}/mountinfo", container.pid?))).ok()?;
+        let table = self.host.mount_table(container.pid?).ok()?;
         let rows = table.lines().filter(|line| line.contains(" - tmpfs ") && !line.contains(EMPTY_DIR));
         let mounts: Vec<_> = rows.filter_map(DeviceNumber::of_row).collect();
         self.tables.note(container.inode, &mounts, Instant::now());

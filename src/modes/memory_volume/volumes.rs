@@ -32,7 +32,7 @@ pub(super) fn find(host: &Host, kubelet: Option<u32>, root_dir: &Path, deadline:
 /// there, and what was mounted before it got that is still where it was.
 fn mounted(host: &Host, kubelet: Option<u32>) -> Result<Vec<(PathBuf, Volume)>> {
     let of = |pid: u32| {
-        let table = host.read(host.proc(format!("{pid}/mountinfo")));
+        let table = host.mount_table(pid);
         table.map(|table| parse(&table, &host.roots().root)).map_err(|error| error.context("mount table"))
     };
     match (of(1), kubelet.map(of)) {
