@@ -10,8 +10,8 @@ mod cri_messages;
 mod detect;
 mod docker;
 mod fake;
+mod names;
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ use crate::host::{Deadline, Host};
 use crate::kubelet::handle::Kubelet;
 use crate::values::defaults;
 use detect::Poller;
+pub use names::Names;
 
 /// Which protocol answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,24 +137,6 @@ pub struct Inventory {
     pub errors: Vec<Error>,
 }
 
-impl Inventory {
-    /// The pods of these uids. Whoever knows a pod by nothing but its uid asks here.
-    pub fn pods<'a>(&'a self, uids: &HashSet<&str>) -> HashMap<&'a str, &'a Pod> {
-        let of_containers = self.containers.iter().map(|container| &container.pod);
-        let of_sandboxes = self.sandboxes.iter().map(|sandbox| &sandbox.pod);
-        let mut found = HashMap::new();
-        for pod in of_containers.chain(of_sandboxes).filter(|pod| uids.contains(pod.uid.as_str())) {
-            found.entry(pod.uid.as_str()).or_insert(pod);
-        }
-        found
-    }
-
-    /// The pod of this uid.
-    pub fn pod_of_uid(&self, uid: &str) -> Option<&Pod> {
-        self.pods(&HashSet::from([uid])).remove(uid)
-    }
-}
-
 /// Whether the runtime is asked, and where.
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
 #[group(skip)]
@@ -214,6 +197,7 @@ pub fn endpoint_path(endpoint: &str) -> Option<&str> {
 #[derive(Clone, Default)]
 pub struct Runtime {
     shared: Option<Arc<Shared>>,
+    names: Arc<Mutex<names::Memory>>,
     fake: fake::Fake,
 }
 
@@ -331,6 +315,18 @@ impl Runtime {
     }
 
     fn answer(&self, host: &Host, deadline: Deadline, since: Option<Instant>) -> Result<Poll> {
+        let poll = self.ask(host, deadline, since)?;
+        self.memory().note(&poll.inventory);
+        Ok(poll)
+    }
+
+    /// From when on an answer counts as one of this moment.
+    fn recently(&self) -> Instant {
+        let now = Instant::now();
+        self.shared.as_ref().and_then(|shared| now.checked_sub(shared.settings.fresh)).unwrap_or(now)
+    }
+
+    fn ask(&self, host: &Host, deadline: Deadline, since: Option<Instant>) -> Result<Poll> {
         if let Some(answer) = self.fake.answer() {
             return answer;
         }

@@ -50,13 +50,13 @@ mod limits;
 mod tests;
 mod volumes;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Collector, Context, Mode};
-use crate::error::{Error, Reason, Result};
+use crate::error::{Error, Result};
 use crate::host::text::keyed;
 use crate::kubelet::handle::Kubelet;
 use crate::kubelet::kubepods::Kubepods;
@@ -211,14 +211,10 @@ impl Collector for MemoryVolume {
         drop(state);
 
         // Last, so that a runtime that does not answer takes no time from the others.
-        let uids = shown.uids();
-        let inventory = if uids.is_empty() { None } else { Some(self.runtime.inventory(host, deadline.part(RUNTIME))) };
-        let inventory = match inventory {
-            Some(Err(error)) if error.reason() == Reason::Absent => None,
-            Some(answer) => samples.ok(answer.map_err(|error| error.context("names of pods"))),
-            None => None,
-        };
-        let names = inventory.as_ref().map_or_else(HashMap::new, |inventory| inventory.pods(&uids));
+        let names = self.runtime.names(host, deadline.part(RUNTIME), &shown.uids(), &HashSet::new());
+        if let Some(error) = &names.error {
+            samples.fail(error.clone().context("names of pods"));
+        }
         shown.expose(&names, &mut samples);
         Ok(samples)
     }

@@ -37,7 +37,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Collector, Context, Mode};
-use crate::error::{Error, Reason, Result};
+use crate::error::{Error, Result};
 use crate::host::process::Processes;
 use crate::host::sockets::TcpState;
 use crate::host::sockets::owners::Owners;
@@ -257,15 +257,21 @@ impl Collector for OpenFiles {
         }
         let usage = inotify.update(&processes, &self.settings, snapshot.cut.is_none(), deadline);
         // After the sweep: a runtime that does not answer takes no time from it, and names only.
-        let slots = snapshot.detailed.iter_mut().map(|detail| (detail.place.as_ref(), &mut detail.names));
-        let slots = slots.chain(rows.rows.iter_mut().map(|row| (row.place.as_ref(), &mut row.names)));
-        let slots: Vec<_> = slots.filter_map(|(place, names)| Some((place?, names))).collect();
-        // Without a process to ask about nobody is asked.
-        if !slots.is_empty() {
-            match self.runtime.inventory(host, deadline.part(RUNTIME)) {
-                Ok(inventory) => names::fill(slots, &inventory),
-                Err(error) if error.reason() == Reason::Absent => {}
-                Err(error) => samples.fail(error.context("names of pods and containers")),
+        let known = {
+            let places = snapshot.detailed.iter().map(|detail| &detail.place);
+            let places = places.chain(rows.rows.iter().map(|row| &row.place)).flatten();
+            let (uids, containers) = names::wanted(places);
+            self.runtime.names(host, deadline.part(RUNTIME), &uids, &containers)
+        };
+        if let Some(error) = &known.error {
+            samples.fail(error.clone().context("names of pods and containers"));
+        }
+        snapshot.detailed.retain(|detail| !names::awaited(detail.place.as_ref(), &known));
+        rows.rows.retain(|row| !names::awaited(row.place.as_ref(), &known));
+        let slots = snapshot.detailed.iter_mut().map(|detail| (&detail.place, &mut detail.names));
+        for (place, slot) in slots.chain(rows.rows.iter_mut().map(|row| (&row.place, &mut row.names))) {
+            if let Some(place) = place {
+                *slot = names::Names::of(place, &known);
             }
         }
         let entitled = processes.entitled();

@@ -45,7 +45,7 @@ use crate::host::cgroup::Layout;
 use crate::host::netns::NetworkNamespace;
 use crate::kubelet::kubepods::{Kubepods, Pod};
 use crate::metric::{Metric, Samples, Unit};
-use crate::runtime::{ContainerState, Inventory, Runtime};
+use crate::runtime::{ContainerState, Inventory, Names, Runtime};
 use crate::services::Services;
 use crate::values::{at_least_one, defaults, duration_flag};
 use history::{Finding, Look, PodHistory, Proof, connecting};
@@ -253,7 +253,10 @@ impl PodInterface {
         samples.push(&PODS, &[], looks.len() as f64);
         samples.push(&WITHOUT, &[], findings.iter().filter(|finding| finding.interfaces == 0).count() as f64);
         samples.push(&LOST_TOTAL, &["pod"], lives.lost as f64);
-        show(&findings, inventory.as_deref(), samples);
+        let uids = findings.iter().take(MOST_PODS_SHOWN).map(|finding| &*finding.uid).collect();
+        // An error of the runtime's is told above: it is asked wherever there is a finding.
+        let names = self.runtime.names(host, deadline, &uids, &HashSet::new());
+        show(&findings, &names, samples);
         ask_below(context, found, &looks, lives, now, samples);
     }
 
@@ -349,10 +352,10 @@ impl Subject<'_> {
     }
 }
 
-/// The pods that are afflicted, by name where the runtime knows it.
-fn show(findings: &[Finding], inventory: Option<&Inventory>, samples: &mut Samples) {
-    for finding in findings.iter().take(MOST_PODS_SHOWN) {
-        let pod = inventory.and_then(|inventory| inventory.pod_of_uid(&finding.uid)).cloned().unwrap_or_default();
+/// The pods that are afflicted, by name where anybody knows it.
+fn show(findings: &[Finding], names: &Names, samples: &mut Samples) {
+    for finding in findings.iter().take(MOST_PODS_SHOWN).filter(|finding| !names.awaits(&finding.uid)) {
+        let pod = names.pod(&finding.uid).cloned().unwrap_or_default();
         samples.push(&INTERFACES, &[&pod.namespace, &pod.name, &finding.uid], finding.interfaces as f64);
         for interface in &finding.lost {
             samples.push(&LOST, &[&pod.namespace, &pod.name, &finding.uid, interface], 1.0);

@@ -37,4 +37,11 @@ impl Runtime {
     pub fn answering(answer: impl Fn() -> Result<Arc<Inventory>> + Send + Sync + 'static) -> Self {
         Runtime { fake: Fake(Some(Arc::new(answer))), ..Runtime::default() }
     }
+
+    /// This runtime for those who wait for no name, for tests.
+    #[must_use]
+    pub fn that_names_at_once(self) -> Self {
+        self.memory().awaited = std::time::Duration::ZERO;
+        self
+    }
 }

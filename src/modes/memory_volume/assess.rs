@@ -1,14 +1,14 @@
 //! What is shown of it, and how. Pure: no system call, no clock.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::cgroups::Pod;
 use super::kills::{Kills, Tallies};
 use super::limits::Measured;
 use super::{CGROUP_LIMIT, KILLS, LIMIT, MOST_PODS, SIZE, USED};
 use crate::metric::Samples;
-use crate::runtime;
+use crate::runtime::Names;
 
 /// What the caps leave.
 #[derive(Debug)]
@@ -52,10 +52,10 @@ impl Assessment {
         of_volumes.chain(self.kills.iter().map(|(uid, _)| uid.as_str())).collect()
     }
 
-    /// With the names of pods by uid; a pod that the runtime does not know has none.
-    pub(super) fn expose(&self, names: &HashMap<&str, &runtime::Pod>, samples: &mut Samples) {
-        let name = |uid: &str| names.get(uid).map_or(("", ""), |pod| (pod.namespace.as_str(), pod.name.as_str()));
-        for one in &self.volumes {
+    /// With the names of pods; one whose name may still come is not shown yet, and one that nobody knows has none.
+    pub(super) fn expose(&self, names: &Names, samples: &mut Samples) {
+        let name = |uid: &str| names.pod(uid).map_or(("", ""), |pod| (pod.namespace.as_str(), pod.name.as_str()));
+        for one in self.volumes.iter().filter(|one| !names.awaits(&one.volume.pod_uid)) {
             let uid = one.volume.pod_uid.as_str();
             let (namespace, pod) = name(uid);
             let labels = [namespace, pod, uid, &one.volume.name];
@@ -67,7 +67,7 @@ impl Assessment {
                 samples.push_some(&CGROUP_LIMIT, &[namespace, pod, uid, &one.volume.name, scope], float(limit));
             }
         }
-        for (uid, total) in &self.kills {
+        for (uid, total) in self.kills.iter().filter(|(uid, _)| !names.awaits(uid)) {
             let (namespace, pod) = name(uid);
             samples.push(&KILLS, &[namespace, pod, uid], *total as f64);
         }

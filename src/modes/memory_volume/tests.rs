@@ -2,8 +2,10 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::*;
+use crate::error::Reason;
 use crate::golden::{filesystem, fixtures, inventory};
 use crate::host::cgroup::recorded::Machine;
 use crate::host::filesystem::Filesystem;
@@ -274,13 +276,39 @@ fn a_runtime_that_is_silent_costs_names_only() {
     let none = Runtime::fixed(Err(Error::absent("no runtime here")));
     let empty = Inventory { containers: Vec::new(), sandboxes: Vec::new(), ..inventory::recorded(V1) };
     let uid = "bcb1982f-2628-449a-accb-e40ecdefbb3b";
-    for (runtime, expected) in [(silent, &[Reason::Timeout][..]), (none, &[]), (Runtime::fixed(Ok(empty)), &[])] {
+    let forgetful = Runtime::fixed(Ok(empty)).that_names_at_once();
+    for (runtime, expected) in [(silent, &[Reason::Timeout][..]), (none, &[]), (forgetful, &[])] {
         let machine = Machine::v1();
         let host = recorded(&machine, V1, 11_133);
         let samples = collect(&*collector(ROOT_V1, runtime), &host);
         assert_eq!(reasons(&samples), expected);
         assert_eq!(samples.value(&USED, &["", "", uid, "cache"]), Some(8_388_608.0));
         assert_eq!(samples.value(&KILLS, &["", "", uid]), Some(0.0));
+    }
+}
+
+#[test]
+fn the_series_of_a_pod_keep_their_names_through_its_life() {
+    let machine = Machine::v1();
+    let host = recorded(&machine, V1, 11_133);
+    let uid = "bcb1982f-2628-449a-accb-e40ecdefbb3b";
+    let whole = Arc::new(inventory::recorded(V1));
+    let empty = Arc::new(Inventory { containers: Vec::new(), sandboxes: Vec::new(), ..inventory::recorded(V1) });
+    let away = || Err(Error::new(Reason::Io, "connection refused"));
+    let now = Arc::new(Mutex::new(Ok(Arc::clone(&empty))));
+    let answer = Arc::clone(&now);
+    let collector = collector(ROOT_V1, Runtime::answering(move || answer.lock().unwrap().clone()));
+    // Before its sandbox there is nobody to name it: it is not shown under no name and then again under its own.
+    let samples = collect(&*collector, &host);
+    assert_eq!((rows(&samples, &USED), rows(&samples, &KILLS)), (0, 0));
+    // Known, then the runtime is away, then it has forgotten what is about to go.
+    for answer in [Ok(whole), away(), Ok(empty)] {
+        *now.lock().unwrap() = answer;
+        let samples = collect(&*collector, &host);
+        assert_eq!(reasons(&samples), []);
+        assert_eq!(samples.value(&USED, &["default", "memvol", uid, "cache"]), Some(8_388_608.0));
+        assert_eq!(samples.value(&KILLS, &["default", "memvol", uid]), Some(0.0));
+        assert_eq!(samples.value(&USED, &["", "", uid, "cache"]), None);
     }
 }
 

@@ -1,9 +1,9 @@
 //! Names of pods and containers, by the word of the runtime, for the ids that a cgroup path carries.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use crate::kubelet::cgroup_name::PodPlace;
-use crate::runtime::{Inventory, Pod};
+use crate::runtime::{self, Pod};
 
 /// Who a process belongs to, as people call it. Empty where the runtime does not know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,24 +20,28 @@ impl Names {
     }
 }
 
-/// Fills in the names. Two passes over what may be thousands of containers, for the few processes that matter. A
-/// container that is known by nothing but its pod's uid has its pod's names.
-pub(super) fn fill(slots: Vec<(&PodPlace, &mut Names)>, inventory: &Inventory) {
-    let places = || slots.iter().map(|(place, _)| *place);
-    let mut by_id: HashMap<String, Option<Names>> =
-        places().filter_map(|place| place.container_id.clone()).map(|id| (id, None)).collect();
-    let uids: Vec<String> = places().map(|place| place.pod_uid.clone()).collect();
-    let by_uid = inventory.pods(&uids.iter().map(String::as_str).collect());
-    let containers = inventory.containers.iter().map(|one| (&one.id, &one.pod, one.name.as_str()));
-    let sandboxes = inventory.sandboxes.iter().map(|one| (&one.id, &one.pod, ""));
-    for (id, pod, container) in containers.chain(sandboxes) {
-        if let Some(slot) = by_id.get_mut(id) {
-            *slot = Some(Names::new(pod, container));
-        }
+/// Who is asked about in `places`: uids of pods, ids of containers.
+pub(super) fn wanted<'a>(places: impl Iterator<Item = &'a PodPlace>) -> (HashSet<&'a str>, HashSet<&'a str>) {
+    let (mut uids, mut containers) = (HashSet::new(), HashSet::new());
+    for place in places {
+        uids.insert(place.pod_uid.as_str());
+        containers.extend(place.container_id.as_deref());
     }
-    for (place, slot) in slots {
-        let of_container = place.container_id.as_ref().and_then(|id| by_id.get(id)?.clone());
-        let of_pod = || by_uid.get(place.pod_uid.as_str()).map(|pod| Names::new(pod, ""));
-        *slot = of_container.or_else(of_pod).unwrap_or_default();
+    (uids, containers)
+}
+
+impl Names {
+    /// A container that is known by nothing but its pod's uid has its pod's names.
+    pub(super) fn of(place: &PodPlace, known: &runtime::Names) -> Self {
+        let of_container = place.container_id.as_deref().and_then(|id| known.container(id));
+        let of_pod = || known.pod(&place.pod_uid).map(|pod| (pod, ""));
+        of_container.or_else(of_pod).map(|(pod, container)| Names::new(pod, container)).unwrap_or_default()
     }
+}
+
+/// True of a process whose names may still come.
+pub(super) fn awaited(place: Option<&PodPlace>, known: &runtime::Names) -> bool {
+    place.is_some_and(|place| {
+        known.awaits(&place.pod_uid) || place.container_id.as_deref().is_some_and(|id| known.awaits(id))
+    })
 }

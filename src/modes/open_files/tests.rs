@@ -154,6 +154,7 @@ fn names_are_the_runtimes() {
             count.fetch_add(1, Ordering::Relaxed);
             Ok(Arc::clone(&inventory))
         })
+        .that_names_at_once()
     };
     let samples = fake.collect(&OpenFiles::new(
         Settings::default(),
