@@ -12,8 +12,8 @@ use super::store::Point;
 /// happened; a short history can only miss some of it.
 pub(in crate::verdict) const SLOPES: [&str; 2] = ["deriv", "rate"];
 
-const OF_RANGES: [&str; 7] =
-    ["rate", "increase", "changes", "deriv", "min_over_time", "max_over_time", "avg_over_time"];
+const OF_RANGES: [&str; 8] =
+    ["rate", "increase", "changes", "resets", "deriv", "min_over_time", "max_over_time", "avg_over_time"];
 const OTHERS: [&str; 3] = ["time", "timestamp", "absent"];
 
 /// Every function that the evaluator knows: those that a rule uses, and no others. A test compares.
@@ -98,6 +98,7 @@ fn of_range(name: &str, points: &[Point], window: Window) -> Option<f64> {
         "rate" => increase(points, window).map(|value| value / ((window.end - window.start) as f64 / 1000.0)),
         "increase" => increase(points, window),
         "changes" => Some(pairs().filter(|(a, b)| a != b && !(a.is_nan() && b.is_nan())).count() as f64),
+        "resets" => Some(pairs().filter(|(a, b)| b < a).count() as f64),
         "deriv" => slope(points),
         "min_over_time" => replace(|kept, next| next < kept),
         "max_over_time" => replace(|kept, next| next > kept),
