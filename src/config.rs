@@ -36,20 +36,11 @@ use crate::http::ListenAddress;
 use crate::modes::{self, MODES, Mode};
 use crate::services;
 use crate::values::{at_least_one, duration_flag, some_time};
-use crate::{kubelet, runtime};
+use crate::{kubelet, log, runtime};
 
 /// The default port. 9100–9999 is allotted to the last number and a DaemonSet on the host network meets every other
 /// one.
 pub const DEFAULT_LISTEN_ADDRESS: &str = ":10843";
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// `level=info msg=…`
-    Logfmt,
-    /// One JSON object a line.
-    Json,
-}
 
 /// What this process was started for.
 #[derive(Clone, Debug)]
@@ -86,7 +77,9 @@ pub struct Config {
     /// The lowest level that is logged.
     pub log_level: tracing::Level,
     /// How log lines look.
-    pub log_format: LogFormat,
+    pub log_format: log::Format,
+    /// What systemd says of stderr, if it is connected to the journal (`JOURNAL_STREAM`).
+    pub journal_stream: Option<String>,
 }
 
 #[derive(clap::Args, Debug)]
@@ -231,6 +224,7 @@ impl Config {
             settings: flags.modes,
             log_level: flags.log.level,
             log_format: flags.log.format,
+            journal_stream: variable("JOURNAL_STREAM"),
         })
     }
 }

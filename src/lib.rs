@@ -13,6 +13,7 @@ pub mod exposition;
 pub mod host;
 pub mod http;
 pub mod kubelet;
+pub mod log;
 pub mod metric;
 pub mod modes;
 pub mod probes;

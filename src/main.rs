@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headroom::check_config;
-use headroom::config::{Config, Invocation, LogFormat};
+use headroom::config::{Config, Invocation};
 use headroom::doctor;
 use headroom::host::Host;
 use headroom::http::{self, App, Security};
+use headroom::log;
 use headroom::probes::Probes;
 use headroom::report;
 use headroom::scrape::Scraper;
@@ -41,7 +42,7 @@ fn print(text: &str, code: u8) -> ExitCode {
 }
 
 fn examine(options: &doctor::Options, config: Config) -> ExitCode {
-    log_to_stderr(config.log_level, config.log_format);
+    log::to_stderr(config.log_level, config.log_format, config.journal_stream.as_deref());
     let runtime = match threads() {
         Ok(runtime) => runtime,
         Err(error) => return fail("cannot start threads", &error),
@@ -72,7 +73,7 @@ fn threads() -> io::Result<tokio::runtime::Runtime> {
 }
 
 fn serve(config: Config) -> ExitCode {
-    log_to_stderr(config.log_level, config.log_format);
+    log::to_stderr(config.log_level, config.log_format, config.journal_stream.as_deref());
     let runtime = match threads() {
         Ok(runtime) => runtime,
         Err(error) => return fail("cannot start threads", &error),
@@ -156,30 +157,6 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-}
-
-fn log_to_stderr(level: tracing::Level, format: LogFormat) {
-    use tracing_subscriber::filter::LevelFilter;
-    use tracing_subscriber::layer::SubscriberExt as _;
-    use tracing_subscriber::util::SubscriberInitExt as _;
-    let registry = tracing_subscriber::registry().with(LevelFilter::from_level(level));
-    match format {
-        LogFormat::Logfmt => {
-            let layer = tracing_logfmt::builder().with_target(false).layer().with_writer(std::io::stderr);
-            registry.with(layer).init();
-        }
-        LogFormat::Json => {
-            registry
-                .with(
-                    tracing_subscriber::fmt::layer()
-                        .json()
-                        .flatten_event(true)
-                        .with_target(false)
-                        .with_writer(std::io::stderr),
-                )
-                .init();
         }
     }
 }

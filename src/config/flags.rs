@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 
-use super::LogFormat;
+use crate::log::Format;
 
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "The observed machine")]
@@ -45,6 +45,6 @@ pub(super) struct Log {
     pub(super) level: tracing::Level,
     /// logfmt or json
     #[arg(long_help = "Form of a log line", long = "log.format", value_name = "FORMAT", default_value = "logfmt",
-          value_parser = PossibleValuesParser::new(["logfmt", "json"]).map(|format| if format == "json" { LogFormat::Json } else { LogFormat::Logfmt }))]
-    pub(super) format: LogFormat,
+          value_parser = PossibleValuesParser::new(["logfmt", "json"]).map(|format| if format == "json" { Format::Json } else { Format::Logfmt }))]
+    pub(super) format: Format,
 }

@@ -35,6 +35,32 @@ fn formats_are_negotiated_with_their_exact_content_types() {
     assert_eq!(exporter.get("/metrics", &["Accept-Encoding: br"]).header("content-encoding"), None);
 }
 
+/// The journal is a socket of which systemd tells device and inode; a file has both as well.
+#[test]
+fn lines_for_the_journal_have_a_priority() {
+    let journal = tempfile::NamedTempFile::new().unwrap();
+    let stat = rustix::fs::fstat(&journal).unwrap();
+    let start = |stream: String| {
+        journal.as_file().set_len(0).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_headroom-exporter"))
+            .args(["--web.listen-address=127.0.0.1:0", "--web.config.file=/dev/null/it's", "--no-runtime"])
+            .env("JOURNAL_STREAM", stream)
+            .stdout(Stdio::null())
+            .stderr(File::options().append(true).open(journal.path()).unwrap())
+            .spawn()
+            .unwrap();
+        let ended = child.wait().unwrap();
+        assert!(!ended.success());
+        std::fs::read_to_string(journal.path()).unwrap()
+    };
+    let lines = start(format!("{}:{}", stat.st_dev, stat.st_ino));
+    assert!(lines.starts_with("<3>"), "{lines}");
+    let line = lines.lines().find(|line| line.contains("level=error")).unwrap();
+    assert!(line.contains("it's") && !line.contains("\\'"), "{line}");
+    let elsewhere = start("1:1".to_owned());
+    assert!(elsewhere.contains("level=error") && !elsewhere.contains("<3>"), "{elsewhere}");
+}
+
 #[test]
 fn collectors_are_selected_per_scrape() {
     alone!();
