@@ -190,6 +190,12 @@ impl Processes {
         parse::decimal(link)?.try_into().ok()
     }
 
+    /// True if so few processes refuse us although we have every right: they protect themselves (an agent of the
+    /// hypervisor, a security module), which nobody can mend. Were we confined ourselves it would be many.
+    pub fn protect_themselves(refused: u64, entitled: bool) -> bool {
+        entitled && refused <= 3
+    }
+
     /// True if we hold the capabilities to read every process, and hold them over the whole machine and not just over a
     /// user namespace of our own. A security module may still refuse single ones.
     pub fn entitled(&self) -> bool {

@@ -56,6 +56,7 @@ pub static MODE: Mode = Mode {
     metrics: &[
         &assess::HANDLES_ALLOCATED,
         &assess::HANDLES_LIMIT,
+        &assess::PROTECTED,
         &assess::OPEN_FDS,
         &assess::PROCESSES,
         &assess::PROCESS_OPEN_FDS,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::endpoints::{Endpoints, Source};
 use super::stall::{Tracker, Verdict};
 use crate::error::{Error, Reason, Result};
+use crate::host::process::Processes;
 use crate::host::sockets::TcpConnection;
 use crate::host::sockets::owners::{Found, Owner, Owners};
 use crate::host::{Deadline, Host};
@@ -139,6 +140,8 @@ struct Memory {
     owners: Owners,
     tracker: Tracker,
     stalls: BTreeMap<(String, SocketAddr), u64>,
+    /// Connections whose owner the last look did not find.
+    unknown: BTreeSet<u64>,
 }
 
 /// What one look found.
@@ -214,7 +217,7 @@ impl Passive {
         let found = memory.owners.find(host, &wanted, &first, MOST_LINKS, deadline)?;
         look.kubelet_is_complete =
             kubelet.is_some() && wanted.iter().all(|(cookie, _)| found.owners.contains_key(cookie));
-        look.errors.extend(unknown_owners(&wanted, &found));
+        look.errors.extend(memory.unknown_owners(host, &wanted, &found));
 
         let verdicts = memory.tracker.judge(&connections, self.threshold, Instant::now());
         for (connection, verdict) in connections.into_iter().zip(verdicts) {
@@ -245,19 +248,27 @@ fn owner(found: Option<&Owner>, kubelet: Option<&KubeletProcess>) -> String {
     }
 }
 
-/// One that is missing because the budget or the time ended is found by a later look.
-fn unknown_owners(wanted: &[(u64, u32)], found: &Found) -> Option<Error> {
-    let missing = wanted.iter().filter(|(cookie, _)| !found.owners.contains_key(cookie)).count();
-    (missing > 0 && found.refused > 0).then(|| {
-        Error::new(
+impl Memory {
+    /// One that is missing because the budget or the time ended is found by a later look, and one that ended while we
+    /// looked is missing once. Whose it is where a process protects itself, nobody can know.
+    fn unknown_owners(&mut self, host: &Host, wanted: &[(u64, u32)], found: &Found) -> Option<Error> {
+        let missing = wanted.iter().map(|(cookie, _)| *cookie).filter(|cookie| !found.owners.contains_key(cookie));
+        let missing: BTreeSet<u64> = missing.collect();
+        let lasting = missing.intersection(&self.unknown).count();
+        self.unknown = missing;
+        let entitled = || Processes::open(host).is_ok_and(|processes| processes.entitled());
+        if lasting == 0 || found.refused == 0 || Processes::protect_themselves(found.refused, entitled()) {
+            return None;
+        }
+        Some(Error::new(
             Reason::Denied,
             format!(
-                "whose {missing} connections are: file descriptors of {} processes may not be read: give the exporter CAP_SYS_PTRACE and \
+                "whose {lasting} connections are: file descriptors of {} processes may not be read: give the exporter CAP_SYS_PTRACE and \
                  CAP_DAC_READ_SEARCH",
                 found.refused
             ),
-        )
-    })
+        ))
+    }
 }
 
 /// Connections of one owner to one peer, each figure of the one that is worst in it.

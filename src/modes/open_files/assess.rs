@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use crate::error::{Error, Reason};
+use crate::host::process::Processes;
 use crate::host::process::fds::Kind;
 use crate::host::process::parse::Limit;
 use crate::metric::{Metric, Samples, Unit};
@@ -25,6 +26,12 @@ pub(super) static HANDLES_LIMIT: Metric = Metric::gauge(
     &[],
     "Most open files that the whole machine may have (fs.file-max). Root may exceed it. About 9.2e18 means that systemd or \
      the distribution lifted the limit.",
+);
+pub(super) static PROTECTED: Metric = Metric::gauge(
+    "headroom_protected_processes",
+    Unit::None,
+    &[],
+    "Processes that let nobody look at their fds, root included (the first process of some virtual machines, security agents). Their fds are counted;      what those are, inotify and sockets among them, nobody knows. Missing if the exporter itself lacks the right to look.",
 );
 pub(super) static OPEN_FDS: Metric = Metric::gauge(
     "headroom_open_fds",
@@ -94,11 +101,6 @@ pub(super) static COMMAND_WORST_RATIO: Metric = Metric::gauge(
      open already. Missing for a name with a process that could not be counted.",
 );
 
-/// So few processes that refuse us although we have every right protect themselves: an agent of the hypervisor, a
-/// security module. Nobody can mend that, so it is something left out and no failure. Were we confined ourselves it
-/// would be many.
-const MOST_PROTECTED: u64 = 3;
-
 /// The numbers of one snapshot. `inotify_refused`: processes in which inotify may not be looked for; `entitled`: we
 /// hold the capabilities that it takes.
 pub(super) fn assess(
@@ -145,16 +147,12 @@ pub(super) fn handles(handles: Option<FileHandles>, samples: &mut Samples) {
 fn refusals(uncounted: u64, kinds: Option<(u64, Error)>, inotify: u64, entitled: bool, samples: &mut Samples) {
     let (kinds, first) = kinds.map_or((0, None), |(kinds, first)| (kinds, Some(first)));
     if uncounted + kinds + inotify == 0 {
-        return;
+        return samples.push_some(&PROTECTED, &[], entitled.then_some(0.0));
     }
     let refused = kinds.max(inotify);
-    if entitled
-        && uncounted == 0
-        && refused <= MOST_PROTECTED
-        && first.as_ref().is_none_or(|e| e.reason() == Reason::Denied)
-    {
-        samples.drop_count(refused);
-        return;
+    let protected = Processes::protect_themselves(refused, entitled);
+    if protected && uncounted == 0 && first.as_ref().is_none_or(|error| error.reason() == Reason::Denied) {
+        return samples.push(&PROTECTED, &[], refused as f64);
     }
     let reason = match &first {
         Some(first) if uncounted + inotify == 0 => first.reason(),

@@ -363,11 +363,12 @@ fn a_process_that_protects_itself_is_no_failure() {
         let snapshot = Snapshot { kinds_refused: Some(denied), ..Snapshot::default() };
         let mut samples = Samples::new();
         assess::assess(snapshot, 5, None, refused, entitled, &mut samples);
-        (samples.errors().len(), samples.dropped())
+        assert_eq!(samples.dropped(), 0);
+        (samples.errors().len(), samples.value(&assess::PROTECTED, &[]))
     };
-    assert_eq!(run(1, true), (0, 1));
-    assert_eq!(run(1, false), (1, 0), "it is for want of a capability");
-    assert_eq!(run(30, true), (1, 0), "it is we who are confined");
+    assert_eq!(run(1, true), (0, Some(1.0)));
+    assert_eq!(run(1, false), (1, None), "it is for want of a capability");
+    assert_eq!(run(30, true), (1, None), "it is we who are confined");
 }
 
 #[test]
