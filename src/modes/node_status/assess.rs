@@ -55,6 +55,12 @@ pub(super) static PRESENT: Metric = Metric::gauge(
     "1 if the apiserver has this node's object (node) and lease (lease), 0 if it says that there is none: a kubelet never deletes its own, \
      so that a missing one was deleted or never made.",
 );
+pub(super) static UNSCHEDULABLE: Metric = Metric::gauge(
+    "headroom_node_unschedulable",
+    Unit::None,
+    &[],
+    "1 if this node is cordoned (spec.unschedulable), or tainted for its removal by the cluster autoscaler or Karpenter.",
+);
 pub(super) static READ_AGE: Metric = Metric::gauge(
     "headroom_node_object_read_age_seconds",
     Unit::Seconds,
@@ -83,6 +89,7 @@ pub(super) static METRICS: &[&Metric] = &[
     &LEASE_AGE,
     &LEASE_DURATION,
     &PRESENT,
+    &UNSCHEDULABLE,
     &READ_AGE,
     &REQUESTS,
     &RETRY_AFTER,
@@ -106,6 +113,7 @@ pub(super) fn assess(snapshot: &Snapshot, settings: &Settings, now: SystemTime, 
         about_read(Object::Node, read, now, samples);
         if let Some(node) = &read.object {
             samples.drop_count(node.dropped);
+            samples.push(&UNSCHEDULABLE, &[], f64::from(u8::from(node.unschedulable)));
             conditions(&node.conditions, read.at, snapshot.lease.as_ref(), settings, samples);
         }
     }

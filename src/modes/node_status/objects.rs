@@ -40,9 +40,14 @@ pub(super) struct Condition {
     pub(super) heartbeat: Option<SystemTime>,
 }
 
+/// Taints of a node that is about to be removed: by the cluster autoscaler, and by Karpenter 1 and before.
+const REMOVAL: [&str; 3] = ["ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted", "karpenter.sh/disruption"];
+
 /// The conditions of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Node {
+    /// Somebody keeps new pods away from it, as before it is taken out of the cluster.
+    pub(super) unschedulable: bool,
     pub(super) conditions: Vec<Condition>,
     /// Beyond the most that we keep.
     pub(super) dropped: u64,
@@ -59,7 +64,22 @@ pub(super) struct Lease {
 struct NodeObject {
     kind: String,
     #[serde(default)]
+    spec: NodeSpec,
+    #[serde(default)]
     status: NodeStatus,
+}
+
+#[derive(Default, Deserialize)]
+struct NodeSpec {
+    #[serde(default)]
+    unschedulable: bool,
+    #[serde(default)]
+    taints: Vec<Taint>,
+}
+
+#[derive(Deserialize)]
+struct Taint {
+    key: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -101,7 +121,8 @@ impl Node {
         if object.kind != "Node" {
             return Err(malformed("Node", format!("is a {:?}", object.kind)));
         }
-        let mut node = Node::default();
+        let tainted = object.spec.taints.iter().any(|taint| REMOVAL.contains(&taint.key.as_str()));
+        let mut node = Node { unschedulable: object.spec.unschedulable || tainted, ..Node::default() };
         for condition in object.status.conditions {
             if node.conditions.len() == MOST_CONDITIONS {
                 node.dropped += 1;
@@ -180,6 +201,20 @@ mod tests {
         assert!(Node::parse(br#"{"kind":"Node"}"#).unwrap().conditions.is_empty(), "registered a moment ago");
         let lease = Lease::parse(br#"{"kind":"Lease","spec":{"holderIdentity":"x"}}"#).unwrap();
         assert_eq!(lease, Lease { renewed: None, duration_seconds: None });
+    }
+
+    #[test]
+    fn a_node_that_is_to_go() {
+        let unschedulable = |spec: &str| {
+            let body = format!(r#"{{"kind":"Node","spec":{spec}}}"#);
+            Node::parse(body.as_bytes()).unwrap().unschedulable
+        };
+        assert!(!Node::parse(NODE).unwrap().unschedulable);
+        assert!(unschedulable(r#"{"unschedulable":true}"#));
+        assert!(unschedulable(r#"{"taints":[{"key":"x"},{"key":"karpenter.sh/disrupted","effect":"NoSchedule"}]}"#));
+        assert!(!unschedulable(
+            r#"{"taints":[{"key":"node-role.kubernetes.io/control-plane","effect":"NoSchedule"}]}"#
+        ));
     }
 
     #[test]

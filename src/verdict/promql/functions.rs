@@ -12,8 +12,17 @@ use super::store::Point;
 /// happened; a short history can only miss some of it.
 pub(in crate::verdict) const SLOPES: [&str; 2] = ["deriv", "rate"];
 
-const OF_RANGES: [&str; 8] =
-    ["rate", "increase", "changes", "resets", "deriv", "min_over_time", "max_over_time", "avg_over_time"];
+const OF_RANGES: [&str; 9] = [
+    "last_over_time",
+    "rate",
+    "increase",
+    "changes",
+    "resets",
+    "deriv",
+    "min_over_time",
+    "max_over_time",
+    "avg_over_time",
+];
 const OTHERS: [&str; 3] = ["time", "timestamp", "absent"];
 
 /// Every function that the evaluator knows: those that a rule uses, and no others. A test compares.
@@ -100,6 +109,7 @@ fn of_range(name: &str, points: &[Point], window: Window) -> Option<f64> {
         "changes" => Some(pairs().filter(|(a, b)| a != b && !(a.is_nan() && b.is_nan())).count() as f64),
         "resets" => Some(pairs().filter(|(a, b)| b < a).count() as f64),
         "deriv" => slope(points),
+        "last_over_time" => points.last().map(|point| point.value),
         "min_over_time" => replace(|kept, next| next < kept),
         "max_over_time" => replace(|kept, next| next > kept),
         "avg_over_time" => Some(mean(values)),
