@@ -19,6 +19,7 @@ pub mod recorded;
 pub mod series;
 pub mod sleepers;
 pub mod tls_server;
+pub mod vm;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -14,3 +14,4 @@ mod open_files;
 mod pod_interface;
 mod runtime_sockets;
 mod sockets;
+mod vm;

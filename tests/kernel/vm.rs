@@ -1,0 +1,60 @@
+//! The other tests of this binary on other kernels, on pure cgroup v2 with systemd: this binary and the exporter are
+//! copied into a machine of each Debian suite and run there. `HEADROOM_TEST_SUITES` names the suites, bookworm alone if
+//! it is not set. They come last by their name, when the other tests are done: a machine takes all there is.
+#![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::common::vm::{self, Vm};
+
+/// Set in the machine.
+const INSIDE: &str = "HEADROOM_TEST_VM";
+
+/// The project as the tests know it: programs and files, at the places that the build wrote into them.
+fn project() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let names = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = names.filter(|path| !path.ends_with("target") && !path.ends_with(".git")).collect();
+    files.extend([env!("CARGO_BIN_EXE_headroom-exporter"), env!("CARGO_BIN_EXE_headroom-drill")].map(PathBuf::from));
+    files.push(std::env::current_exe().unwrap());
+    files
+}
+
+fn tests_pass_on(suite: &str) {
+    let suites = std::env::var("HEADROOM_TEST_SUITES").unwrap_or_else(|_| "bookworm".to_owned());
+    if std::env::var_os(INSIDE).is_some() || !suites.split([',', ' ']).any(|wanted| wanted == suite) {
+        return;
+    }
+    if let Some(why) = vm::lacking(suite) {
+        skip!("{why}");
+    }
+    let start = Instant::now();
+    let files = project();
+    let files: Vec<(&Path, &Path)> = files.iter().map(|path| (path.as_path(), path.as_path())).collect();
+    let mut vm = Vm::boot(suite, "", &files);
+    let kernel = vm.run("uname -r; stat -fc %T /sys/fs/cgroup", Duration::from_secs(20)).output;
+    eprintln!("{suite}: {} up after {:?}", kernel.replace('\n', ", "), start.elapsed());
+    let strict = if std::env::var_os("HEADROOM_TESTS_STRICT").is_some() { "HEADROOM_TESTS_STRICT=1 " } else { "" };
+    let exe = std::env::current_exe().unwrap();
+    let filter = std::env::var("HEADROOM_TEST_FILTER").unwrap_or_default();
+    let command = format!("{strict}{INSIDE}=1 {} --skip vm:: --test-threads=2 {filter}", exe.display());
+    let outcome = vm.run(&command, Duration::from_secs(1200));
+    eprintln!("{suite}: done after {:?}", start.elapsed());
+    assert_eq!(outcome.status, 0, "on Debian {suite}:\n{}", outcome.output);
+}
+
+#[test]
+fn bookworm() {
+    tests_pass_on("bookworm");
+}
+
+#[test]
+fn trixie() {
+    tests_pass_on("trixie");
+}
+
+#[test]
+fn forky() {
+    tests_pass_on("forky");
+}
