@@ -11,6 +11,7 @@ pub mod containerd;
 pub mod docker;
 pub mod fake_runtime;
 pub mod helper;
+pub mod hierarchies;
 pub mod hung;
 pub mod hungry;
 pub mod netns;
@@ -93,11 +94,12 @@ pub fn machine_lock() -> std::fs::File {
     lock
 }
 
-/// Looks until it is so, for at most ten seconds.
+/// Looks until it is so, for at most ten seconds; in a machine whose processors are emulated, for a minute.
 pub fn eventually(what: &str, mut so: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
+    let patience = Duration::from_secs(if vm::inside() { 60 } else { 10 });
+    let until = Instant::now() + patience;
     while !so() {
-        assert!(Instant::now() < until, "not so after ten seconds: {what}");
+        assert!(Instant::now() < until, "not so after {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -24,6 +24,14 @@ const BOOT: Duration = Duration::from_secs(240);
 /// Where the files of the test are, in the machine; their places are links to there.
 const SHARE: &str = "/share";
 
+/// Set in the machine.
+pub const INSIDE: &str = "HEADROOM_TEST_VM";
+
+/// True in such a machine.
+pub fn inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
 /// What there is in `target/tools`, for machines of a suite.
 fn image(suite: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);

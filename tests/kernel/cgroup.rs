@@ -1,6 +1,6 @@
 //! The modes `cgroup_leak` and `kmem` on the running kernel: cgroups made here, counted by an independent witness
-//! (`find`, `/proc/cgroups`, `cgroup.stat`), on v1 and on the cgroup2 mount. Needs root and v1 memory and cgroup2
-//! mounts as on the CI machines; says loudly what it skips elsewhere. Everything it makes is removed again, also after
+//! (`find`, `/proc/cgroups`, `cgroup.stat`), on v1 and on the cgroup2 mount. Needs root, and v1 memory and cgroup2
+//! mounts as on the CI machines or v2 alone; says loudly what it skips elsewhere. Everything it makes is removed again, also after
 //! a failure.
 #![allow(clippy::disallowed_methods, reason = "tests make the files that the library may only read through `host`")]
 
@@ -21,9 +21,8 @@ use headroom::runtime::Runtime;
 use headroom::services::Services;
 
 use crate::common;
+use crate::common::hierarchies::{self, PURE_V2, V1, v2};
 
-const V1: &str = "/sys/fs/cgroup/memory";
-const V2: &str = "/sys/fs/cgroup/unified";
 const ID: &str = "55f765a8788dcccb46fae55db15b169605b66df347604a06a4f6ed7c15f879c6";
 
 /// What these tests need, held until dropped: root, the mounts, nobody else's kubepods, and no other test counting
@@ -35,6 +34,11 @@ struct Lab {
 }
 
 impl Lab {
+    /// Where there are controllers on v1.
+    fn with_v1() -> Option<Self> {
+        if hierarchies::has_v1() { Self::open() } else { None }
+    }
+
     fn open() -> Option<Self> {
         let skip = |what: &str| {
             common::say_skip(format_args!("{what}"));
@@ -43,13 +47,15 @@ impl Lab {
         if !rustix::process::geteuid().is_root() {
             return skip("not root: cannot make cgroups");
         }
-        for file in ["memory/release_agent", "unified/cgroup.stat"] {
+        let hybrid = ["memory/release_agent", "unified/cgroup.stat"];
+        let needed = if *PURE_V2 { &["cgroup.stat"][..] } else { &hybrid[..] };
+        for file in needed {
             if !Path::new("/sys/fs/cgroup").join(file).exists() {
                 return skip(&format!("no /sys/fs/cgroup/{file}: needs v1 memory and a cgroup2 mount beside it"));
             }
         }
         let lock = common::machine_lock();
-        for root in [V1, V2] {
+        for root in [V1, v2()] {
             for name in ["kubepods", "kubepods.slice"] {
                 if Path::new(root).join(name).exists() {
                     return skip(&format!("{root}/{name} exists: this is a Kubernetes node"));
@@ -58,12 +64,18 @@ impl Lab {
         }
         let sys = tempfile::tempdir().unwrap();
         fs::create_dir(sys.path().join("fs")).unwrap();
-        std::os::unix::fs::symlink(V2, sys.path().join("fs/cgroup")).unwrap();
+        std::os::unix::fs::symlink(v2(), sys.path().join("fs/cgroup")).unwrap();
         Some(Lab { _lock: lock, sys })
     }
 
     fn v1() -> Host {
         Host::new(Roots::default())
+    }
+
+    /// Each way to look at this machine, with the hierarchy that it is about.
+    fn hosts(&self) -> Vec<(Host, &'static str)> {
+        let v1 = (!*PURE_V2).then(|| (Self::v1(), V1));
+        v1.into_iter().chain([(self.v2(), v2())]).collect()
     }
 
     fn v2(&self) -> Host {
@@ -164,11 +176,27 @@ fn find(root: &str) -> f64 {
     output.stdout.iter().filter(|&&byte| byte == b'\n').count() as f64
 }
 
-/// num_cgroups of the memory controller.
+/// All cgroups of the hierarchy with the memory controller that the kernel holds, dying ones too.
 fn held() -> f64 {
+    if *PURE_V2 {
+        return 1.0 + stat("nr_descendants ") + stat("nr_dying_descendants ");
+    }
     let text = fs::read_to_string("/proc/cgroups").unwrap();
     let row = text.lines().find(|line| line.starts_with("memory\t")).unwrap();
     row.split('\t').nth(2).unwrap().parse().unwrap()
+}
+
+/// Cgroups that the memory controller has an id for: on v1 all, on v2 those in which it is switched on.
+fn with_id(root: &str) -> f64 {
+    let files = Command::new("find").args([root, "-name", "memory.stat"]).output().unwrap();
+    files.stdout.iter().filter(|&&byte| byte == b'\n').count() as f64
+}
+
+/// Lets the children of a cgroup on v2 have the memory controller, as systemd and runtimes do.
+fn account(path: &Path) {
+    if *PURE_V2 {
+        fs::write(path.join("cgroup.subtree_control"), "+memory").unwrap();
+    }
 }
 
 /// Waits until the kernel has freed what was removed just before: it does so in the background.
@@ -185,7 +213,7 @@ fn calm() {
 }
 
 fn stat(key: &str) -> f64 {
-    let text = fs::read_to_string(format!("{V2}/cgroup.stat")).unwrap();
+    let text = fs::read_to_string(format!("{}/cgroup.stat", v2())).unwrap();
     text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).unwrap()
 }
 
@@ -199,7 +227,7 @@ fn kubepods(samples: &Samples, kind: &str) -> [f64; 3] {
 
 #[test]
 fn directories_of_v1_are_those_that_find_finds() {
-    let Some(_lab) = Lab::open() else { return };
+    let Some(_lab) = Lab::with_v1() else { return };
     let tree = Tree::new(format!("{V1}/headroom-test"));
     for group in 0..20 {
         for leaf in 0..10 {
@@ -218,12 +246,12 @@ fn directories_of_v1_are_those_that_find_finds() {
 #[test]
 fn directories_of_v2_are_those_that_find_finds() {
     let Some(lab) = Lab::open() else { return };
-    let tree = Tree::new(format!("{V2}/headroom-test"));
+    let tree = Tree::new(format!("{}/headroom-test", v2()));
     for leaf in 0..100 {
         tree.make(&format!("g/l{leaf}"));
     }
     for host in [lab.v2(), Lab::v1()] {
-        let witness = || (find(V2), stat("nr_dying_descendants "));
+        let witness = || (find(v2()), stat("nr_dying_descendants "));
         let (samples, (found, dying)) = settled(&host, &collector(Duration::ZERO), witness);
         assert!(found > 101.0);
         assert_eq!(value(&samples, &cgroup_leak::DIRECTORIES, &["unified"]), found);
@@ -239,7 +267,7 @@ fn directories_of_v2_are_those_that_find_finds() {
 /// One pod and container of each class, one of them with a process, by the cgroupfs driver's names.
 #[test]
 fn pods_and_containers_on_v1() {
-    let Some(_lab) = Lab::open() else { return };
+    let Some(_lab) = Lab::with_v1() else { return };
     let tree = Tree::new(format!("{V1}/kubepods"));
     let memory = || Some(vec!["memory".to_owned()]);
     let path = format!("kubepods/burstable/podbcb1982f-2628-449a-accb-e40ecdefbb3b/{ID}");
@@ -278,7 +306,7 @@ fn pods_and_containers_on_v1() {
 #[test]
 fn pods_and_containers_on_v2() {
     let Some(lab) = Lab::open() else { return };
-    let tree = Tree::new(format!("{V2}/kubepods.slice"));
+    let tree = Tree::new(format!("{}/kubepods.slice", v2()));
     let pod = "kubepods-burstable.slice/kubepods-burstable-pod739d586d_5948_40c9_b92b_95f27d4fc921.slice";
     let container = tree.make(&format!("{pod}/cri-containerd-{ID}.scope"));
     // As systemd in a container does: all processes one level down, and an empty cgroup beside them.
@@ -316,16 +344,18 @@ fn pods_and_containers_on_v2() {
 #[test]
 fn dying_memory_cgroups_are_seen_and_seen_to_go() {
     const LEAKED: usize = 200;
-    let Some(_lab) = Lab::open() else { return };
+    let Some(lab) = Lab::open() else { return };
     let Ok(files) = tempfile::tempdir_in("/dev/shm") else {
         return common::say_skip(format_args!("no tmpfs at /dev/shm"));
     };
-    let tree = Tree::new(format!("{V1}/headroom-test"));
+    let (host, root) = lab.hosts().remove(0);
+    let tree = Tree::new(format!("{root}/headroom-test"));
+    account(&tree.0);
     let collector = collector(Duration::ZERO);
-    let host = Lab::v1();
-    let witness = || (held(), find(V1));
+    let witness = || (held(), find(root), with_id(root));
+    let name = if *PURE_V2 { "unified" } else { "memory" };
     calm();
-    let (_, (before, _)) = settled(&host, &collector, witness);
+    let (_, (before, ..)) = settled(&host, &collector, witness);
     for index in 0..LEAKED {
         let group = tree.make("leak");
         let script = "echo $$ > \"$0/cgroup.procs\" && echo x > \"$1\"";
@@ -335,29 +365,29 @@ fn dying_memory_cgroups_are_seen_and_seen_to_go() {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    let (samples, (leaked, visible)) = settled(&host, &collector, witness);
+    let (samples, (leaked, visible, ids)) = settled(&host, &collector, witness);
     // Cgroups of others, held before, may have gone meanwhile; more than a few would be no test any more.
     assert!(leaked - before >= LEAKED as f64 - 20.0, "{before} cgroups before, {leaked} after");
-    assert_eq!(value(&samples, &cgroup_leak::DYING, &["memory"]), leaked - visible);
-    assert_eq!(value(&samples, &cgroup_leak::CGROUPS, &["memory"]), leaked);
-    assert_eq!(value(&samples, &cgroup_leak::DIRECTORIES, &["memory"]), visible);
-    assert_eq!(value(&samples, &cgroup_leak::MEMCG_IDS_USED, &[]), visible, "a dying cgroup has given its id back");
+    assert_eq!(value(&samples, &cgroup_leak::DYING, &[name]), leaked - visible);
+    assert_eq!(value(&samples, &cgroup_leak::CGROUPS, &[name]), leaked);
+    assert_eq!(value(&samples, &cgroup_leak::DIRECTORIES, &[name]), visible);
+    assert_eq!(value(&samples, &cgroup_leak::MEMCG_IDS_USED, &[]), ids, "a dying cgroup has given its id back");
 
     drop(files);
     let patience = Instant::now() + Duration::from_secs(60);
     while held() > leaked - LEAKED as f64 / 2.0 && Instant::now() < patience {
         std::thread::sleep(Duration::from_millis(100));
     }
-    let (samples, (freed, visible)) = settled(&host, &collector, witness);
+    let (samples, (freed, visible, _)) = settled(&host, &collector, witness);
     assert!(freed <= leaked - LEAKED as f64 / 2.0, "{leaked} cgroups, {freed} after the files were deleted");
-    assert_eq!(value(&samples, &cgroup_leak::DYING, &["memory"]), freed - visible);
+    assert_eq!(value(&samples, &cgroup_leak::DYING, &[name]), freed - visible);
 }
 
 /// Cgroups that come and go under the walk: no error, no negative number, nothing that was never there.
 #[test]
 fn churn_while_collecting() {
     let Some(lab) = Lab::open() else { return };
-    for (host, root) in [(Lab::v1(), V1), (lab.v2(), V2)] {
+    for (host, root) in lab.hosts() {
         let tree = Tree::new(format!("{root}/kubepods"));
         tree.make("burstable");
         let stop = AtomicBool::new(false);
@@ -397,7 +427,7 @@ fn churn_while_collecting() {
 #[test]
 fn a_directory_that_we_may_not_read() {
     let Some(lab) = Lab::open() else { return };
-    for (host, root) in [(Lab::v1(), V1), (lab.v2(), V2)] {
+    for (host, root) in lab.hosts() {
         let tree = Tree::new(format!("{root}/kubepods"));
         let pod = tree.make("podx");
         tree.make(&format!("podx/{ID}"));
@@ -426,12 +456,12 @@ fn a_directory_that_we_may_not_read() {
     }
 }
 
-/// 6.18 accounts everything: usage grows with what a container makes the kernel allocate, and the root's is the sum of
+/// These kernels account everything: usage grows with what a container makes the kernel allocate, and the root's is the sum of
 /// all.
 #[test]
 fn kernel_memory_of_this_kernel() {
-    let Some(_lab) = Lab::open() else { return };
-    let host = Lab::v1();
+    let Some(lab) = Lab::open() else { return };
+    let (host, root) = lab.hosts().remove(0);
     let kmem = (kmem::MODE.build)(&Default::default(), &Services::default());
     let collect = || {
         let samples = kmem.collect(Context::new(&host, Deadline::after(Duration::from_secs(60)))).unwrap();
@@ -441,8 +471,9 @@ fn kernel_memory_of_this_kernel() {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let off = fs::read_to_string("/proc/cmdline").unwrap().contains("nokmem");
     let samples = collect();
+    let mode = if *PURE_V2 { "v2" } else { "hybrid" };
     let label = if off { "off" } else { "on" };
-    assert_eq!(samples.value(&kmem::KERNEL_INFO, &[release.trim(), "hybrid", label]), Some(1.0));
+    assert_eq!(samples.value(&kmem::KERNEL_INFO, &[release.trim(), mode, label]), Some(1.0));
     assert_eq!(samples.value(&kmem::ENABLED, &[]), Some(f64::from(!off)));
     assert_eq!(samples.value(&kmem::LEAK_PRONE, &["kernel_4_0_or_newer"]), Some(0.0));
     assert_eq!(samples.value(&kmem::ACCOUNTED, &["pod"]), None, "no kubepods");
@@ -451,8 +482,10 @@ fn kernel_memory_of_this_kernel() {
         return common::say_skip(format_args!("booted with nokmem, nothing is charged"));
     }
 
-    let tree = Tree::new(format!("{V1}/kubepods"));
+    let tree = Tree::new(format!("{root}/kubepods"));
     let container = tree.make(&format!("podx/{ID}"));
+    account(&tree.0);
+    account(&tree.0.join("podx"));
     let before = collect();
     assert_eq!(["pod", "container"].map(|kind| value(&before, &kmem::ACCOUNTED, &[kind])), [1.0, 1.0]);
     // Each of these processes costs the kernel a stack, page tables, descriptors.

@@ -1,6 +1,6 @@
 //! `headroom-drill` on the running kernel: each fault is made (seen by the test's own eyes), and nothing is left after
 //! SIGTERM, nor after SIGKILL of the drill, nor after `clean` where its watchdog was killed too. Needs root and a
-//! cgroup v1 memory hierarchy.
+//! cgroup hierarchy with the memory controller, v1 or v2.
 #![cfg(feature = "drill")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
@@ -10,14 +10,14 @@ use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::common::{self, eventually, shell};
+use crate::common::{self, eventually, hierarchies, shell};
 
-const MEMORY: &str = "/sys/fs/cgroup/memory";
 const HEX: &str = "68656164726f6f6d2d6472696c6c2d";
 
 /// Directories of a test's own.
 struct Lab {
     dir: tempfile::TempDir,
+    memory: &'static Path,
     cgroup: String,
 }
 
@@ -27,12 +27,9 @@ impl Lab {
             common::say_skip("not root: a drill needs it");
             return None;
         }
-        if !Path::new(MEMORY).join("cgroup.procs").exists() {
-            common::say_skip("no cgroup v1 memory hierarchy");
-            return None;
-        }
+        let memory = Path::new(hierarchies::memory()?);
         let cgroup = format!("headroom-test-drill-{}-{name}", common::unique());
-        Some(Lab { dir: tempfile::tempdir().unwrap(), cgroup })
+        Some(Lab { dir: tempfile::tempdir().unwrap(), memory, cgroup })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -59,7 +56,7 @@ impl Lab {
     }
 
     fn orphans(&self) -> usize {
-        let qos = Path::new(MEMORY).join(&self.cgroup).join("kubepods/besteffort");
+        let qos = self.memory.join(&self.cgroup).join("kubepods/besteffort");
         let names = fs::read_dir(qos).into_iter().flatten().flatten();
         names.filter(|entry| entry.file_name().to_string_lossy().starts_with(HEX)).count()
     }
@@ -73,7 +70,7 @@ impl Lab {
         eventually("nothing is left", || {
             let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
             self.journals() == 0
-                && !Path::new(MEMORY).join(&self.cgroup).exists()
+                && !self.memory.join(&self.cgroup).exists()
                 && !mounts.contains(self.dir.path().to_str().unwrap())
         });
     }
@@ -126,7 +123,7 @@ fn refusals_and_a_dry_run_change_nothing() {
     ] {
         assert_eq!(lab.output(&format!("--i-know-this-node {beyond}")).status.code(), Some(2), "{beyond}");
     }
-    assert!(!Path::new(MEMORY).join(&lab.cgroup).exists());
+    assert!(!lab.memory.join(&lab.cgroup).exists());
     lab.nothing_left();
 }
 
@@ -169,13 +166,19 @@ fn dying_cgroups_are_held_by_pages_and_go_with_them() {
     let pages = PathBuf::from(format!("/run/headroom-drill-{}-pages", drill.0.id()));
     let named = format!("headroom-drill-{}-", drill.0.id());
     let directories = || {
-        let text = shell(&format!("find {MEMORY} -maxdepth 1 -name '{named}*' | wc -l; find {MEMORY} -type d | wc -l"));
+        let memory = lab.memory.display();
+        let text = shell(&format!("find {memory} -maxdepth 1 -name '{named}*' | wc -l; find {memory} -type d | wc -l"));
         let counts: Vec<u64> = text.lines().map(|line| line.trim().parse().unwrap()).collect();
         (counts[0], counts[1])
     };
     eventually("pages without directories", || {
         let (own, all) = directories();
-        let held: u64 = shell("awk '$1 == \"memory\" { print $3 }' /proc/cgroups").trim().parse().unwrap();
+        let held = if *hierarchies::PURE_V2 {
+            format!("awk '$1 == \"nr_dying_descendants\" {{ print $2 + {all} }}' {}/cgroup.stat", lab.memory.display())
+        } else {
+            "awk '$1 == \"memory\" { print $3 }' /proc/cgroups".to_owned()
+        };
+        let held: u64 = shell(&held).trim().parse().unwrap();
         fs::read_dir(&pages).is_ok_and(|files| files.count() == 20) && own == 0 && held >= all + 20
     });
     drill.end(Signal::KILL);
@@ -239,10 +242,10 @@ fn a_volume_whose_writer_is_killed_again_and_again() {
         root.display(),
         lab.kubepods()
     ));
-    let base = Path::new(MEMORY).join(&lab.cgroup);
+    let base = lab.memory.join(&lab.cgroup);
     eventually("two kills", || {
-        let script =
-            format!("find {} -name memory.oom_control -exec grep -h '^oom_kill ' {{}} + || true", base.display());
+        let file = if *hierarchies::PURE_V2 { "memory.events" } else { "memory.oom_control" };
+        let script = format!("find {} -name {file} -exec grep -h '^oom_kill ' {{}} + || true", base.display());
         let text = shell(&script);
         text.lines().any(|line| line.split(' ').nth(1).unwrap().parse::<u64>().unwrap() >= 2)
     });
@@ -379,7 +382,7 @@ fn orphans_in_slices() {
     let Some(lab) = Lab::open("slice") else { return };
     let top = format!("{}/kubepods.slice", lab.cgroup);
     let drill = lab.start(&format!("cgroup-leak --count 5 --kubepods {top} --make-kubepods"));
-    let qos = Path::new(MEMORY).join(&top).join("kubepods-besteffort.slice");
+    let qos = lab.memory.join(&top).join("kubepods-besteffort.slice");
     let scopes = || {
         let names = fs::read_dir(&qos).into_iter().flatten().flatten().map(|entry| entry.file_name());
         let names = names.filter_map(|name| name.into_string().ok());

@@ -14,4 +14,5 @@ mod open_files;
 mod pod_interface;
 mod runtime_sockets;
 mod sockets;
+mod stacked_interfaces;
 mod vm;

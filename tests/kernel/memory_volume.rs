@@ -2,8 +2,8 @@
 //! the kernel kills, again and again, as a container that is restarted into its full volume. The witnesses are
 //! `stat -f`, the kernel's counts read by the test itself, and how the writer ended.
 //!
-//! Needs root and a cgroup v1 memory hierarchy without a kubelet's cgroups, as on the CI machines; says loudly what it
-//! skips elsewhere. cgroup v2 is tested on recorded nodes. Everything made here is removed again, also after a failure.
+//! Needs root and a cgroup hierarchy with the memory controller, v1 or v2, without a kubelet's cgroups; says loudly what
+//! it skips elsewhere. Everything made here is removed again, also after a failure.
 #![allow(clippy::disallowed_methods, reason = "a test makes its machine of files")]
 
 use std::fs::{self, File};
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, UnmountFlags};
 
+use crate::common::hierarchies::{self, PURE_V2};
 use crate::common::hung::HungFilesystem;
 use crate::common::{self, Exporter, Page, eventually, has, shell};
 
-const MEMORY: &str = "/sys/fs/cgroup/memory";
 const UID: &str = "bcb1982f-2628-449a-accb-e40ecdefbb3b";
 const MIB: u64 = 1 << 20;
 
@@ -39,22 +39,26 @@ impl Lab {
         if !common::is_root() {
             return skip("not root: cannot make cgroups");
         }
-        if !Path::new(MEMORY).join("memory.oom_control").exists() {
-            return skip("no cgroup v1 memory hierarchy");
-        }
+        let memory = Path::new(hierarchies::memory()?);
         let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
         // A pid 1 that lets nobody look at it is taken for one of ours.
         if namespace("1").is_some_and(|machine| Some(machine) != namespace("self")) {
             return skip("a mount namespace of our own: what is mounted here is not on the machine");
         }
         let lock = common::machine_lock();
-        let kubepods = Path::new(MEMORY).join("kubepods");
-        if kubepods.exists() || Path::new(MEMORY).join("kubepods.slice").exists() {
+        let kubepods = memory.join("kubepods");
+        if kubepods.exists() || memory.join("kubepods.slice").exists() {
             return skip("kubepods exists: this is a Kubernetes node");
         }
         fs::create_dir(&kubepods).unwrap();
         let lab = Lab { root_dir: tempfile::tempdir().unwrap(), mounts: Vec::new(), kubepods, _lock: lock };
-        fs::create_dir_all(lab.pod(UID)).unwrap();
+        let pod = lab.pod(UID);
+        fs::create_dir_all(&pod).unwrap();
+        if *PURE_V2 {
+            for above in [&lab.kubepods, &lab.kubepods.join("burstable"), &pod] {
+                fs::write(above.join("cgroup.subtree_control"), "+memory").unwrap();
+            }
+        }
         Some(lab)
     }
 
@@ -66,7 +70,7 @@ impl Lab {
     fn container(&self, number: u32, limit: u64) -> PathBuf {
         let path = self.pod(UID).join(format!("{number:064x}"));
         fs::create_dir(&path).unwrap();
-        fs::write(path.join("memory.limit_in_bytes"), limit.to_string()).unwrap();
+        set_limit(&path, limit);
         path
     }
 
@@ -130,7 +134,17 @@ fn fill_until_killed(container: &Path, volume: &Path) -> u64 {
     writer.arg("-c").arg(script).arg(container).arg(volume).stderr(Stdio::null());
     let status = writer.status().unwrap();
     assert_eq!(status.signal(), Some(9), "the writer was not killed: {status}");
-    oom_kill(&container.join("memory.oom_control"))
+    oom_kill_of(container)
+}
+
+fn set_limit(cgroup: &Path, bytes: u64) {
+    let file = if *PURE_V2 { "memory.max" } else { "memory.limit_in_bytes" };
+    fs::write(cgroup.join(file), bytes.to_string()).unwrap();
+}
+
+/// Processes that the kernel killed in a cgroup, on v2 in those below it too.
+fn oom_kill_of(cgroup: &Path) -> u64 {
+    oom_kill(&cgroup.join(if *PURE_V2 { "memory.events" } else { "memory.oom_control" }))
 }
 
 fn oom_kill(file: &Path) -> u64 {
@@ -157,7 +171,7 @@ fn kills(page: &Page) -> Option<f64> {
 fn a_volume_that_outlives_its_killed_containers() {
     alone!();
     let Some(mut lab) = Lab::open() else { return };
-    fs::write(lab.pod(UID).join("memory.limit_in_bytes"), (24 * MIB).to_string()).unwrap();
+    set_limit(&lab.pod(UID), 24 * MIB);
     let volume = lab.volume(UID, "cache");
     let exporter = lab.exporter();
     let page = exporter.scrape();
@@ -198,12 +212,16 @@ fn a_volume_that_outlives_its_killed_containers() {
         assert_eq!(of_volume(&page, "limit", UID, "cache"), Some((16 * MIB) as f64));
         assert_eq!(of_volume(&page, "used", UID, "cache"), Some(used), "the volume outlives the container");
     }
-    assert_eq!(oom_kill(&lab.pod(UID).join("memory.oom_control")), 0, "the pod itself counts nothing on v1");
+    let of_pod = if *PURE_V2 { witness } else { 0 };
+    assert_eq!(oom_kill_of(&lab.pod(UID)), of_pod, "the pod itself counts nothing on v1, and everything on v2");
 
-    // What nobody looked at before the cgroup went is lost to us, as documented, but not to the node's counter.
+    // What nobody looked at before the cgroup went is lost to us on v1, as documented, but not to the node's counter.
     let container = lab.container(7, 16 * MIB);
-    let unseen = fill_until_killed(&container, &volume);
+    let mut unseen = fill_until_killed(&container, &volume);
     end(&container);
+    if *PURE_V2 {
+        witness += std::mem::take(&mut unseen);
+    }
     let page = exporter.scrape();
     assert_eq!(kills(&page), Some(witness as f64));
     assert!(page.value("headroom_node_oom_kills_total") >= (node_before + witness + unseen) as f64);

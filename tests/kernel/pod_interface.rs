@@ -1,6 +1,6 @@
 //! The mode `pod_interface` on the running kernel: cgroups shaped like pods, processes in network namespaces, macvlans
 //! on a parent that is deleted and made again; witnesses are `ip -n`, `nsenter` and `/proc/PID/ns/net`. Needs root,
-//! iproute2, and v1 memory and cgroup2 mounts as on the CI machines. The cgroups are the kernel's, in a tree of each
+//! iproute2, and v1 memory and cgroup2 mounts as on the CI machines, or v2 alone. The cgroups are the kernel's, in a tree of each
 //! test's own, so tests do not see each other's pods.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
@@ -20,29 +20,34 @@ use headroom::services::Services;
 
 use crate::common;
 use crate::common::containerd::{self, Containerd};
+use crate::common::hierarchies::{self, V1};
 use crate::common::sleepers::{self, Process};
 
-const V1: &str = "/sys/fs/cgroup/memory";
-const V2: &str = "/sys/fs/cgroup/unified";
-const NOW: Duration = Duration::ZERO;
+pub(crate) const NOW: Duration = Duration::ZERO;
 const NEVER: Duration = Duration::from_secs(3600);
 
-fn succeeds(script: &str) -> bool {
+pub(crate) fn succeeds(script: &str) -> bool {
     Command::new("sh").args(["-c", script]).stderr(Stdio::null()).stdout(Stdio::null()).status().unwrap().success()
 }
 
 /// A machine whose sysfs has one kubepods tree: a directory of the kernel's cgroups, mounted where the machine's would
 /// be.
-struct Lab {
+pub(crate) struct Lab {
     cgroup: PathBuf,
     mount: PathBuf,
     sys: tempfile::TempDir,
     host: Host,
-    unified: bool,
+    slices: bool,
 }
 
 impl Lab {
-    fn open(unified: bool) -> Option<Self> {
+    /// By the cgroupfs driver's names, on whichever hierarchy this machine has.
+    pub(crate) fn open() -> Option<Self> {
+        Self::of(*hierarchies::PURE_V2, false)
+    }
+
+    /// On v1 or v2, by the names of the cgroupfs or the systemd driver.
+    fn of(unified: bool, slices: bool) -> Option<Self> {
         let skip = |what: &str| {
             common::say_skip(what);
             None
@@ -53,7 +58,7 @@ impl Lab {
         if let Some(missing) = ["ip", "nsenter", "unshare"].into_iter().find(|program| !common::has(program)) {
             return skip(&format!("no {missing} here (Debian: iproute2, util-linux)"));
         }
-        let root = if unified { V2 } else { V1 };
+        let root = if unified { hierarchies::v2() } else { V1 };
         if !Path::new(root).join("cgroup.procs").exists() {
             return skip(&format!("no {root}: needs v1 memory and a cgroup2 mount beside it"));
         }
@@ -65,28 +70,28 @@ impl Lab {
         let sys = tempfile::tempdir().unwrap();
         fs::set_permissions(sys.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let base = sys.path().join("fs/cgroup");
-        let (top, files, name) = if unified {
-            (base, &["cgroup.controllers"][..], "kubepods.slice")
+        let (top, files) = if unified {
+            (base, &["cgroup.controllers"][..])
         } else {
-            (base.join("memory"), &["notify_on_release", "release_agent"][..], "kubepods")
+            (base.join("memory"), &["notify_on_release", "release_agent"][..])
         };
-        let mount = top.join(name);
+        let mount = top.join(if slices { "kubepods.slice" } else { "kubepods" });
         fs::create_dir_all(&mount).unwrap();
         files.iter().for_each(|file| fs::write(top.join(file), "memory pids\n").unwrap());
         let host = Host::new(Roots { sys: sys.path().to_owned(), ..Roots::default() });
-        let lab = Lab { cgroup, mount, sys, host, unified };
+        let lab = Lab { cgroup, mount, sys, host, slices };
         common::shell(&format!("mount --bind {} {}", lab.cgroup.display(), lab.mount.display()));
         Some(lab)
     }
 
-    fn uid(pod: u32) -> String {
+    pub(crate) fn uid(pod: u32) -> String {
         format!("11111111-0000-4000-8000-{pod:012}")
     }
 
     /// Puts a process into a container of a pod.
-    fn container(&self, pod: u32, container: u32, process: &Process) {
+    pub(crate) fn container(&self, pod: u32, container: u32, process: &Process) {
         let uid = Self::uid(pod);
-        let (pod, container) = if self.unified {
+        let (pod, container) = if self.slices {
             let slice = format!("kubepods-besteffort.slice/kubepods-besteffort-pod{}.slice", uid.replace('-', "_"));
             (slice, format!("cri-containerd-{container:064}.scope"))
         } else {
@@ -112,7 +117,7 @@ impl Lab {
         samples
     }
 
-    fn well(&self, collector: &PodInterface) -> Samples {
+    pub(crate) fn well(&self, collector: &PodInterface) -> Samples {
         let samples = self.scrape(collector);
         assert_eq!(samples.errors(), []);
         samples
@@ -141,17 +146,17 @@ fn remove(path: &Path) {
 }
 
 /// A network namespace of ours, removed when dropped.
-struct Namespace(String);
+pub(crate) struct Namespace(pub(crate) String);
 
 impl Namespace {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let namespace = Namespace(format!("hrpodif{}", common::unique()));
         common::shell(&format!("ip netns add {}", namespace.0));
         namespace
     }
 
     /// The names of its interfaces, as `ip` tells.
-    fn interfaces(&self) -> Vec<String> {
+    pub(crate) fn interfaces(&self) -> Vec<String> {
         sleepers::interface_names(&common::shell(&format!("ip -n {} -o link", self.0)))
     }
 }
@@ -163,7 +168,7 @@ impl Drop for Namespace {
 }
 
 /// An interface of this machine, deleted when dropped; a veth takes its other end with it.
-struct Device(String);
+pub(crate) struct Device(pub(crate) String);
 
 impl Device {
     /// A pair that is up, so that each end has a carrier.
@@ -196,12 +201,12 @@ impl Drop for Device {
     }
 }
 
-fn collector(grace: Duration) -> PodInterface {
+pub(crate) fn collector(grace: Duration) -> PodInterface {
     PodInterface::new(Settings { grace, ..Settings::default() }, &Services::with_runtime(Runtime::default()))
 }
 
 /// Looked at, without an interface, lost in pods.
-fn numbers(samples: &Samples) -> [f64; 3] {
+pub(crate) fn numbers(samples: &Samples) -> [f64; 3] {
     let value = |metric, labels: &[&str]| samples.value(metric, labels).expect("it is there");
     [value(&PODS, &[]), value(&WITHOUT, &[]), value(&LOST_TOTAL, &["pod"])]
 }
@@ -216,7 +221,10 @@ fn of_pods(samples: &Samples) -> usize {
 fn a_parent_is_deleted_and_made_again() {
     alone!();
     for unified in [false, true] {
-        let Some(lab) = Lab::open(unified) else { return };
+        if !unified && !hierarchies::has_v1() {
+            continue;
+        }
+        let Some(lab) = Lab::of(unified, unified) else { return };
         let collector = collector(NOW);
         let name = format!("hp{}", common::unique());
         let (first, second) = (Namespace::new(), Namespace::new());
@@ -290,7 +298,7 @@ fn a_parent_is_deleted_and_made_again() {
 #[test]
 fn a_pods_veth_is_deleted() {
     alone!();
-    let Some(lab) = Lab::open(false) else { return };
+    let Some(lab) = Lab::open() else { return };
     let collector = collector(NEVER);
     let namespace = Namespace::new();
     let veth = Device::pair(&format!("hv{}", common::unique()));
@@ -306,7 +314,7 @@ fn a_pods_veth_is_deleted() {
 #[test]
 fn a_pause_container_without_an_interface_is_given_time() {
     alone!();
-    let Some(lab) = Lab::open(false) else { return };
+    let Some(lab) = Lab::open() else { return };
     let grace = Duration::from_secs(3);
     let collector = collector(grace);
     let (late, never) = (Namespace::new(), Namespace::new());
@@ -335,7 +343,7 @@ fn a_pause_container_without_an_interface_is_given_time() {
 fn pods_that_come_and_go_lose_nothing() {
     alone!();
     const PODS_IN_ALL: u32 = 16;
-    let Some(lab) = Lab::open(false) else { return };
+    let Some(lab) = Lab::open() else { return };
     let collector = collector(NEVER);
     let failed = AtomicBool::new(false);
     let mut scrapes = 0;
@@ -394,7 +402,7 @@ fn pods_that_come_and_go_lose_nothing() {
 #[test]
 fn without_capabilities() {
     alone!();
-    let Some(lab) = Lab::open(false) else { return };
+    let Some(lab) = Lab::open() else { return };
     let pods: Vec<(Process, Process)> = (0..3).map(|_| (Process::alone(), Process::on_the_host())).collect();
     for (number, (own, hosts)) in (0..).zip(&pods) {
         lab.container(number, 2 * number, own);
@@ -418,7 +426,7 @@ fn without_capabilities() {
 #[test]
 fn vlans_and_bonds_where_the_kernel_has_them() {
     alone!();
-    let Some(lab) = Lab::open(false) else { return };
+    let Some(lab) = Lab::open() else { return };
     let collector = collector(NOW);
     let name = format!("hp{}", common::unique());
     let parent = Device::pair(&name);
@@ -468,7 +476,7 @@ impl Drop for Cgroups {
 #[test]
 fn pods_of_a_real_containerd() {
     alone!();
-    let Some(lab) = Lab::open(false) else { return };
+    let Some(lab) = Lab::open() else { return };
     let cgroups = Cgroups(lab.cgroup.file_name().unwrap().to_str().unwrap().to_owned());
     let containerd = match Containerd::start_with_network(&format!("/{}/besteffort", cgroups.0)) {
         Ok(containerd) => containerd,
@@ -533,7 +541,7 @@ fn pods_of_a_real_containerd() {
 fn a_full_node_is_cheap() {
     alone!();
     const PODS_ON_NODE: u32 = 110;
-    let Some(lab) = Lab::open(false) else { return };
+    let Some(lab) = Lab::open() else { return };
     let mut processes = Vec::new();
     for pod in 0..PODS_ON_NODE {
         let pause = Process::alone();

@@ -6,10 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::common::vm::{self, Vm};
-
-/// Set in the machine.
-const INSIDE: &str = "HEADROOM_TEST_VM";
+use crate::common::vm::{self, INSIDE, Vm};
 
 /// The project as the tests know it: programs and files, at the places that the build wrote into them.
 fn project() -> Vec<PathBuf> {
@@ -23,7 +20,7 @@ fn project() -> Vec<PathBuf> {
 
 fn tests_pass_on(suite: &str) {
     let suites = std::env::var("HEADROOM_TEST_SUITES").unwrap_or_else(|_| "bookworm".to_owned());
-    if std::env::var_os(INSIDE).is_some() || !suites.split([',', ' ']).any(|wanted| wanted == suite) {
+    if vm::inside() || !suites.split_whitespace().any(|wanted| wanted == suite) {
         return;
     }
     if let Some(why) = vm::lacking(suite) {
@@ -38,7 +35,10 @@ fn tests_pass_on(suite: &str) {
     let strict = if std::env::var_os("HEADROOM_TESTS_STRICT").is_some() { "HEADROOM_TESTS_STRICT=1 " } else { "" };
     let exe = std::env::current_exe().unwrap();
     let filter = std::env::var("HEADROOM_TEST_FILTER").unwrap_or_default();
-    let command = format!("{strict}{INSIDE}=1 {} --skip vm:: --test-threads=2 {filter}", exe.display());
+    // What asks nothing of the kernel: TLS to a kubelet, which must answer within two seconds, and Docker. What a scrape
+    // costs is no question to emulated processors.
+    let skipped = "--skip vm:: --skip configz:: --skip docker --skip a_full_node_is_cheap";
+    let command = format!("{strict}{INSIDE}=1 {} {skipped} --test-threads=2 {filter}", exe.display());
     let outcome = vm.run(&command, Duration::from_secs(1200));
     eprintln!("{suite}: done after {:?}", start.elapsed());
     assert_eq!(outcome.status, 0, "on Debian {suite}:\n{}", outcome.output);

@@ -1,0 +1,172 @@
+//! What an upgrade of a network driver does to a node whose pods sit on layers: a bond of two NICs, VLANs on it,
+//! macvlans of pods on those; and ipvlans on another NIC. NICs are dummies. Witnesses are `ip` and `/proc/PID/net/dev`.
+//! Needs a kernel with all of these.
+#![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
+
+use headroom::metric::Samples;
+use headroom::modes::pod_interface::{LOST, LOST_TOTAL, PARENT_UP, PodInterface};
+
+use crate::common;
+use crate::common::sleepers::Process;
+use crate::pod_interface::{Device, Lab, NOW, Namespace, collector, numbers, succeeds};
+
+/// Names of the layers.
+struct Layers {
+    nics: [String; 2],
+    bond: String,
+    vlan: String,
+    other: String,
+}
+
+impl Layers {
+    /// `None`, said, where the kernel cannot make one of them.
+    fn new() -> Option<(Self, Vec<Device>)> {
+        let name = common::unique();
+        let nics = ["a", "b"].map(|end| format!("hn{name}{end}"));
+        let bond = format!("hb{name}");
+        let layers = Layers { nics, vlan: format!("{bond}.3"), bond, other: format!("ho{name}") };
+        // Deleted from the last to the first.
+        let mut devices = Vec::new();
+        for (device, kind) in [
+            (&layers.other, "type dummy"),
+            (&layers.nics[0], "type dummy"),
+            (&layers.nics[1], "type dummy"),
+            (&layers.bond, "type bond mode active-backup miimon 20"),
+        ] {
+            if !succeeds(&format!("ip link add {device} {kind}")) {
+                common::not_in_this_kernel(format_args!("{kind}: stacked interfaces"));
+                return None;
+            }
+            devices.push(Device(device.clone()));
+        }
+        let probe = format!("ip link add hv{name} link {} type ipvlan mode l2 && ip link del hv{name}", layers.other);
+        if !succeeds(&probe) || !succeeds("modprobe -qn 8021q || [ -e /proc/net/vlan ]") {
+            common::not_in_this_kernel("ipvlan or VLAN: stacked interfaces");
+            return None;
+        }
+        common::shell(&format!("ip link set {0} up; ip link set {1} up", layers.other, layers.bond));
+        layers.nics.iter().for_each(|nic| layers.plug(nic));
+        layers.tag();
+        Some((layers, devices))
+    }
+
+    fn plug(&self, nic: &str) {
+        common::shell(&format!(
+            "ip link set {nic} down; ip link set {nic} master {0}; ip link set {nic} up",
+            self.bond
+        ));
+    }
+
+    fn tag(&self) {
+        common::shell(&format!(
+            "ip link add link {0} name {1} type vlan id 3; ip link set {1} up; ip link set {0} up",
+            self.bond, self.vlan
+        ));
+    }
+
+    /// Whether `ip` calls it up, with a carrier.
+    fn witness(device: &str) -> f64 {
+        let line = common::shell(&format!("ip -o link show dev {device}"));
+        f64::from(line.contains("LOWER_UP"))
+    }
+
+    fn vlan_parents(&self) -> Vec<(&str, &'static str)> {
+        let members = self.nics.iter().map(|nic| (nic.as_str(), "bond_member"));
+        let above = [(&*self.bond, "bond"), (&*self.bond, "vlan_parent"), (&*self.vlan, "vlan")];
+        above.into_iter().chain(members).collect()
+    }
+}
+
+/// An interface of this kind on a device, in a namespace as eth0.
+fn attach(namespace: &Namespace, device: &str, kind: &str) {
+    let passing = format!("m{}", common::unique());
+    common::shell(&format!(
+        "ip link add {passing} link {device} type {kind}; ip link set {passing} netns {0} name eth0; \
+         ip -n {0} link set eth0 up",
+        namespace.0
+    ));
+}
+
+fn up(samples: &Samples, device: &str, kind: &str) -> Option<f64> {
+    samples.value(&PARENT_UP, &[device, kind])
+}
+
+/// Waits until the kernel has settled what is up, and compares.
+fn as_ip_says(lab: &Lab, collector: &PodInterface, of: &[(&str, &str)], expected: f64) -> Samples {
+    let devices: std::collections::BTreeSet<&str> = of.iter().map(|(device, _)| *device).collect();
+    let there = |device: &&&str| succeeds(&format!("ip link show dev {device}"));
+    common::eventually(&format!("{devices:?} are {expected}"), || {
+        devices.iter().filter(there).all(|device| Layers::witness(device) == expected)
+    });
+    let samples = lab.well(collector);
+    for (device, kind) in of {
+        assert_eq!(up(&samples, device, kind), Some(expected), "{device} {kind}");
+    }
+    samples
+}
+
+#[test]
+fn a_driver_upgrade_below_bond_and_vlan() {
+    alone!();
+    let Some(lab) = Lab::open() else { return };
+    let Some((layers, devices)) = Layers::new() else { return };
+    let collector = collector(NOW);
+    let (on_vlan, on_other) = (Namespace::new(), Namespace::new());
+    attach(&on_vlan, &layers.vlan, "macvlan mode bridge");
+    attach(&on_other, &layers.other, "ipvlan mode l2");
+    // Of each pod the pause container and the application.
+    let processes = [&on_vlan, &on_vlan, &on_other, &on_other].map(|namespace| Process::inside(&namespace.0));
+    for (number, process) in (0..).zip(&processes) {
+        lab.container(1 + number / 2, number, process);
+    }
+    let (first, second) = (&processes[0], &processes[2]);
+    let well = [layers.vlan_parents(), vec![(&*layers.vlan, "macvlan_parent")]].concat();
+    let samples = as_ip_says(&lab, &collector, &well, 1.0);
+    assert_eq!(numbers(&samples), [2.0, 0.0, 0.0]);
+    let parent_of_ipvlan = |samples: &Samples| {
+        // Where sysfs does not say what is in the pod, it is taken for a macvlan.
+        up(samples, &layers.other, "ipvlan_parent").or(up(samples, &layers.other, "macvlan_parent"))
+    };
+    assert_eq!(parent_of_ipvlan(&samples), Some(1.0));
+    eprintln!("the ipvlan's parent is told as such: {}", up(&samples, &layers.other, "ipvlan_parent").is_some());
+    let lost_before = samples.value(&LOST_TOTAL, &["host"]).unwrap();
+
+    // The driver is unloaded: both NICs go, the bond stays, without a carrier. So do those above it.
+    layers.nics.iter().for_each(|nic| drop(common::shell(&format!("ip link del {nic}"))));
+    let samples = as_ip_says(&lab, &collector, &well, 0.0);
+    assert_eq!(samples.value(&LOST_TOTAL, &["host"]), Some(lost_before + 2.0), "two NICs");
+    assert_eq!(numbers(&samples), [2.0, 0.0, 0.0], "each pod still has its interface");
+    assert_eq!(parent_of_ipvlan(&samples), Some(1.0), "another NIC");
+
+    // The network is configured anew: bond and VLAN go, and with them what the pod has.
+    common::shell(&format!("ip link del {}", layers.bond));
+    assert_eq!((on_vlan.interfaces(), first.interfaces()), (vec!["lo".to_owned()], vec!["lo".to_owned()]));
+    let samples = lab.well(&collector);
+    assert_eq!(numbers(&samples), [2.0, 1.0, 1.0]);
+    assert_eq!(samples.value(&LOST, &["", "", &Lab::uid(1), "eth0"]), Some(1.0));
+    assert_eq!(samples.value(&LOST_TOTAL, &["host"]), Some(lost_before + 4.0), "bond and VLAN too");
+    for (device, kind) in &well {
+        assert_eq!(up(&samples, device, kind), Some(0.0), "{device} {kind} is gone");
+    }
+
+    // All is made again, under the same names; the pod is not.
+    common::shell(&format!("ip link add {} type bond mode active-backup miimon 20", layers.bond));
+    for nic in &layers.nics {
+        common::shell(&format!("ip link add {nic} type dummy"));
+        layers.plug(nic);
+    }
+    layers.tag();
+    let samples = as_ip_says(&lab, &collector, &layers.vlan_parents(), 1.0);
+    assert_eq!(numbers(&samples), [2.0, 1.0, 1.0], "the pod has none until it is made again");
+    attach(&on_vlan, &layers.vlan, "macvlan mode bridge");
+    let samples = as_ip_says(&lab, &collector, &well, 1.0);
+    assert_eq!(numbers(&samples), [2.0, 0.0, 1.0]);
+
+    // The other NIC goes, and its ipvlan with it.
+    common::shell(&format!("ip link del {}", layers.other));
+    assert_eq!(second.interfaces(), ["lo"]);
+    let samples = lab.well(&collector);
+    assert_eq!(numbers(&samples), [2.0, 1.0, 2.0]);
+    assert_eq!(parent_of_ipvlan(&samples), Some(0.0));
+    drop(devices);
+}
