@@ -1,7 +1,7 @@
 //! The modes `cgroup_leak` and `kmem` on the running kernel: cgroups made here, counted by an independent witness
 //! (`find`, `/proc/cgroups`, `cgroup.stat`), on v1 and on the cgroup2 mount. Needs root, and v1 memory and cgroup2
-//! mounts as on the CI machines or v2 alone; says loudly what it skips elsewhere. Everything it makes is removed again, also after
-//! a failure.
+//! mounts as on the CI machines or v2 alone; says loudly what it skips elsewhere. Everything it makes is removed again,
+//! also after a failure.
 #![allow(clippy::disallowed_methods, reason = "tests make the files that the library may only read through `host`")]
 
 use std::fs::{self, File};
@@ -456,8 +456,8 @@ fn a_directory_that_we_may_not_read() {
     }
 }
 
-/// These kernels account everything: usage grows with what a container makes the kernel allocate, and the root's is the sum of
-/// all.
+/// These kernels account everything: usage grows with what a container makes the kernel allocate, and the root's is the
+/// sum of all.
 #[test]
 fn kernel_memory_of_this_kernel() {
     let Some(lab) = Lab::open() else { return };

@@ -9,6 +9,7 @@ mod cgroup;
 mod configz;
 mod drill;
 mod eviction;
+mod machine;
 mod memory_volume;
 mod open_files;
 mod pod_interface;

@@ -2,8 +2,8 @@
 //! the kernel kills, again and again, as a container that is restarted into its full volume. The witnesses are
 //! `stat -f`, the kernel's counts read by the test itself, and how the writer ended.
 //!
-//! Needs root and a cgroup hierarchy with the memory controller, v1 or v2, without a kubelet's cgroups; says loudly what
-//! it skips elsewhere. Everything made here is removed again, also after a failure.
+//! Needs root and a cgroup hierarchy with the memory controller, v1 or v2, without a kubelet's cgroups; says loudly
+//! what it skips elsewhere. Everything made here is removed again, also after a failure.
 #![allow(clippy::disallowed_methods, reason = "a test makes its machine of files")]
 
 use std::fs::{self, File};

@@ -1,7 +1,7 @@
 //! The mode `pod_interface` on the running kernel: cgroups shaped like pods, processes in network namespaces, macvlans
 //! on a parent that is deleted and made again; witnesses are `ip -n`, `nsenter` and `/proc/PID/ns/net`. Needs root,
-//! iproute2, and v1 memory and cgroup2 mounts as on the CI machines, or v2 alone. The cgroups are the kernel's, in a tree of each
-//! test's own, so tests do not see each other's pods.
+//! iproute2, and v1 memory and cgroup2 mounts as on the CI machines, or v2 alone. The cgroups are the kernel's, in a
+//! tree of each test's own, so tests do not see each other's pods.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 use std::fs;

@@ -35,8 +35,8 @@ fn tests_pass_on(suite: &str) {
     let strict = if std::env::var_os("HEADROOM_TESTS_STRICT").is_some() { "HEADROOM_TESTS_STRICT=1 " } else { "" };
     let exe = std::env::current_exe().unwrap();
     let filter = std::env::var("HEADROOM_TEST_FILTER").unwrap_or_default();
-    // What asks nothing of the kernel: TLS to a kubelet, which must answer within two seconds, and Docker. What a scrape
-    // costs is no question to emulated processors.
+    // What asks nothing of the kernel: TLS to a kubelet, which must answer within two seconds, and Docker. What a
+    // scrape costs is no question to emulated processors.
     let skipped = "--skip vm:: --skip configz:: --skip docker --skip a_full_node_is_cheap";
     let command = format!("{strict}{INSIDE}=1 {} {skipped} --test-threads=2 {filter}", exe.display());
     let outcome = vm.run(&command, Duration::from_secs(1200));

@@ -41,7 +41,8 @@ configure() { # the root file system
         serial-getty@ttyS0.service systemd-timesyncd.service systemd-logind.service systemd-user-sessions.service \
         systemd-binfmt.service systemd-pstore.service systemd-journal-flush.service ldconfig.service \
         systemd-update-utmp.service systemd-random-seed.service systemd-hwdb-update.service \
-        proc-sys-fs-binfmt_misc.automount sys-kernel-debug.mount sys-kernel-tracing.mount sys-fs-fuse-connections.mount; do
+        proc-sys-fs-binfmt_misc.automount sys-kernel-debug.mount sys-kernel-tracing.mount \
+        sys-fs-fuse-connections.mount; do
         ln -sf /dev/null "$1/etc/systemd/system/$unit"
     done
     # A shell that reads from the test and answers it: no terminal between, bytes are bytes.
@@ -53,7 +54,7 @@ Description=Commands of a test on the host
 Environment=HOME=/root
 WorkingDirectory=/root
 LimitNOFILE=1024:524288
-ExecStart=/bin/bash -c 'until [ -e /dev/virtio-ports/headroom ]; do sleep 0.1; done; exec /bin/bash <>/dev/virtio-ports/headroom >&0 2>&0'
+ExecStart=/bin/bash -c 'P=/dev/virtio-ports/headroom; until [ -e $P ]; do sleep 0.1; done; exec /bin/bash <>$P >&0 2>&0'
 UNIT
     mkdir -p "$1/etc/systemd/system/multi-user.target.wants"
     ln -sf ../headroom-test.service "$1/etc/systemd/system/multi-user.target.wants/headroom-test.service"
@@ -65,7 +66,9 @@ make() {
     local options=(--aptopt='Acquire::Check-Valid-Until "false"')
     if [ "$(cat "$image/version" 2>/dev/null)" = "$version" ]; then return; fi
     if [ "$(id -u)" != 0 ]; then skip "not root"; return; fi
-    if ! command -v mmdebstrap mke2fs >/dev/null; then skip "no mmdebstrap or mke2fs"; return; fi
+    for program in mmdebstrap mke2fs; do
+        command -v "$program" >/dev/null || { skip "no $program"; return; }
+    done
     list=$(sources)
     if [ -z "$list" ]; then skip "this machine's apt has no Debian sources"; return; fi
     echo "making a machine of Debian $suite"
@@ -73,7 +76,7 @@ make() {
     mkdir -p "$image/root"
     root=$image/root
     mount -t tmpfs -o mode=755 tmpfs "$root"
-    while read -r option; do options+=(--aptopt="$option"); done < <(apt-config dump | grep -E '^Acquire::https?::Proxy')
+    while read -r option; do options+=(--aptopt="$option"); done < <(apt-config dump | grep -E '^Acquire::https?::Prox')
     for kind in doc man locale info; do options+=(--dpkgopt="path-exclude=/usr/share/$kind/*"); done
     mmdebstrap --quiet --mode=root --variant=minbase --include="${packages[*]}" "${options[@]}" \
         --dpkgopt=force-unsafe-io "$suite" "$root" - <<<"$list" ||

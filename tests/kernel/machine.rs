@@ -1,0 +1,45 @@
+//! The exporter as it is, on this machine as it is, with no kubelet and no container runtime in sight: no collector
+//! fails, and what it says of the whole machine is what `find`, `cgroup.stat` and `uname` say. Needs root.
+#![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
+
+use crate::common::hierarchies::{PURE_V2, v2};
+use crate::common::{self, Exporter, shell};
+
+#[test]
+fn a_machine_that_is_no_node() {
+    alone!();
+    if !common::is_root() {
+        skip!("not root: much of the machine is not to be seen");
+    }
+    let _lock = common::machine_lock();
+    let exporter = Exporter::start(&["--no-runtime"]);
+    let page = exporter.scrape();
+    let modes = headroom::modes::MODES.iter().map(|mode| mode.id);
+    let failed: Vec<&str> = modes.filter(|mode| page.outcome(mode) == "failed").collect();
+    assert_eq!(failed, [""; 0], "{page:#?}");
+
+    let release = shell("uname -r");
+    let mode = if *PURE_V2 { "v2" } else { "hybrid" };
+    let info = format!("headroom_kernel_info{{release=\"{}\",cgroup_mode=\"{mode}\",kmem=\"on\"}}", release.trim());
+    assert_eq!(page.value(&info), 1.0);
+
+    let witness = || {
+        let script = format!(
+            "find {0} -type d | wc -l; awk '$1 == \"nr_dying_descendants\" {{ print $2 }}' {0}/cgroup.stat",
+            v2()
+        );
+        let numbers: Vec<f64> = shell(&script).lines().map(|line| line.trim().parse().unwrap()).collect();
+        (numbers[0], numbers[1])
+    };
+    common::eventually("cgroups hold still for one scrape", || {
+        let before = witness();
+        let page = exporter.scrape();
+        if witness() != before {
+            return false;
+        }
+        let of = |what: &str| page.value(&format!("headroom_{what}{{subsystem=\"unified\"}}"));
+        assert_eq!((of("cgroup_directories"), of("cgroups_dying")), before);
+        assert_eq!(of("cgroups"), before.0 + before.1);
+        true
+    });
+}
