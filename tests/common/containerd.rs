@@ -184,7 +184,7 @@ state = "{dir}/state"
         let mut command = Command::new("containerd");
         command.arg("--config").arg(self.dir().join("config.toml")).stdout(Stdio::null()).stderr(log);
         *self.daemon.lock().unwrap() = Some(command.spawn().map_err(|error| format!("containerd: {error}"))?);
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + super::patience(20);
         loop {
             match Cri::connect(&self.socket())
                 .and_then(|mut cri| cri.call::<_, Version>("RuntimeService/Version", Nothing {}))
@@ -225,7 +225,7 @@ state = "{dir}/state"
 
     /// containerd's CRI plugin learns of an imported image by an event.
     fn eventually_has_image(&self) -> Result<(), String> {
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + super::patience(10);
         loop {
             let status: ImageStatus = self.call(
                 "ImageService/ImageStatus",
@@ -504,9 +504,7 @@ impl Cri {
             answer.map(tonic::Response::into_inner).map_err(|status| format!("{status:?}"))
         };
         self.runtime.block_on(async {
-            tokio::time::timeout(Duration::from_secs(30), call)
-                .await
-                .unwrap_or_else(|_| Err(format!("{path}: timeout")))
+            tokio::time::timeout(super::patience(30), call).await.unwrap_or_else(|_| Err(format!("{path}: timeout")))
         })
     }
 }

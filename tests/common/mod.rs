@@ -94,9 +94,14 @@ pub fn machine_lock() -> std::fs::File {
     lock
 }
 
-/// Looks until it is so, for at most ten seconds; in a machine whose processors are emulated, for a minute.
+/// How long to wait here for what takes seconds elsewhere: where processors are emulated all takes longer.
+pub fn patience(seconds: u64) -> Duration {
+    Duration::from_secs(if vm::inside() { 6 * seconds } else { seconds })
+}
+
+/// Looks until it is so, for at most ten seconds, or as long as that takes here.
 pub fn eventually(what: &str, mut so: impl FnMut() -> bool) {
-    let patience = Duration::from_secs(if vm::inside() { 60 } else { 10 });
+    let patience = patience(10);
     let until = Instant::now() + patience;
     while !so() {
         assert!(Instant::now() < until, "not so after {patience:?}: {what}");

@@ -59,7 +59,7 @@ impl Layers {
 
     fn tag(&self) {
         common::shell(&format!(
-            "ip link add link {0} name {1} type vlan id 3; ip link set {1} up; ip link set {0} up",
+            "ip link set {0} up; ip link add link {0} name {1} type vlan id 3; ip link set {1} up",
             self.bond, self.vlan
         ));
     }
