@@ -12,7 +12,8 @@ fn a_machine_that_is_no_node() {
         skip!("not root: much of the machine is not to be seen");
     }
     let _lock = common::machine_lock();
-    let exporter = Exporter::start(&["--no-runtime"]);
+    // Emulated processors take longer for a debug build than a scrape has.
+    let exporter = Exporter::start(&["--no-runtime", "--web.scrape-timeout=25s"]);
     let page = exporter.scrape();
     let modes = headroom::modes::MODES.iter().map(|mode| mode.id);
     let failed: Vec<&str> = modes.filter(|mode| page.outcome(mode) == "failed").collect();
