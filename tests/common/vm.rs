@@ -159,7 +159,8 @@ fn qemu(image: &Path, directory: &Path, words: &str) -> Command {
         command.args(["-accel", "kvm", "-cpu", "host"]);
     } else {
         // What has AVX to emulate takes a third longer to come up, and qemu 7.2 fails mounts with EBUSY now and then.
-        command.args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "Nehalem"]);
+        // Without RDRAND dbus waits for randomness for two minutes.
+        command.args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "Nehalem,+rdrand"]);
     }
     command.args(["-smp", "2", "-m", "3072", "-nodefaults", "-no-reboot", "-display", "none"]);
     command.args(["-chardev", "socket,id=port,path=port,server=on,wait=off", "-device", "virtio-serial-pci"]);

@@ -40,7 +40,8 @@ configure() { # the root file system
         e2scrub_all.timer e2scrub_reap.service fstrim.timer xfs_scrub_all.timer getty@tty1.service \
         serial-getty@ttyS0.service systemd-timesyncd.service systemd-logind.service systemd-user-sessions.service \
         systemd-binfmt.service systemd-pstore.service systemd-journal-flush.service ldconfig.service \
-        systemd-update-utmp.service systemd-random-seed.service systemd-hwdb-update.service \
+        systemd-update-utmp.service systemd-random-seed.service systemd-hwdb-update.service systemd-update-done.service \
+        systemd-journal-catalog-update.service xfs_healer_start.service \
         proc-sys-fs-binfmt_misc.automount sys-kernel-debug.mount sys-kernel-tracing.mount \
         sys-fs-fuse-connections.mount; do
         ln -sf /dev/null "$1/etc/systemd/system/$unit"
