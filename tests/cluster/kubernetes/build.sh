@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Puts real Kubernetes into target/tools/kubernetes-<version>, for the tests of tests/cluster: one folder beside this
+# script is one version, a Go module that pins every source by its sum and names as its tools the commands that the
+# tests start. Go 1.25 or later fetches and builds them, once: about five minutes of two cores for the newest version,
+# and four for the oldest. `build.sh v1.37.2` builds that version only. What is missing says SKIP; the tests that need
+# it then say it too.
+set -euo pipefail
+modules=$(cd "$(dirname "$0")" && pwd)
+cd "$modules/../../.."
+tools=$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools
+
+skip() { echo "SKIP: $1, so Kubernetes $2 cannot be put into target/tools" >&2; }
+
+build() { # version
+    local version=$1 target=$tools/kubernetes-$1 stamp minor variables= variable
+    # What is built depends on the module and on how this script builds it.
+    stamp=$(cat "$modules/$version"/go.* "$modules/build.sh" | sha256sum | cut -d' ' -f1)
+    if [ "$(cat "$target/stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
+    if ! go version 2>/dev/null | grep -qE ' go1\.(2[5-9]|[3-9][0-9])'; then
+        skip "no Go 1.25 or later" "$version"
+        return
+    fi
+    echo "building Kubernetes $version"
+    rm -rf "$target"
+    mkdir -p "$target"
+    # As its releases are, each command is linked with the version that it is: nodes and clients say it to each other.
+    minor=${version#v1.}
+    for variable in "gitVersion=$version" gitMajor=1 "gitMinor=${minor%%.*}" gitTreeState=clean; do
+        variables+=" -X k8s.io/component-base/version.$variable -X k8s.io/client-go/pkg/version.$variable"
+    done
+    (cd "$modules/$version" && CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w$variables" -o "$target/" tool) ||
+        { skip "go build failed" "$version"; return; }
+    echo "$stamp" >"$target/stamp"
+}
+
+for version in "${@:-}"; do
+    if [ -n "$version" ]; then build "$version"; continue; fi
+    for module in "$modules"/v*/go.mod; do build "$(basename "$(dirname "$module")")"; done
+done
