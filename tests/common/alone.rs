@@ -57,8 +57,19 @@ pub fn ran_elsewhere(here: &str) -> bool {
 
 /// A shell command in namespaces of its own. The shell is their first process and buries whoever is left by its parent.
 fn in_namespaces(script: &str) -> Command {
-    let mut command = Command::new("unshare");
-    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--net", "--mount"]);
+    // With --kill-child they end with unshare; and unshare ends with us, also when we are killed.
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "--net",
+        "--mount",
+    ]);
     command.args(["sh", "-c", &format!("{NAMESPACES}; {script}; exit $?"), "sh"]);
     command
 }

@@ -1,0 +1,76 @@
+//! Every figure of the page beside somebody else who knows it, at the same moment: the kubelet, the apiserver,
+//! containerd, and Linux' own tools.
+
+mod eviction;
+mod machine;
+mod pods;
+
+use serde_json::json;
+
+use crate::bed::{BUSYBOX, Cluster, Line};
+use crate::checks::{Checks, same};
+use crate::page::Page;
+
+#[test]
+fn the_newest_line() {
+    alone!();
+    match Cluster::start(Line::Newest) {
+        Ok(cluster) => truth(&cluster),
+        Err(why) => skip!("{why}"),
+    }
+}
+
+#[test]
+fn the_oldest_line() {
+    alone!();
+    match Cluster::start(Line::Oldest) {
+        Ok(cluster) => truth(&cluster),
+        Err(why) => skip!("{why}"),
+    }
+}
+
+fn truth(cluster: &Cluster) {
+    let mut checks = Checks::new();
+    let exporter =
+        cluster.exporter(&["--collector.node_status.node-interval=1s", "--collector.node_status.lease-interval=1s"]);
+    std::fs::write(cluster.dir().join("static/still.json"), pod("still", json!({}), json!({})).to_string()).unwrap();
+    cluster.apply(&objects().to_string());
+    cluster.wait_for_pods(5, 90);
+
+    checks.soon("every collector is ok", 30, || Page::of(&exporter).every_collector_is_ok());
+    checks.check("nothing is dropped by a cap", same(Page::of(&exporter).sum("headroom_series_dropped", &[]), 0.0));
+    checks.check(
+        "this is a control plane",
+        Page::of(&exporter).one("headroom_control_plane", &[]).and_then(|value| same(value, 1.0)),
+    );
+    eviction::check(cluster, &exporter, &mut checks);
+    pods::check(cluster, &exporter, &mut checks);
+    machine::check(cluster, &exporter, &mut checks);
+    checks.end("truth");
+}
+
+/// A pod with one container that sleeps, unless these parts of its container or of its spec say otherwise.
+fn pod(name: &str, container: serde_json::Value, spec: serde_json::Value) -> serde_json::Value {
+    let mut own =
+        json!({"name": "main", "image": BUSYBOX, "imagePullPolicy": "Never", "command": ["sleep", "1000000"]});
+    own.as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
+    let mut whole = json!({"terminationGracePeriodSeconds": 1, "containers": [own]});
+    whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": whole})
+}
+
+/// Pods of every kind that the page tells apart.
+fn objects() -> serde_json::Value {
+    let limits = |memory: &str| json!({"limits": {"cpu": "500m", "memory": memory}, "requests": {"cpu": "10m", "memory": memory}});
+    let cache = json!([{"name": "cache", "emptyDir": {"medium": "Memory"}}]);
+    let mounts = json!([{"name": "cache", "mountPath": "/cache"}]);
+    let fill = "/bin/busybox head -c 8388608 /dev/zero >/cache/fill; exec sleep 1000000";
+    // One process too many, once: the whole container dies of it on cgroup v2, and is started again.
+    let burst = "[ -e /cache/done ] || { : >/cache/done; /bin/busybox tail /dev/zero; }; exec sleep 1000000";
+    json!({"apiVersion": "v1", "kind": "List", "items": [
+        pod("plain", json!({}), json!({})),
+        pod("host", json!({"resources": {"requests": {"cpu": "10m", "memory": "16Mi"}}}), json!({"hostNetwork": true})),
+        pod("cache", json!({"command": ["sh", "-c", fill], "resources": limits("64Mi"), "volumeMounts": mounts}), json!({"volumes": cache})),
+        pod("burst", json!({"command": ["sh", "-c", burst], "resources": limits("32Mi"), "volumeMounts": mounts}), json!({"volumes": cache})),
+    ]})
+}
