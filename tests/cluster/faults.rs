@@ -91,7 +91,6 @@ impl Known {
             let series = page.series.iter().filter(|series| names.contains(&series.name.as_str()));
             series.map(|series| format!("{} {:?}", series.name, series.labels)).collect()
         };
-        // What the limit of all pods leaves is no configuration; how much the kubelet's own share is moves with nothing.
         let thresholds = page.series.iter().filter(|series| series.name.starts_with("headroom_eviction_threshold_"));
         Known {
             thresholds: thresholds

@@ -1,5 +1,5 @@
-//! The exporter on a real Kubernetes node: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, containerd and
-//! a kubelet, all of them real, in namespaces of the test's own.
+//! The exporter on a real Kubernetes node: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, containerd
+//! and a kubelet, all of them real, in namespaces of the test's own.
 //!
 //! Debian's `etcd-server`, `containerd`, `runc`, `containernetworking-plugins`, `busybox-static`, `iptables` and
 //! `iproute2`, and Kubernetes as `tests/cluster/kubernetes/build.sh` makes it; root. Each test brings its cluster up

@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{ADDRESS, RUNTIME, configuration};
 use crate::common::{self, containerd};
 
-/// Where the kubelet, containerd and CNI write, whatever they are told: each is an empty tmpfs for as long as the cluster
-/// is up.
+/// Where the kubelet, containerd and CNI write, whatever they are told: each is an empty tmpfs for as long as the
+/// cluster is up.
 const OWN: [&str; 4] = ["/run/containerd", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers"];
 
 /// What the kubelet sets for the whole machine.

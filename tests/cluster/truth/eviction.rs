@@ -68,7 +68,7 @@ fn moving(cluster: &Cluster, exporter: &Exporter, checks: &mut Checks) {
             break;
         }
     }
-    // memory, allocatable memory, and bytes and inodes of two file systems with their capacities, process ids with theirs.
+    // memory, allocatable memory, bytes and inodes of two file systems with their capacities, process ids with theirs.
     checks.check("the kubelet's figures are there", same(wanted.len(), 13));
     for (series, signal) in wanted {
         let outcome = missed.remove(&(series, signal)).map_or(Ok(()), Err);

@@ -1,5 +1,5 @@
-//! Pods, containers, volumes, names and OOM kills, beside kubectl, containerd's `ctr`, `find`, `df` and the cgroups' own
-//! files.
+//! Pods, containers, volumes, names and OOM kills, beside kubectl, containerd's `ctr`, `find`, `df` and the cgroups'
+//! own files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
