@@ -158,6 +158,19 @@ fn thresholds(cluster: &Cluster, exporter: &Exporter) -> Result<(), String> {
             }
         }
     }
+    // The writable layers' file system has no thresholds of its own: those of the images' where it is another than the
+    // kubelet's, else the kubelet's.
+    let device = |path| std::fs::metadata(path).map(|of| std::os::unix::fs::MetadataExt::dev(&of)).unwrap();
+    let apart = device(cluster.kubelet_root()) != device(cluster.dir().join("containerd"));
+    let model = if apart { "imagefs." } else { "nodefs." };
+    let shared: Vec<_> = expected
+        .iter()
+        .filter_map(|(unit, signal, kind, value)| {
+            let rest = signal.strip_prefix(model)?;
+            Some((unit.clone(), format!("containerfs.{rest}"), kind.clone(), *value))
+        })
+        .collect();
+    expected.extend(shared);
     let units = ["bytes", "inodes", "pids"];
     let ours = units.into_iter().flat_map(|unit| {
         let name = format!("headroom_eviction_threshold_{unit}");
