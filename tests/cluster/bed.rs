@@ -2,7 +2,7 @@
 //!
 //! ```ignore
 //! alone!();
-//! let cluster = match Cluster::start(Line::Newest) {
+//! let cluster = match Cluster::start() {
 //!     Ok(cluster) => cluster,
 //!     Err(why) => skip!("{why}"),
 //! };
@@ -22,6 +22,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub(crate) use configuration::Kubelet;
 use daemon::Daemon;
 use ground::Ground;
 pub(crate) use ground::hierarchies;
@@ -38,13 +39,6 @@ pub(crate) const APISERVER: &str = "10.250.0.1:6443";
 pub(crate) const RUNTIME: &str = "/run/containerd/containerd.sock";
 const SERVICES: &str = "10.96.0.0/16";
 const KUBERNETES_SERVICE: &str = "10.96.0.1";
-
-/// Which of the versions beside `kubernetes/build.sh`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Line {
-    Newest,
-    Oldest,
-}
 
 pub(crate) struct Cluster {
     daemons: BTreeMap<&'static str, Daemon>,
@@ -63,14 +57,14 @@ impl Cluster {
     ///
     /// # Panics
     /// If all of it is there and the node does not become Ready.
-    pub(crate) fn start(line: Line) -> Result<Self, String> {
-        let kubernetes = lacking(line)?;
+    pub(crate) fn start() -> Result<Self, String> {
+        let kubernetes = lacking()?;
         let lock = common::machine_lock();
         let begun = Instant::now();
         let folder = tempfile::Builder::new().prefix("headroom-cluster-").tempdir().unwrap();
         let ground = Ground::prepare(folder.path())?;
         pki::issue(folder.path());
-        configuration::write(folder.path(), ground.systemd);
+        configuration::write(folder.path(), ground.systemd, Kubelet::Signed);
         let mut cluster = Cluster { daemons: BTreeMap::new(), ground, folder, kubernetes, _lock: lock };
         for name in ["etcd", "containerd", "kube-apiserver"] {
             cluster.launch(name);
@@ -135,6 +129,14 @@ impl Cluster {
         drop(self.daemons.remove(name).expect("it was killed"));
     }
 
+    /// Starts the kubelet anew, with its API served in another way.
+    pub(crate) fn serve_kubelet(&mut self, kubelet: Kubelet) {
+        configuration::write_kubelet(self.dir(), self.ground.systemd, kubelet);
+        self.stop("kubelet");
+        self.launch("kubelet");
+        self.wait_until_ready(90);
+    }
+
     pub(crate) fn wait_until_ready(&self, seconds: u64) {
         let condition = "-o=jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
         self.eventually("the node is Ready", seconds, || match self.kubectl(&["get", "node", NODE, condition])? {
@@ -196,7 +198,7 @@ pub(crate) fn exporter_binary() -> PathBuf {
 }
 
 /// The folder of Kubernetes' commands, or what is missing.
-fn lacking(line: Line) -> Result<PathBuf, String> {
+fn lacking() -> Result<PathBuf, String> {
     if !common::is_root() {
         return Err("a cluster needs root".to_owned());
     }
@@ -209,7 +211,7 @@ fn lacking(line: Line) -> Result<PathBuf, String> {
     }
     let folder = match std::env::var_os("HEADROOM_TEST_KUBERNETES") {
         Some(folder) => PathBuf::from(folder),
-        None => built(line).ok_or("no Kubernetes in target/tools (tests/cluster/kubernetes/build.sh)")?,
+        None => built().ok_or("no Kubernetes in target/tools (tests/cluster/kubernetes/build.sh)")?,
     };
     let commands = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet"];
     match commands.into_iter().find(|command| !folder.join(command).exists()) {
@@ -218,8 +220,8 @@ fn lacking(line: Line) -> Result<PathBuf, String> {
     }
 }
 
-/// What `kubernetes/build.sh` has made of the newest or of the oldest version.
-fn built(line: Line) -> Option<PathBuf> {
+/// The newest that `kubernetes/build.sh` has made.
+fn built() -> Option<PathBuf> {
     let target = Path::new(env!("CARGO_BIN_EXE_headroom-exporter")).parent()?.parent()?;
     let folders = fs::read_dir(target.join("tools")).ok()?.flatten().map(|entry| entry.path());
     let versions = folders.filter_map(|path| {
@@ -227,14 +229,5 @@ fn built(line: Line) -> Option<PathBuf> {
         let parts: Vec<u32> = version.split('.').filter_map(|part| part.parse().ok()).collect();
         path.join("stamp").exists().then_some((parts, path))
     });
-    let folder = match line {
-        Line::Newest => versions.max(),
-        // One that is alone is the newest.
-        Line::Oldest => {
-            let mut versions: Vec<_> = versions.collect();
-            versions.sort();
-            (versions.len() > 1).then(|| versions.swap_remove(0))
-        }
-    };
-    folder.map(|(_, path)| path)
+    versions.max().map(|(_, path)| path)
 }

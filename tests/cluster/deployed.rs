@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::bed::{self, ADDRESS, Cluster, EXPORTER, Line};
+use crate::bed::{self, ADDRESS, Cluster, EXPORTER, Kubelet};
 use crate::checks::{Checks, same, say};
 use crate::common;
 use crate::page::Page;
@@ -20,13 +20,13 @@ const BINARY: &str = "/bin/headroom-exporter";
 fn by_kustomize_and_by_helm() {
     alone!();
     let Some(helm) = helm() else { skip!("no helm (tests/deploy/tools.sh)") };
-    let cluster = match Cluster::start(Line::Newest) {
+    let mut cluster = match Cluster::start() {
         Ok(cluster) => cluster,
         Err(why) => skip!("{why}"),
     };
     bed::import_exporter(cluster.dir());
     let mut checks = Checks::new();
-    by_kustomize(&cluster, &mut checks);
+    by_kustomize(&mut cluster, &mut checks);
     by_helm(&cluster, &helm, &mut checks);
     refused_by_pod_security(&cluster, &helm, &mut checks);
     checks.end("deployed");
@@ -44,7 +44,7 @@ fn helm() -> Option<PathBuf> {
     if made.exists() { Some(made) } else { common::has("helm").then(|| "helm".into()) }
 }
 
-fn by_kustomize(cluster: &Cluster, checks: &mut Checks) {
+fn by_kustomize(cluster: &mut Cluster, checks: &mut Checks) {
     let begun = Instant::now();
     let overlay = cluster.dir().join("overlay");
     std::fs::create_dir(&overlay).unwrap();
@@ -73,6 +73,12 @@ fn by_kustomize(cluster: &Cluster, checks: &mut Checks) {
     });
     let doctor = doctor(cluster);
     checks.check("kubectl exec … doctor can tell all", doctor);
+    for kubelet in [Kubelet::OnNodeAddress, Kubelet::SelfSigned, Kubelet::Signed] {
+        cluster.serve_kubelet(kubelet);
+        checks.soon(&format!("every collector is ok with a kubelet that serves {kubelet:?}"), 45, || {
+            page().every_collector_is_ok()
+        });
+    }
     let deleted = cluster.kubectl(&["delete", "-k", folder, "--wait=true", "--timeout=60s"]);
     checks.check("kubectl delete -k", deleted.map(drop));
     checks.soon("kustomize: nothing is left", 60, || nothing_left(cluster));

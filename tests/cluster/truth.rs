@@ -7,23 +7,14 @@ mod pods;
 
 use serde_json::json;
 
-use crate::bed::{BUSYBOX, Cluster, Line};
+use crate::bed::{BUSYBOX, Cluster};
 use crate::checks::{Checks, same};
 use crate::page::Page;
 
 #[test]
-fn the_newest_line() {
+fn every_figure_is_its_witness_s() {
     alone!();
-    match Cluster::start(Line::Newest) {
-        Ok(cluster) => truth(&cluster),
-        Err(why) => skip!("{why}"),
-    }
-}
-
-#[test]
-fn the_oldest_line() {
-    alone!();
-    match Cluster::start(Line::Oldest) {
+    match Cluster::start() {
         Ok(cluster) => truth(&cluster),
         Err(why) => skip!("{why}"),
     }

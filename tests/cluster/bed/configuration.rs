@@ -78,11 +78,11 @@ pub(crate) fn arguments(name: &str, dir: &Path) -> Vec<String> {
 }
 
 /// The files that they name.
-pub(crate) fn write(dir: &Path, systemd: bool) {
+pub(crate) fn write(dir: &Path, systemd: bool, kubelet: Kubelet) {
     for folder in ["log", "static", "kubelet", "kubelet.conf.d", "cni", "kubectl"] {
         fs::create_dir(dir.join(folder)).unwrap();
     }
-    fs::write(dir.join("kubelet.yaml"), kubelet(dir, systemd)).unwrap();
+    write_kubelet(dir, systemd, kubelet);
     fs::write(dir.join("kubelet.conf.d/10-eviction.conf"), DROP_IN).unwrap();
     fs::write(dir.join("containerd.toml"), containerd(dir, systemd)).unwrap();
     fs::write(dir.join("cni/10-bridge.conflist"), network(dir)).unwrap();
@@ -96,8 +96,31 @@ evictionHard:
   pid.available: \"3%\"
 ";
 
+/// How the API of a kubelet is served: each is ordinary.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kubelet {
+    /// On every address, with a certificate of the cluster's authority for the node's name and address.
+    Signed,
+    /// On the node's address only, with such a certificate.
+    OnNodeAddress,
+    /// On every address, with the certificate that it makes and signs itself, as kubeadm leaves it.
+    SelfSigned,
+}
+
+pub(crate) fn write_kubelet(dir: &Path, systemd: bool, serves: Kubelet) {
+    let pki = dir.join("pki").display().to_string();
+    let certificate = format!("tlsCertFile: {pki}/kubelet-serving.crt\ntlsPrivateKeyFile: {pki}/kubelet-serving.key\n");
+    let serving = match serves {
+        Kubelet::Signed => certificate,
+        Kubelet::OnNodeAddress => format!("address: {ADDRESS}\n{certificate}"),
+        Kubelet::SelfSigned => String::new(),
+    };
+    fs::write(dir.join("kubelet.yaml"), kubelet(dir, systemd) + &serving).unwrap();
+}
+
 /// Thresholds of the file systems, and the image collector's, are below what a busy machine of CI has free: this
-/// kubelet shall evict and delete nothing by itself.
+/// kubelet shall evict and delete nothing by itself. It asks the apiserver about each token anew, as any kubelet does
+/// after two minutes at the latest.
 fn kubelet(dir: &Path, systemd: bool) -> String {
     let state = dir.display();
     let driver = if systemd { "systemd" } else { "cgroupfs" };
@@ -111,14 +134,11 @@ containerRuntimeEndpoint: unix://{RUNTIME}
 staticPodPath: {state}/static
 podLogsDir: {state}/pod-logs
 volumePluginDir: {state}/plugins
-address: {ADDRESS}
 authentication:
   anonymous: {{enabled: false}}
-  webhook: {{enabled: true}}
+  webhook: {{enabled: true, cacheTTL: 1s}}
   x509: {{clientCAFile: {state}/pki/ca.crt}}
-authorization: {{mode: Webhook}}
-tlsCertFile: {state}/pki/kubelet-serving.crt
-tlsPrivateKeyFile: {state}/pki/kubelet-serving.key
+authorization: {{mode: Webhook, webhook: {{cacheAuthorizedTTL: 1s, cacheUnauthorizedTTL: 1s}}}}
 clusterDNS: [10.96.0.10]
 clusterDomain: cluster.local
 healthzBindAddress: 127.0.0.1

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Puts real Kubernetes into target/tools/kubernetes-<version>, for the tests of tests/cluster: one folder beside this
-# script is one version, a Go module that pins every source by its sum and names as its tools the commands that the
-# tests start. Go 1.25 or later fetches and builds them, once: about five minutes of two cores for the newest version,
-# and four for the oldest. `build.sh v1.37.2` builds that version only. What is missing says SKIP; the tests that need
-# it then say it too.
+# Puts real Kubernetes into target/tools/kubernetes-<version>, for the tests of tests/cluster. A folder beside this script
+# is one version: a Go module that pins every source by its sum and names as its tools the commands that the tests start.
+# Go 1.25 or later fetches and builds them, once, the newest version only; `build.sh v1.32.13` builds that one, and
+# `HEADROOM_TEST_KUBERNETES=target/tools/kubernetes-v1.32.13 tests/run --cluster` passes the tests on it. What is missing
+# says SKIP; the tests that need it then say it too.
 set -euo pipefail
 modules=$(cd "$(dirname "$0")" && pwd)
 cd "$modules/../../.."
@@ -35,7 +35,5 @@ build() { # version
     echo "$stamp" >"$target/stamp"
 }
 
-for version in "${@:-}"; do
-    if [ -n "$version" ]; then build "$version"; continue; fi
-    for module in "$modules"/v*/go.mod; do build "$(basename "$(dirname "$module")")"; done
-done
+if [ $# = 0 ]; then set -- "$(cd "$modules" && printf '%s\n' v*/ | tr -d / | sort -V | tail -n 1)"; fi
+for version; do build "$version"; done
