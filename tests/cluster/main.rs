@@ -14,6 +14,8 @@
 //! - `HEADROOM_TEST_ALONE=<test>`: run this test right here, in no namespaces: the machine is its own. With
 //!   `--exact <test>`.
 
+#![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
+
 #[macro_use]
 #[path = "../common/mod.rs"]
 mod common;

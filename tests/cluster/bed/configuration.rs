@@ -15,7 +15,7 @@ pub(crate) fn arguments(name: &str, dir: &Path) -> Vec<String> {
     let state = dir.display().to_string();
     let pki = format!("{state}/pki");
     let kubeconfig = format!("{state}/{name}.kubeconfig");
-    let arguments = match name {
+    match name {
         "etcd" => vec![
             format!("--data-dir={state}/etcd"),
             "--listen-client-urls=http://127.0.0.1:2379".to_owned(),
@@ -73,8 +73,7 @@ pub(crate) fn arguments(name: &str, dir: &Path) -> Vec<String> {
             format!("--node-ip={ADDRESS}"),
         ],
         _ => panic!("{name}: no such daemon"),
-    };
-    arguments
+    }
 }
 
 /// The files that they name.
