@@ -111,8 +111,8 @@ pub struct Configuration {
     pub cgroup_root: String,
     /// `containerRuntimeEndpoint`, if anyone named one.
     pub runtime_endpoint: Option<String>,
-    /// Where the logs of pods are; `None`: `/var/log/pods`, as before 1.29.
-    pub pod_logs_dir: Option<String>,
+    /// `podLogsDir`: where the logs of pods are. Before 1.29 nobody could choose.
+    pub pod_logs_dir: String,
 }
 
 impl KubeletInputs {
@@ -255,7 +255,9 @@ impl Configuration {
             ignore_allocatable_eviction: false,
             cgroup_root: string(map, "cgroupRoot")?.unwrap_or_default(),
             runtime_endpoint: string(map, "containerRuntimeEndpoint")?.filter(|endpoint| !endpoint.is_empty()),
-            pod_logs_dir: string(map, "podLogsDir")?.filter(|dir| dir.starts_with('/')),
+            pod_logs_dir: string(map, "podLogsDir")?
+                .filter(|dir| !dir.is_empty())
+                .unwrap_or_else(|| "/var/log/pods".to_owned()),
         })
     }
 

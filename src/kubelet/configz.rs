@@ -20,8 +20,10 @@
 //! for each request, because a mounted token is replaced about every hour.
 //!
 //! **The certificate.** A kubelet with `serverTLSBootstrap` has one from the cluster's signer, which need not be the CA
-//! of the service account; one without signs its own (`<cert-dir>/kubelet.crt`, which holds its CA too). Neither is
-//! valid for `127.0.0.1`: on a loopback address the name of the node is as good.
+//! of the service account. One without, kubeadm's default, signs its own: `<cert-dir>/kubelet.crt`, which holds its CA
+//! too, is root's file on this machine, and counts as a CA unless another is named. Neither is valid for `127.0.0.1`: on
+//! a loopback address the name of the node is as good, as the machine, the kubelet (`--hostname-override`) or we
+//! (`--node-name`) have it.
 //!
 //! **When it misleads.** Of several kubelets on a machine (Kubernetes in containers) the one at the address answers,
 //! which need not be the one whose process was found.
@@ -52,6 +54,9 @@ const RETRY: Duration = Duration::from_secs(30);
 
 /// How long a request may take, connection and TLS included.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where a kubelet keeps its certificates unless it is told otherwise (`--cert-dir`).
+const CERT_DIR: &str = "/var/lib/kubelet/pki";
 
 /// What is asked for.
 const PATH: &str = "/configz";
@@ -97,7 +102,7 @@ pub struct Settings {
     #[arg(id = "kubelet.ca-file", long = "kubelet.ca-file", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
     /// The name that the kubelet's certificate must be made out to [default: the host of the URL; for a loopback
-    /// address the machine's host name too]
+    /// address the node's names too]
     #[arg(id = "kubelet.server-name", long = "kubelet.server-name", value_name = "NAME")]
     pub server_name: Option<String>,
     /// Do not verify the kubelet's certificate: the token goes to whoever answers at that address
@@ -138,6 +143,8 @@ pub struct Running {
 #[derive(Debug, Default)]
 pub struct Configz {
     settings: Settings,
+    /// `--node-name`
+    node_name: Option<String>,
     connector: Connector,
     last: Mutex<Last>,
 }
@@ -168,7 +175,13 @@ impl Process {
 impl Configz {
     /// One that asks as it is told here.
     pub fn new(settings: Settings) -> Self {
-        Configz { settings, connector: Connector::default(), last: Mutex::default() }
+        Configz { settings, ..Configz::default() }
+    }
+
+    /// The same for a node of which we were told its name.
+    #[must_use]
+    pub fn of_node(self, node_name: Option<String>) -> Self {
+        Configz { node_name, ..self }
     }
 
     /// What the kubelet runs with. `kubelet` is its process, if it can be seen, and `flags` its command line: two
@@ -190,7 +203,7 @@ impl Configz {
             *last = Last { process, ..Last::default() };
         }
         if last.is_due(self.settings.interval) {
-            let answer = self.get(host, kubelet.is_some(), deadline);
+            let answer = self.get(host, kubelet.is_some(), flags, deadline);
             last.note(answer);
         }
         let running = last.good.as_ref().map(|(url, configuration)| running(url, configuration, flags)).transpose();
@@ -201,7 +214,13 @@ impl Configz {
     }
 
     /// `None`: nobody to ask.
-    fn get(&self, host: &Host, visible: bool, deadline: Deadline) -> Result<Option<(String, Configuration)>> {
+    fn get(
+        &self,
+        host: &Host,
+        visible: bool,
+        flags: Option<&Flags>,
+        deadline: Deadline,
+    ) -> Result<Option<(String, Configuration)>> {
         let token = self.token(host)?;
         let address = match (&self.settings.ask, &token) {
             (Ask::Never, _) | (Ask::IfToken, None) => return Ok(None),
@@ -209,7 +228,7 @@ impl Configz {
             (Ask::At(address), _) => address.clone(),
         };
         let url = format!("{address}{PATH}");
-        let target = self.target(host, address, token).map_err(|error| error.context(&url))?;
+        let target = self.target(host, address, token, flags).map_err(|error| error.context(&url))?;
         let Exchange { outcome, status, body, error, .. } = self.exchange(&target, deadline.part(PATIENCE))?;
         match (outcome, status) {
             (Outcome::Ok, _) => {
@@ -257,29 +276,38 @@ impl Configz {
         }
     }
 
-    fn target(&self, host: &Host, address: Address, token: Option<Token>) -> Result<Target> {
+    fn target(&self, host: &Host, address: Address, token: Option<Token>, flags: Option<&Flags>) -> Result<Target> {
         let mut names: Vec<String> = self.settings.server_name.iter().cloned().collect();
         if names.is_empty() {
             names.push(address.host().to_owned());
             if address.is_loopback() {
                 // Only this machine can answer there, and its node's name is what its certificate is made out to.
-                let name = host.read_some(host.proc("sys/kernel/hostname")).ok().flatten();
-                names.extend(name.map(|name| name.trim().to_ascii_lowercase()));
+                let machine = host.read_some(host.proc("sys/kernel/hostname")).ok().flatten();
+                let theirs = flags.and_then(|flags| flags.hostname_override.clone());
+                let all = [self.node_name.clone(), theirs, machine].into_iter().flatten();
+                names.extend(all.map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty()));
             }
         }
-        let material = Material { address: address.clone(), names, ca: self.ca(host)?, client: None };
+        let material = Material { address: address.clone(), names, ca: self.ca(host, flags)?, client: None };
         Ok(Target { address, token, tls: Arc::new(Tls::of(material, 0)?) })
     }
 
-    fn ca(&self, host: &Host) -> Result<Option<(String, Vec<u8>)>> {
+    fn ca(&self, host: &Host, flags: Option<&Flags>) -> Result<Option<(String, Vec<u8>)>> {
         if self.settings.insecure_skip_verify {
             return Ok(None);
         }
         let default = service_account("ca.crt");
         let path = self.settings.ca_file.as_deref().unwrap_or(&default);
-        let pem = host
+        let mut pem = host
             .read(path)
             .map_err(|error| present(error).context("CA of the kubelet's certificate (--kubelet.ca-file)"))?;
+        if self.settings.ca_file.is_none() {
+            let dir = flags.and_then(|flags| flags.cert_dir.clone()).unwrap_or_else(|| CERT_DIR.into());
+            if let Ok(own) = host.tree().read(dir.join("kubelet.crt")) {
+                pem.push('\n');
+                pem.push_str(&own);
+            }
+        }
         Ok(Some((path.display().to_string(), pem.into_bytes())))
     }
 }

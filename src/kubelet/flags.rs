@@ -23,6 +23,8 @@ pub struct Flags {
     pub kubeconfig: Option<PathBuf>,
     /// `--hostname-override`
     pub hostname_override: Option<String>,
+    /// `--cert-dir`
+    pub cert_dir: Option<PathBuf>,
     /// `--cgroup-root`
     pub cgroup_root: Option<String>,
     /// `--container-runtime-endpoint`
@@ -98,6 +100,7 @@ impl Flags {
             "root-dir" => self.root_dir = text().map(PathBuf::from),
             "kubeconfig" => self.kubeconfig = text().map(PathBuf::from),
             "hostname-override" => self.hostname_override = text(),
+            "cert-dir" => self.cert_dir = text().map(PathBuf::from),
             "cgroup-root" => self.cgroup_root = text(),
             "container-runtime-endpoint" => self.runtime_endpoint = text(),
             "eviction-hard" => pairs(&mut self.eviction_hard, value, '<')?,
@@ -119,12 +122,13 @@ impl Flags {
 }
 
 /// The flags that take a value and are of interest.
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 15] = [
     "config",
     "config-dir",
     "root-dir",
     "kubeconfig",
     "hostname-override",
+    "cert-dir",
     "cgroup-root",
     "container-runtime-endpoint",
     "eviction-hard",

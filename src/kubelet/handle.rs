@@ -105,7 +105,7 @@ pub struct Effective {
 impl Kubelet {
     /// One that is found and asked as it is told here.
     pub fn new(settings: Settings) -> Self {
-        let configz = Configz::new(settings.configz.clone());
+        let configz = Configz::new(settings.configz.clone()).of_node(settings.node_name.clone());
         let known = Arc::new(Known { settings, configz, ..Known::default() });
         Kubelet(Arc::new(Shared { known, ..Shared::default() }))
     }

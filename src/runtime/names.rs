@@ -162,9 +162,9 @@ impl Runtime {
     fn pods_with_logs(&self, host: &Host, deadline: Deadline) -> HashMap<String, Pod> {
         let told = self.shared.as_ref().and_then(|shared| shared.kubelet.as_ref()).and_then(|kubelet| {
             let look = kubelet.look(host, deadline, self.recently()).ok()?;
-            look.effective(host, deadline).configuration.as_ref()?.0.pod_logs_dir.clone()
+            Some(PathBuf::from(&look.effective(host, deadline).configuration.as_ref()?.0.pod_logs_dir))
         });
-        let dir = told.map_or_else(|| PathBuf::from(POD_LOGS), PathBuf::from);
+        let dir = told.unwrap_or_else(|| POD_LOGS.into());
         let tree = host.tree();
         let listed = host.bounded("the kubelet's directories of logs", deadline, move || tree.list(&dir));
         let pods = listed.unwrap_or_default().into_iter().filter_map(|(name, _)| of_logs(name.to_str()?));

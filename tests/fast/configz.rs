@@ -632,3 +632,23 @@ fn files_that_a_kubelet_would_not_start_with_are_told() {
     assert_eq!(page.value(&eviction::THRESHOLD_PIDS, &["pid.available", "hard"]), Some(1500.0));
     assert_eq!(drifts(&page).1, 0);
 }
+
+/// No kubelet's certificate is made out to 127.0.0.1: on the machine itself the node's name will do, whoever knows it.
+#[test]
+fn a_certificate_that_is_made_out_to_the_node() {
+    let ca = Authority::new("cluster");
+    let server = Server::start(&ca.issue(&["worker-7"]), Act::configz(&recorded()));
+    let machine = Machine::new();
+    machine.kubelet(7, &[]);
+    let settings = machine.settings(&server, &ca.pem);
+    let host = machine.host();
+    let kubelet = KubeletProcess { pid: 1234, arguments: Vec::new() };
+    let ask = |name: Option<&str>, flags: &[&str]| {
+        let configz = Configz::new(settings.clone()).of_node(name.map(str::to_owned));
+        configz.ask(&host, Some(&kubelet), Some(&Flags::parse(flags.iter().copied())), soon())
+    };
+    assert!(ask(Some("worker-7"), &[]).running.is_some(), "ours, --node-name");
+    assert!(ask(None, &["--hostname-override=Worker-7"]).running.is_some(), "the kubelet's own");
+    let answer = ask(Some("worker-8"), &[]);
+    assert!(failure(&answer).to_string().contains("not made out to"), "{}", failure(&answer));
+}
