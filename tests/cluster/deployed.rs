@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::bed::{self, ADDRESS, Cluster, EXPORTER, Kubelet};
 use crate::checks::{Checks, same, say};
@@ -13,8 +13,6 @@ use crate::common;
 use crate::page::Page;
 
 const NAMESPACE: &str = "headroom-exporter";
-/// As the manifests name it.
-const BINARY: &str = "/bin/headroom-exporter";
 
 #[test]
 fn by_kustomize_and_by_helm() {
@@ -71,9 +69,7 @@ fn by_kustomize(cluster: &mut Cluster, checks: &mut Checks) {
             page.all("headroom_process_open_fds", &[("namespace", NAMESPACE), ("container", "headroom-exporter")]);
         same(own.count(), 1)
     });
-    let doctor = doctor(cluster);
-    checks.check("kubectl exec … doctor can tell all", doctor);
-    for kubelet in [Kubelet::OnNodeAddress, Kubelet::SelfSigned, Kubelet::Signed] {
+    for kubelet in [Kubelet::SelfSigned, Kubelet::Signed] {
         cluster.serve_kubelet(kubelet);
         checks.soon(&format!("every collector is ok with a kubelet that serves {kubelet:?}"), 45, || {
             page().every_collector_is_ok()
@@ -154,23 +150,6 @@ fn nothing_left(cluster: &Cluster) -> Result<(), String> {
     }
     let listening = common::shell("ss -tlnH sport = :10843");
     same(listening.trim(), "")
-}
-
-/// With no flag: what the pod was started with is what it has to know.
-fn doctor(cluster: &Cluster) -> Result<(), String> {
-    let exec = ["exec", "daemonset/headroom-exporter", "--namespace", NAMESPACE, "--", BINARY, "doctor", "--json"];
-    let output = cluster.kubectl_output(&exec, "");
-    let report: Value = serde_json::from_slice(&output.stdout)
-        .map_err(|error| format!("{error}: {}", String::from_utf8_lossy(&output.stderr)))?;
-    let modes = report["modes"].as_array().ok_or("no modes")?;
-    same(modes.len(), 8)?;
-    let blind: Vec<_> = modes
-        .iter()
-        .filter(|mode| mode["verdict"] == "cannot_tell")
-        .map(|mode| format!("{}: {} {}", mode["mode"], mode["why"], mode["unread"]))
-        .collect();
-    same(blind, Vec::new())?;
-    same(report["node"].as_str(), Some(bed::NODE))
 }
 
 fn run_helm(cluster: &Cluster, helm: &Path, verb: &[&str], more: &[&str]) -> Result<(), String> {

@@ -26,7 +26,8 @@ fn tests_pass_on(suite: &str) {
     }
     let suites = std::env::var("HEADROOM_TEST_SUITES").unwrap_or_default();
     if !suites.split_whitespace().any(|wanted| wanted == suite) {
-        let _ = writeln!(std::io::stderr(), "NOT ASKED FOR: Debian {suite} in a virtual machine (HEADROOM_TEST_SUITES)");
+        let _ =
+            writeln!(std::io::stderr(), "NOT ASKED FOR: Debian {suite} in a virtual machine (HEADROOM_TEST_SUITES)");
         return;
     }
     if let Some(why) = vm::lacking(suite) {

@@ -100,8 +100,6 @@ evictionHard:
 pub(crate) enum Kubelet {
     /// On every address, with a certificate of the cluster's authority for the node's name and address.
     Signed,
-    /// On the node's address only, with such a certificate.
-    OnNodeAddress,
     /// On every address, with the certificate that it makes and signs itself, as kubeadm leaves it.
     SelfSigned,
 }
@@ -111,7 +109,6 @@ pub(crate) fn write_kubelet(dir: &Path, systemd: bool, serves: Kubelet) {
     let certificate = format!("tlsCertFile: {pki}/kubelet-serving.crt\ntlsPrivateKeyFile: {pki}/kubelet-serving.key\n");
     let serving = match serves {
         Kubelet::Signed => certificate,
-        Kubelet::OnNodeAddress => format!("address: {ADDRESS}\n{certificate}"),
         Kubelet::SelfSigned => String::new(),
     };
     fs::write(dir.join("kubelet.yaml"), kubelet(dir, systemd) + &serving).unwrap();
