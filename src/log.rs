@@ -23,8 +23,8 @@ pub enum Format {
     Json,
 }
 
-/// From now on events of `level` and above go to stderr. `journal_stream` is what systemd says of the connection that it
-/// made to the journal (`JOURNAL_STREAM`, device and inode).
+/// From now on events of `level` and above go to stderr. `journal_stream` is what systemd says of the connection that
+/// it made to the journal (`JOURNAL_STREAM`, device and inode).
 pub fn to_stderr(level: Level, format: Format, journal_stream: Option<&str>) {
     let lines = Lines { format, with_priority: journal_stream.is_some_and(is_stderr) };
     let registry = tracing_subscriber::registry().with(LevelFilter::from_level(level));

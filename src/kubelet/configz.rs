@@ -21,8 +21,8 @@
 //!
 //! **The certificate.** A kubelet with `serverTLSBootstrap` has one from the cluster's signer, which need not be the CA
 //! of the service account. One without, kubeadm's default, signs its own: `<cert-dir>/kubelet.crt`, which holds its CA
-//! too, is root's file on this machine, and counts as a CA unless another is named. Neither is valid for `127.0.0.1`: on
-//! a loopback address the name of the node is as good, as the machine, the kubelet (`--hostname-override`) or we
+//! too, is root's file on this machine, and counts as a CA unless another is named. Neither is valid for `127.0.0.1`:
+//! on a loopback address the name of the node is as good, as the machine, the kubelet (`--hostname-override`) or we
 //! (`--node-name`) have it.
 //!
 //! **When it misleads.** Of several kubelets on a machine (Kubernetes in containers) the one at the address answers,

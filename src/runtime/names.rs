@@ -1,9 +1,9 @@
 //! What pods and containers are called, for those who know them by an id of their cgroup.
 //!
 //! A name belongs to its id for life: neither is ever given again. So what the runtime once said holds while it is away
-//! and after it has forgotten the pod, and a counter keeps its labels. A pod that the runtime never named to us may have
-//! a directory of logs, `<namespace>_<name>_<uid>` (`pkg/kubelet/kuberuntime/helpers.go` BuildPodLogsDirectory): the
-//! kubelet makes it before the first sandbox, as root, and removes it after the last.
+//! and after it has forgotten the pod, and a counter keeps its labels. A pod that the runtime never named to us may
+//! have a directory of logs, `<namespace>_<name>_<uid>` (`pkg/kubelet/kuberuntime/helpers.go` BuildPodLogsDirectory):
+//! the kubelet makes it before the first sandbox, as root, and removes it after the last.
 //!
 //! An id without any name is new or a left-over. Where a runtime answers, or did, it is awaited for a minute, in which
 //! its series are better held back than shown under no name and then again under theirs.

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Puts real Kubernetes into target/tools/kubernetes-<version>, for the tests of tests/cluster. A folder beside this script
-# is one version: a Go module that pins every source by its sum and names as its tools the commands that the tests start.
-# Go 1.25 or later fetches and builds them, once, the newest version only; `build.sh v1.32.13` builds that one, and
-# `HEADROOM_TEST_KUBERNETES=target/tools/kubernetes-v1.32.13 tests/run --cluster` runs the tests on it. What is missing
-# says SKIP; the tests that need it then say it too.
+# Puts real Kubernetes into target/tools/kubernetes-<version>, for the tests of tests/cluster. A folder beside this
+# script is one version: a Go module that pins every source by its sum and names as its tools the commands that the
+# tests start. Go 1.25 or later fetches and builds them, once, the newest version only; `build.sh VERSION` builds that
+# one, and `HEADROOM_TEST_KUBERNETES=target/tools/kubernetes-VERSION tests/run --cluster` runs the tests on it. What
+# is missing says SKIP; the tests that need it then say it too.
 set -euo pipefail
 modules=$(cd "$(dirname "$0")" && pwd)
 cd "$modules/../../.."
