@@ -21,7 +21,7 @@ use clap::builder::BoolishValueParser;
 use crate::error::{Error, Reason, Result};
 use crate::host::single_flight::{Landed, SingleFlight};
 use crate::host::{Deadline, Host};
-use crate::kubelet::handle::Kubelet;
+use crate::kubelet::handle::{Kubelet, Look};
 use crate::values::defaults;
 use detect::Poller;
 pub use names::Names;
@@ -231,9 +231,7 @@ impl Shared {
         if self.settings.endpoint.is_some() {
             return self.settings.endpoint.clone();
         }
-        let now = Instant::now();
-        let since = now.checked_sub(self.settings.fresh).unwrap_or(now);
-        let look = self.kubelet.as_ref()?.look(host, deadline, since).ok();
+        let look = self.look_at_kubelet(host, deadline);
         let told = look.as_ref().and_then(|look| look.runtime_endpoint(host, deadline));
         let mut last = self.last_endpoint.lock().unwrap_or_else(PoisonError::into_inner);
         let there = |endpoint: &&str| endpoint_path(endpoint).is_some_and(|path| host.tree().kind(path).is_ok());
@@ -241,6 +239,13 @@ impl Shared {
             *last = Some(endpoint.to_owned());
         }
         last.clone()
+    }
+
+    /// The kubelet as it was a moment ago: as young as an answer that is shared.
+    fn look_at_kubelet(&self, host: &Host, deadline: Deadline) -> Option<Arc<Look>> {
+        let now = Instant::now();
+        let since = now.checked_sub(self.settings.fresh).unwrap_or(now);
+        self.kubelet.as_ref()?.look(host, deadline, since).ok()
     }
 
     fn poll(&self, host: &Host, endpoint: Option<String>, deadline: Deadline) -> Answer {
@@ -318,12 +323,6 @@ impl Runtime {
         let poll = self.ask(host, deadline, since)?;
         self.memory().note(&poll.inventory);
         Ok(poll)
-    }
-
-    /// From when on an answer counts as one of this moment.
-    fn recently(&self) -> Instant {
-        let now = Instant::now();
-        self.shared.as_ref().and_then(|shared| now.checked_sub(shared.settings.fresh)).unwrap_or(now)
     }
 
     fn ask(&self, host: &Host, deadline: Deadline, since: Option<Instant>) -> Result<Poll> {

@@ -36,9 +36,7 @@ impl Host {
             .map_err(|errno| Error::os(path.display(), &io::Error::from(errno)))?;
         Ok(Pids { dir, path })
     }
-}
 
-impl Host {
     /// The mounts that process `pid` sees: `/proc/PID/mountinfo`.
     ///
     /// # Errors

@@ -31,6 +31,9 @@ pub const DEFAULT_EVICTION_HARD: [(&str, &str); 5] = [
     ("imagefs.inodesFree", "5%"),
 ];
 
+/// Where the kubelet keeps the logs of pods unless it is told otherwise.
+pub const DEFAULT_POD_LOGS_DIR: &str = "/var/log/pods";
+
 /// One place that a configuration came from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
@@ -257,7 +260,7 @@ impl Configuration {
             runtime_endpoint: string(map, "containerRuntimeEndpoint")?.filter(|endpoint| !endpoint.is_empty()),
             pod_logs_dir: string(map, "podLogsDir")?
                 .filter(|dir| !dir.is_empty())
-                .unwrap_or_else(|| "/var/log/pods".to_owned()),
+                .unwrap_or_else(|| DEFAULT_POD_LOGS_DIR.to_owned()),
         })
     }
 

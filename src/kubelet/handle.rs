@@ -275,15 +275,15 @@ impl Look {
     }
 
     fn read_effective(&self, host: &Host, deadline: Deadline) -> Effective {
-        let mut effective = Effective::default();
         if self.away {
             let last = self.known.lock_last().as_ref().and_then(|last| last.effective.clone());
             return last.unwrap_or_else(|| {
+                let mut effective = Effective::default();
                 self.take_files(host, deadline, &mut effective);
                 effective
             });
         }
-        let effective = self.read_of_running(host, deadline, effective);
+        let effective = self.ask_or_read(host, deadline);
         let mut last = self.known.lock_last();
         if let (Some(process), Some(last)) = (self.process(), last.as_mut())
             && process.pid == last.pid
@@ -294,7 +294,8 @@ impl Look {
         effective
     }
 
-    fn read_of_running(&self, host: &Host, deadline: Deadline, mut effective: Effective) -> Effective {
+    fn ask_or_read(&self, host: &Host, deadline: Deadline) -> Effective {
+        let mut effective = Effective::default();
         let overrides = &self.known.settings.overrides;
         let answer = self.known.configz.ask(host, self.process(), self.sources.flags(), deadline);
         // Whoever did not answer us is a kubelet with thresholds of its own: the defaults would be a guess.

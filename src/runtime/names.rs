@@ -16,15 +16,13 @@ use std::time::{Duration, Instant};
 use super::{Inventory, Pod, Runtime};
 use crate::error::{Error, Reason};
 use crate::host::{Deadline, Host};
+use crate::kubelet::configuration::DEFAULT_POD_LOGS_DIR;
 
 /// How long an id may be without a name before it is taken for a left-over.
 const AWAITED: Duration = Duration::from_secs(60);
 
 /// Ids that the runtime has forgotten and we have not; more than a node has of pods and containers that end in an hour.
 const MOST_REMEMBERED: usize = 4_096;
-
-/// Where the kubelet keeps logs unless it is told otherwise.
-const POD_LOGS: &str = "/var/log/pods";
 
 /// The names of some pods and containers.
 #[derive(Clone, Debug, Default)]
@@ -160,11 +158,11 @@ impl Runtime {
 
     /// By the kubelet's directories of logs. What cannot be read names nobody.
     fn pods_with_logs(&self, host: &Host, deadline: Deadline) -> HashMap<String, Pod> {
-        let told = self.shared.as_ref().and_then(|shared| shared.kubelet.as_ref()).and_then(|kubelet| {
-            let look = kubelet.look(host, deadline, self.recently()).ok()?;
+        let told = self.shared.as_ref().and_then(|shared| {
+            let look = shared.look_at_kubelet(host, deadline)?;
             Some(PathBuf::from(&look.effective(host, deadline).configuration.as_ref()?.0.pod_logs_dir))
         });
-        let dir = told.unwrap_or_else(|| POD_LOGS.into());
+        let dir = told.unwrap_or_else(|| DEFAULT_POD_LOGS_DIR.into());
         let tree = host.tree();
         let listed = host.bounded("the kubelet's directories of logs", deadline, move || tree.list(&dir));
         let pods = listed.unwrap_or_default().into_iter().filter_map(|(name, _)| of_logs(name.to_str()?));

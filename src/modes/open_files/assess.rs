@@ -31,7 +31,7 @@ pub(super) static PROTECTED: Metric = Metric::gauge(
     "headroom_protected_processes",
     Unit::None,
     &[],
-    "Processes that let nobody look at their fds, root included (the first process of some virtual machines, security agents). Their fds are counted;      what those are, inotify and sockets among them, nobody knows. Missing if the exporter itself lacks the right to look.",
+    "Processes that let nobody look at their fds, root included (the first process of some virtual machines, security agents). Their fds are counted; what those are, inotify and sockets among them, nobody knows. Missing if the exporter itself lacks the right to look.",
 );
 pub(super) static OPEN_FDS: Metric = Metric::gauge(
     "headroom_open_fds",
