@@ -155,6 +155,7 @@ pub struct Samples {
     rows: Vec<Sample>,
     distributions: Vec<Distribution>,
     errors: Vec<Error>,
+    notes: Vec<String>,
     dropped: u64,
 }
 
@@ -197,6 +198,12 @@ impl Samples {
         self.errors.push(error);
     }
 
+    /// Notes what an operator could make better, where nothing is missing from the page: it is logged once, and the
+    /// doctor says it.
+    pub fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
     /// Hands through the value of `result`, or notes its error.
     pub fn ok<T>(&mut self, result: crate::error::Result<T>) -> Option<T> {
         result.map_err(|error| self.fail(error)).ok()
@@ -220,6 +227,11 @@ impl Samples {
     /// What could not be read.
     pub fn errors(&self) -> &[Error] {
         &self.errors
+    }
+
+    /// What could be better.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// How many things a cap left out.

@@ -39,6 +39,8 @@ pub struct Row {
     pub figure: Option<Figure>,
     /// What could not be read, each with its place.
     pub unread: Vec<String>,
+    /// What could be better, where nothing is missing.
+    pub notes: Vec<String>,
     /// For each finding what it stands on.
     pub evidence: Vec<Vec<(String, f64)>>,
 }
@@ -70,6 +72,7 @@ pub fn rows(runs: &[(&'static Mode, Arc<Run>)], history: &History, at: SystemTim
             title: mode.map_or("", |mode| mode.title),
             figure: verdict::figure(verdict.mode, history),
             unread: run.map(|(_, run)| errors(&run.samples)).unwrap_or_default(),
+            notes: run.map(|(_, run)| run.samples.notes().to_vec()).unwrap_or_default(),
             evidence: verdict.findings.iter().map(|finding| verdict::evidence(finding, history)).collect(),
             verdict,
         }

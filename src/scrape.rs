@@ -120,8 +120,8 @@ struct Slot {
     collector: Box<dyn Collector>,
     flight: Mutex<Option<Flight>>,
     errors: [AtomicU64; Reason::ALL.len()],
-    /// The last errors that were logged: the same ones are not logged again with every scrape.
-    logged: Mutex<String>,
+    /// The last errors and notes that were logged: the same ones are not logged again with every scrape.
+    logged: Mutex<(String, String)>,
 }
 
 impl Slot {
@@ -199,8 +199,9 @@ impl Slot {
             }
             text.push_str(&error.to_string());
         }
+        let notes = run.samples.notes().join("; ");
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if *logged == text {
+        if *logged == (text.clone(), notes.clone()) {
             return;
         }
         match (run.outcome, run.samples.errors().first()) {
@@ -210,9 +211,10 @@ impl Slot {
             (Outcome::NotApplicable, _) => {
                 tracing::info!(collector = self.mode.id, why = text, "collector not applicable");
             }
-            _ => tracing::info!(collector = self.mode.id, "collector ok"),
+            _ if notes.is_empty() => tracing::info!(collector = self.mode.id, "collector ok"),
+            _ => tracing::info!(collector = self.mode.id, note = notes, "collector ok"),
         }
-        *logged = text;
+        *logged = (text, notes);
     }
 }
 

@@ -76,6 +76,7 @@ impl Reader {
         let material = Material {
             names: vec![name.unwrap_or_else(|| address.host().to_owned())],
             ca: self.ca(told)?,
+            pinned: Vec::new(),
             client: told.and_then(|told| told.client.as_ref()).map(|client| self.client(client)).transpose()?,
             address: address.clone(),
         };

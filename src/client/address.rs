@@ -49,10 +49,9 @@ impl Address {
         Self::apiserver(&format!("https://{host}:{port}"))
     }
 
-    /// The kubelet of this machine.
-    pub(crate) fn local_kubelet() -> Self {
-        let server = Server::Kubelet;
-        Address { server, host: "127.0.0.1".to_owned(), port: server.default_port(), prefix: String::new() }
+    /// The kubelet that listens here.
+    pub(crate) fn of_kubelet(ip: IpAddr, port: u16) -> Self {
+        Address { server: Server::Kubelet, host: ip.to_string(), port, prefix: String::new() }
     }
 
     fn parse(server: Server, url: &str) -> Option<Self> {
@@ -168,7 +167,8 @@ mod tests {
         assert_eq!(shown("https://node-1.example:443/").unwrap(), "https://node-1.example:443");
         assert_eq!(shown("https://[fd00::1]:10250").unwrap(), "https://[fd00::1]:10250");
         assert_eq!(Address::kubelet("https://[::1]").unwrap().host(), "::1");
-        assert_eq!(Address::kubelet("https://127.0.0.1").unwrap(), Address::local_kubelet());
+        let local = Address::of_kubelet(IpAddr::from([127, 0, 0, 1]), 10250);
+        assert_eq!(Address::kubelet("https://127.0.0.1").unwrap(), local);
         for wrong in [
             "",
             "http://127.0.0.1:10250",

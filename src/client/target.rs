@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{CertificateError, ClientConfig};
 
 use super::address::Address;
@@ -43,8 +43,11 @@ pub(crate) struct Material {
     pub(crate) address: Address,
     /// The certificate must be made out to one of these. The first is sent as SNI.
     pub(crate) names: Vec<String>,
-    /// Where it comes from, and its PEM. `None`: not verified.
+    /// Where it comes from, and its PEM. `None`: not verified, unless there are pinned ones.
     pub(crate) ca: Option<(String, Vec<u8>)>,
+    /// The server's own certificates, as they lie on its disk: whoever shows one of them and has its key is that
+    /// server, whatever name is in it and whoever signed it.
+    pub(crate) pinned: Vec<CertificateDer<'static>>,
     /// Certificate and key, with where they come from.
     pub(crate) client: Option<(String, Vec<u8>, Vec<u8>)>,
 }
@@ -76,7 +79,7 @@ impl Target {
                 match server {
                     Server::Apiserver => "",
                     Server::Kubelet =>
-                        " (a kubelet without serverTLSBootstrap signs its own: kubelet.crt in its --cert-dir holds that authority)",
+                        " (a kubelet without serverTLSBootstrap signs its own: where its --cert-dir can be read, that very certificate is believed)",
                 }
             ),
         };
@@ -101,9 +104,11 @@ impl Tls {
             Error::malformed(format!("{first:?} is not a name that a server can have ({})", server.flag("server-name")))
         })?;
         let verifier = match &material.ca {
-            None => Verifier::anyone(),
+            None if material.pinned.is_empty() => Verifier::anyone(),
+            None => Verifier::only(material.pinned.clone()),
             Some((place, pem)) => Verifier::signed_by(pem, &material.names)
-                .map_err(|what| Error::malformed(format!("{place}: {what} ({})", server.flag("ca-file"))))?,
+                .map_err(|what| Error::malformed(format!("{place}: {what} ({})", server.flag("ca-file"))))?
+                .or_one_of(material.pinned.clone()),
         };
         let builder = ClientConfig::builder_with_provider(verifier.provider())
             .with_safe_default_protocol_versions()

@@ -13,6 +13,7 @@
 //! and "these and the defaults" in a drop-in.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -33,6 +34,9 @@ pub const DEFAULT_EVICTION_HARD: [(&str, &str); 5] = [
 
 /// Where the kubelet keeps the logs of pods unless it is told otherwise.
 pub const DEFAULT_POD_LOGS_DIR: &str = "/var/log/pods";
+
+/// Where a kubelet's API listens unless it is told otherwise.
+pub(super) const PORT: u16 = 10250;
 
 /// One place that a configuration came from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,6 +120,12 @@ pub struct Configuration {
     pub runtime_endpoint: Option<String>,
     /// `podLogsDir`: where the logs of pods are. Before 1.29 nobody could choose.
     pub pod_logs_dir: String,
+    /// `address`: where its API listens; empty: on every address.
+    pub address: String,
+    /// `port` of its API.
+    pub port: u16,
+    /// `tlsCertFile`: the certificate that its API shows, if it was given one.
+    pub tls_cert_file: Option<PathBuf>,
 }
 
 impl KubeletInputs {
@@ -261,6 +271,12 @@ impl Configuration {
             pod_logs_dir: string(map, "podLogsDir")?
                 .filter(|dir| !dir.is_empty())
                 .unwrap_or_else(|| DEFAULT_POD_LOGS_DIR.to_owned()),
+            address: string(map, "address")?.unwrap_or_default(),
+            port: integer(map, "port")?
+                .and_then(|port| u16::try_from(port).ok())
+                .filter(|port| *port != 0)
+                .unwrap_or(PORT),
+            tls_cert_file: string(map, "tlsCertFile")?.filter(|file| !file.is_empty()).map(PathBuf::from),
         })
     }
 
@@ -282,6 +298,17 @@ impl Configuration {
             self.runtime_endpoint.clone_from(&flags.runtime_endpoint);
         }
         self.ignore_allocatable_eviction = flags.ignore_allocatable_eviction;
+        replace(&mut self.address, flags.address.as_ref());
+        replace(&mut self.port, flags.port.as_ref());
+        if flags.tls_cert_file.is_some() {
+            self.tls_cert_file.clone_from(&flags.tls_cert_file);
+        }
+    }
+
+    /// Where its API is reached from its own machine: a kubelet that listens everywhere does so on the loopback too.
+    pub fn api(&self) -> (IpAddr, u16) {
+        let address = self.address.parse().ok().filter(|address: &IpAddr| !address.is_unspecified());
+        (address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), self.port)
     }
 
     /// What `pkg/kubelet/apis/config/validation` refuses of it. Thresholds are looked at where they are parsed.

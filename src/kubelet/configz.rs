@@ -20,10 +20,14 @@
 //! for each request, because a mounted token is replaced about every hour.
 //!
 //! **The certificate.** A kubelet with `serverTLSBootstrap` has one from the cluster's signer, which need not be the CA
-//! of the service account. One without, kubeadm's default, signs its own: `<cert-dir>/kubelet.crt`, which holds its CA
-//! too, is root's file on this machine, and counts as a CA unless another is named. Neither is valid for `127.0.0.1`:
-//! on a loopback address the name of the node is as good, as the machine, the kubelet (`--hostname-override`) or we
-//! (`--node-name`) have it.
+//! of the service account. One without, kubeadm's default, signs its own. Where we can read it on the kubelet's disk
+//! (`tlsCertFile`, else `kubelet-server-current.pem` or `kubelet.crt` in its `--cert-dir`: root's files) whoever shows
+//! that very certificate and has its key is the kubelet of this machine, better than by any CA: no name in it matters
+//! then, nor who signed it. It is read for each request: kubelets renew theirs. Otherwise a CA must have signed it, for
+//! the host of the URL; what the node is called (`--node-name`, the kubelet's `--hostname-override`) is as good, and on
+//! this machine's own addresses its hostname.
+//!
+//! **The address.** Unless it is named: as the kubelet's own files and flags have `address` and `port`.
 //!
 //! **When it misleads.** Of several kubelets on a machine (Kubernetes in containers) the one at the address answers,
 //! which need not be the one whose process was found.
@@ -32,16 +36,19 @@ pub mod drift;
 
 pub use crate::client::Address;
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::configuration::Configuration;
+use rustls::pki_types::CertificateDer;
+
+use super::configuration::{Configuration, PORT};
 use super::flags::Flags;
 use super::process::KubeletProcess;
 use super::thresholds::Thresholds;
 use crate::client::connect::Connector;
-use crate::client::credentials::{Token, present, service_account};
+use crate::client::credentials::{Token, certificates, present, service_account};
 use crate::client::request::Request;
 use crate::client::target::{Material, Target, Tls};
 use crate::client::{Exchange, Outcome, http1};
@@ -57,6 +64,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where a kubelet keeps its certificates unless it is told otherwise (`--cert-dir`).
 const CERT_DIR: &str = "/var/lib/kubelet/pki";
+
+/// What it keeps there, in the order in which it uses them (`pkg/kubelet/certificate`, `initializeServerTLS`): the one
+/// that the cluster signs, and the one that it signs itself.
+const CERTIFICATES: [&str; 2] = ["kubelet-server-current.pem", "kubelet.crt"];
 
 /// What is asked for.
 const PATH: &str = "/configz";
@@ -90,7 +101,7 @@ fn url_flag(text: &str) -> std::result::Result<Ask, String> {
 pub struct Settings {
     /// Its API, for /configz, or off [default: in a pod]
     #[arg(
-        long_help = "The kubelet's API, whose /configz tells what it really runs with: https://HOST:PORT, or off [default: https://127.0.0.1:10250 in a pod with a service-account token, else off]",
+        long_help = "The kubelet's API, whose /configz tells what it really runs with: https://HOST:PORT, or off [default: in a pod with a service-account token as the kubelet's own address and port are set, usually https://127.0.0.1:10250; else off]",
         id = "kubelet.url", long = "kubelet.url", value_name = "URL", default_value = "auto", hide_default_value = true, value_parser = url_flag
     )]
     pub ask: Ask,
@@ -185,12 +196,13 @@ impl Configz {
     }
 
     /// What the kubelet runs with. `kubelet` is its process, if it can be seen, and `flags` its command line: two
-    /// things are only there.
+    /// things are only there. `files` reads what its files and flags make of it, for where its API is.
     pub fn ask(
         &self,
         host: &Host,
         kubelet: Option<&KubeletProcess>,
         flags: Option<&Flags>,
+        files: impl FnOnce() -> Option<Configuration>,
         deadline: Deadline,
     ) -> Answer {
         if self.settings.ask == Ask::Never {
@@ -203,7 +215,7 @@ impl Configz {
             *last = Last { process, ..Last::default() };
         }
         if last.is_due(self.settings.interval) {
-            let answer = self.get(host, kubelet.is_some(), flags, deadline);
+            let answer = self.get(host, kubelet, flags, files, deadline);
             last.note(answer);
         }
         let running = last.good.as_ref().map(|(url, configuration)| running(url, configuration, flags)).transpose();
@@ -217,18 +229,35 @@ impl Configz {
     fn get(
         &self,
         host: &Host,
-        visible: bool,
+        kubelet: Option<&KubeletProcess>,
         flags: Option<&Flags>,
+        files: impl FnOnce() -> Option<Configuration>,
         deadline: Deadline,
     ) -> Result<Option<(String, Configuration)>> {
         let token = self.token(host)?;
-        let address = match (&self.settings.ask, &token) {
-            (Ask::Never, _) | (Ask::IfToken, None) => return Ok(None),
-            (Ask::IfToken, Some(_)) => Address::local_kubelet(),
-            (Ask::At(address), _) => address.clone(),
+        if self.settings.ask == Ask::IfToken && token.is_none() {
+            return Ok(None);
+        }
+        let files = files();
+        let (address, ours) = match &self.settings.ask {
+            Ask::At(address) => (address.clone(), address.is_loopback()),
+            // A kubelet listens on addresses of its own machine only.
+            Ask::Never | Ask::IfToken => {
+                let (ip, port) = files.as_ref().map_or((Ipv4Addr::LOCALHOST.into(), PORT), Configuration::api);
+                (Address::of_kubelet(ip, port), true)
+            }
         };
         let url = format!("{address}{PATH}");
-        let target = self.target(host, address, token, flags).map_err(|error| error.context(&url))?;
+        let material = Material {
+            names: self.names(host, &address, ours, flags),
+            pinned: self.pinned(host, kubelet, flags, files.as_ref()),
+            address: address.clone(),
+            ca: None,
+            client: None,
+        };
+        let material = self.with_ca(host, material).map_err(|error| error.context(&url))?;
+        let tls = Tls::of(material, 0).map_err(|error| error.context(&url))?;
+        let target = Target { address, token, tls: Arc::new(tls) };
         let Exchange { outcome, status, body, error, .. } = self.exchange(&target, deadline.part(PATIENCE))?;
         match (outcome, status) {
             (Outcome::Ok, _) => {
@@ -239,7 +268,7 @@ impl Configz {
             // A kubelet without `/configz`: `enableDebuggingHandlers: false`.
             (_, Some(404)) => Ok(None),
             // Nobody said that a kubelet must be there, and none is to be seen.
-            (Outcome::Refused, _) if self.settings.ask == Ask::IfToken && !visible => Ok(None),
+            (Outcome::Refused, _) if self.settings.ask == Ask::IfToken && kubelet.is_none() => Ok(None),
             (Outcome::Refused, _) => Err(Error::new(
                 Reason::Io,
                 format!(
@@ -276,39 +305,54 @@ impl Configz {
         }
     }
 
-    fn target(&self, host: &Host, address: Address, token: Option<Token>, flags: Option<&Flags>) -> Result<Target> {
-        let mut names: Vec<String> = self.settings.server_name.iter().cloned().collect();
-        if names.is_empty() {
-            names.push(address.host().to_owned());
-            if address.is_loopback() {
-                // Only this machine can answer there, and its node's name is what its certificate is made out to.
-                let machine = host.read_some(host.proc("sys/kernel/hostname")).ok().flatten();
-                let theirs = flags.and_then(|flags| flags.hostname_override.clone());
-                let all = [self.node_name.clone(), theirs, machine].into_iter().flatten();
-                names.extend(all.map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty()));
-            }
+    /// What its certificate may be made out to.
+    fn names(&self, host: &Host, address: &Address, ours: bool, flags: Option<&Flags>) -> Vec<String> {
+        if let Some(name) = &self.settings.server_name {
+            return vec![name.clone()];
         }
-        let material = Material { address: address.clone(), names, ca: self.ca(host, flags)?, client: None };
-        Ok(Target { address, token, tls: Arc::new(Tls::of(material, 0)?) })
+        let theirs = flags.and_then(|flags| flags.hostname_override.clone());
+        // Only on this machine: elsewhere another could be called so too.
+        let machine = ours.then(|| host.read_some(host.proc("sys/kernel/hostname")).ok().flatten()).flatten();
+        let node = [self.node_name.clone(), theirs, machine].into_iter().flatten();
+        let node = node.map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty());
+        std::iter::once(address.host().to_owned()).chain(node).collect()
     }
 
-    fn ca(&self, host: &Host, flags: Option<&Flags>) -> Result<Option<(String, Vec<u8>)>> {
+    /// The kubelet's own certificate, if we may read it, where it counts: on the machine, or where a kubelet in a
+    /// container sees it.
+    fn pinned(
+        &self,
+        host: &Host,
+        kubelet: Option<&KubeletProcess>,
+        flags: Option<&Flags>,
+        files: Option<&Configuration>,
+    ) -> Vec<CertificateDer<'static>> {
+        if self.settings.insecure_skip_verify || self.settings.ca_file.is_some() {
+            return Vec::new();
+        }
+        let given = flags.and_then(|flags| flags.tls_cert_file.clone());
+        let given = given.or_else(|| files.and_then(|files| files.tls_cert_file.clone()));
+        let dir = flags.and_then(|flags| flags.cert_dir.clone()).unwrap_or_else(|| CERT_DIR.into());
+        let paths = given.map_or_else(|| CERTIFICATES.map(|name| dir.join(name)).to_vec(), |given| vec![given]);
+        let trees: Vec<_> =
+            [Some(host.tree()), kubelet.map(|kubelet| host.tree_of(kubelet.pid))].into_iter().flatten().collect();
+        let texts = paths.iter().filter_map(|path| trees.iter().find_map(|tree| tree.read(path).ok()));
+        // The first in the file is the kubelet's, the others are who signed it.
+        texts.filter_map(|pem| certificates(pem.as_bytes()).ok()?.into_iter().next()).collect()
+    }
+
+    fn with_ca(&self, host: &Host, material: Material) -> Result<Material> {
         if self.settings.insecure_skip_verify {
-            return Ok(None);
+            return Ok(material);
         }
         let default = service_account("ca.crt");
         let path = self.settings.ca_file.as_deref().unwrap_or(&default);
-        let mut pem = host
-            .read(path)
-            .map_err(|error| present(error).context("CA of the kubelet's certificate (--kubelet.ca-file)"))?;
-        if self.settings.ca_file.is_none() {
-            let dir = flags.and_then(|flags| flags.cert_dir.clone()).unwrap_or_else(|| CERT_DIR.into());
-            if let Ok(own) = host.tree().read(dir.join("kubelet.crt")) {
-                pem.push('\n');
-                pem.push_str(&own);
-            }
+        match host.read(path) {
+            Ok(pem) => Ok(Material { ca: Some((path.display().to_string(), pem.into_bytes())), ..material }),
+            // Not in a pod: its own certificate is enough.
+            Err(error) if error.is_gone() && !material.pinned.is_empty() => Ok(material),
+            Err(error) => Err(present(error).context("CA of the kubelet's certificate (--kubelet.ca-file)")),
         }
-        Ok(Some((path.display().to_string(), pem.into_bytes())))
     }
 }
 
@@ -355,7 +399,10 @@ impl Last {
                     (Some(_), None) => {
                         "its last answer holds, but its process cannot be seen: it may be another by now"
                     }
-                    (None, _) => "thresholds come from its files and flags, where they can be read",
+                    (None, _) => {
+                        self.error = Some(error);
+                        return;
+                    }
                 };
                 self.error = Some(Error::new(error.reason(), format!("{error}; {instead}")));
             }

@@ -25,6 +25,12 @@ pub struct Flags {
     pub hostname_override: Option<String>,
     /// `--cert-dir`
     pub cert_dir: Option<PathBuf>,
+    /// `--address`
+    pub address: Option<String>,
+    /// `--port`
+    pub port: Option<u16>,
+    /// `--tls-cert-file`
+    pub tls_cert_file: Option<PathBuf>,
     /// `--cgroup-root`
     pub cgroup_root: Option<String>,
     /// `--container-runtime-endpoint`
@@ -101,6 +107,9 @@ impl Flags {
             "kubeconfig" => self.kubeconfig = text().map(PathBuf::from),
             "hostname-override" => self.hostname_override = text(),
             "cert-dir" => self.cert_dir = text().map(PathBuf::from),
+            "address" => self.address = text(),
+            "port" => self.port = u16::try_from(integer(value)?).ok().filter(|port| *port != 0),
+            "tls-cert-file" => self.tls_cert_file = text().map(PathBuf::from),
             "cgroup-root" => self.cgroup_root = text(),
             "container-runtime-endpoint" => self.runtime_endpoint = text(),
             "eviction-hard" => pairs(&mut self.eviction_hard, value, '<')?,
@@ -122,13 +131,16 @@ impl Flags {
 }
 
 /// The flags that take a value and are of interest.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 18] = [
     "config",
     "config-dir",
     "root-dir",
     "kubeconfig",
     "hostname-override",
     "cert-dir",
+    "address",
+    "port",
+    "tls-cert-file",
     "cgroup-root",
     "container-runtime-endpoint",
     "eviction-hard",

@@ -100,6 +100,8 @@ pub struct Effective {
     pub drift: Vec<Drift>,
     /// What could not be read.
     pub errors: Vec<Error>,
+    /// Why the kubelet itself could not be asked, where its files and flags tell all the same.
+    pub unasked: Option<Error>,
 }
 
 impl Kubelet {
@@ -297,18 +299,26 @@ impl Look {
     fn ask_or_read(&self, host: &Host, deadline: Deadline) -> Effective {
         let mut effective = Effective::default();
         let overrides = &self.known.settings.overrides;
-        let answer = self.known.configz.ask(host, self.process(), self.sources.flags(), deadline);
+        let files = || self.read_files(host, deadline).and_then(|inputs| inputs.effective()).ok();
+        let answer = self.known.configz.ask(host, self.process(), self.sources.flags(), files, deadline);
         // Whoever did not answer us is a kubelet with thresholds of its own: the defaults would be a guess.
         let known = answer.error.is_none()
             || self.process().is_some()
             || overrides.config.is_some()
             || overrides.config_dir.is_some();
-        effective.errors.extend(answer.error);
         match answer.running {
             Some(running) => self.take_running(running, host, deadline, &mut effective),
             // Without a look at the processes we do not know that there is no kubelet: its defaults would be a guess.
             None if self.found.is_ok() && known => self.take_files(host, deadline, &mut effective),
             None => {}
+        }
+        // Thresholds are known or they are not: how they became known is no failure.
+        if effective.configuration.is_some()
+            && !effective.sources.iter().any(|source| matches!(source, Source::Configz(_)))
+        {
+            effective.unasked = answer.error;
+        } else {
+            effective.errors.extend(answer.error);
         }
         effective
     }

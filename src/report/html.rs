@@ -269,6 +269,7 @@ fn article(row: &Row, site: Site<'_>) -> Markup {
                 }
                 p class="gist" { (Text(&gist)) } "\n"
                 (fill(row))
+                @for note in &row.notes { p class="gist" { (Text(note)) } "\n" }
                 @if text::has_details(row) && !row.verdict.off { (details(row)) "\n" }
             }
         }

@@ -31,6 +31,7 @@ struct Mode<'a> {
     why: Option<&'a str>,
     figure: Option<Figure<'a>>,
     unread: &'a [String],
+    notes: &'a [String],
     findings: Vec<Found<'a>>,
 }
 
@@ -109,6 +110,7 @@ fn mode(row: &Row) -> Mode<'_> {
             labels: &figure.labels,
         }),
         unread: &row.unread,
+        notes: &row.notes,
         findings: row
             .verdict
             .findings

@@ -69,10 +69,11 @@ fn by_kustomize(cluster: &mut Cluster, checks: &mut Checks) {
             page.all("headroom_process_open_fds", &[("namespace", NAMESPACE), ("container", "headroom-exporter")]);
         same(own.count(), 1)
     });
-    for kubelet in [Kubelet::SelfSigned, Kubelet::Signed] {
+    for kubelet in [Kubelet::SelfSigned, Kubelet::AtTheNode, Kubelet::Signed] {
         cluster.serve_kubelet(kubelet);
-        checks.soon(&format!("every collector is ok with a kubelet that serves {kubelet:?}"), 45, || {
-            page().every_collector_is_ok()
+        checks.soon(&format!("the running kubelet is asked that serves {kubelet:?}"), 45, || {
+            page().every_collector_is_ok()?;
+            same(page().all("headroom_eviction_config_info", &[("source", "configz")]).count(), 1)
         });
     }
     let deleted = cluster.kubectl(&["delete", "-k", folder, "--wait=true", "--timeout=60s"]);

@@ -125,7 +125,7 @@ impl Machine {
         let host = self.host();
         let kubelet = KubeletProcess { pid: 1234, arguments: Vec::new() };
         let kubelet = self.path("proc/1234/stat").exists().then_some(kubelet);
-        configz.ask(&host, kubelet.as_ref(), None, soon())
+        configz.ask(&host, kubelet.as_ref(), None, || None, soon())
     }
 }
 
@@ -213,6 +213,11 @@ fn the_kubelets_word_equals_what_we_make_of_its_files() {
         // A default that the kubelet fills in, and we do not, because it proves nothing about the runtime here.
         let endpoint = ours.runtime_endpoint.get_or_insert_with(|| "unix:///run/containerd/containerd.sock".to_owned());
         assert!(endpoint.starts_with("unix://"), "{name}");
+        // The one that it has signed itself it names there too. Where it listens was not recorded with its flags.
+        ours.tls_cert_file = ours.tls_cert_file.or_else(|| running.tls_cert_file.clone());
+        if config.is_none() {
+            (ours.address, ours.port) = (running.address.clone(), running.port);
+        }
         assert_eq!(running, ours, "{name}");
         let drift = drift::compare(&running, &ours).unwrap();
         assert!(drift.iter().all(|row| !row.differs && row.running == row.configured), "{name}: {drift:?}");
@@ -450,7 +455,7 @@ fn who_never_answers_costs_the_deadline() {
     for (act, phase) in [(Act::Listen, "no answer"), (Act::Ignore, "TLS handshake")] {
         server.act(act);
         let configz = Configz::new(machine.settings(&server, &ca.pem));
-        let answer = configz.ask(&machine.host(), None, None, Deadline::after(Duration::from_secs(1)));
+        let answer = configz.ask(&machine.host(), None, None, || None, Deadline::after(Duration::from_secs(1)));
         assert_eq!(failure(&answer).reason(), Reason::Timeout);
         assert!(failure(&answer).to_string().contains(phase), "{}", failure(&answer));
     }
@@ -645,10 +650,96 @@ fn a_certificate_that_is_made_out_to_the_node() {
     let kubelet = KubeletProcess { pid: 1234, arguments: Vec::new() };
     let ask = |name: Option<&str>, flags: &[&str]| {
         let configz = Configz::new(settings.clone()).of_node(name.map(str::to_owned));
-        configz.ask(&host, Some(&kubelet), Some(&Flags::parse(flags.iter().copied())), soon())
+        configz.ask(&host, Some(&kubelet), Some(&Flags::parse(flags.iter().copied())), || None, soon())
     };
     assert!(ask(Some("worker-7"), &[]).running.is_some(), "ours, --node-name");
     assert!(ask(None, &["--hostname-override=Worker-7"]).running.is_some(), "the kubelet's own");
     let answer = ask(Some("worker-8"), &[]);
     assert!(failure(&answer).to_string().contains("not made out to"), "{}", failure(&answer));
+}
+
+/// A node with a kubelet whose files tell `config`, with a token, and nobody's CA.
+fn default_node(config: &str, flags: &[&str]) -> (Machine, Settings) {
+    let machine = Machine::new();
+    let head = "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\n";
+    machine.write("root/etc/k.yaml", &format!("{head}{config}"));
+    machine.kubelet(7, &[&["--config=/etc/k.yaml"], flags].concat());
+    let settings = Settings {
+        ask: Ask::IfToken,
+        token_file: Some(machine.path("token")),
+        interval: Duration::ZERO,
+        ..Settings::default()
+    };
+    (machine, settings)
+}
+
+/// The way to the kubelet is its own: address, port, and the very certificate on its disk, whoever signed it, whatever
+/// name is in it and however old it is.
+#[test]
+fn on_a_default_node_it_is_the_kubelet_whose_certificate_lies_on_the_disk() {
+    let authority = Authority::new("worker-7-ca@1719398400");
+    let identities = [
+        ("signed by the kubelet", Identity::self_signed(&["worker-7"])),
+        ("signed by some authority", authority.issue(&["10.9.8.7"])),
+        ("expired", authority.issue_expired(&["worker-7"])),
+    ];
+    let files = ["root/var/lib/kubelet/pki/kubelet.crt", "root/var/lib/kubelet/pki/kubelet-server-current.pem"];
+    for (what, identity) in &identities {
+        for file in files {
+            let server = Server::start_at("127.0.0.4:0".parse().unwrap(), identity, Act::configz(&recorded()));
+            let config = format!("address: 127.0.0.4\nport: {}\n", server.address.port());
+            let (machine, settings) = default_node(&config, &[]);
+            let page = || machine.page(&*machine.collector(settings.clone()));
+            let known = [format!("file {}", "/etc/k.yaml")];
+            assert_eq!(sources(&page()), known, "{what}: nothing proves that it is the kubelet");
+            assert!(server.heads().is_empty(), "{what}: the token was sent");
+            machine.write(file, &identity.pem());
+            assert_eq!(sources(&page())[0], format!("configz https://127.0.0.4:{}/configz", server.address.port()));
+            // Somebody else in its place is not believed.
+            machine.write(file, &authority.issue(&["worker-7"]).pem());
+            let heads = server.heads().len();
+            assert_eq!((sources(&page()), server.heads().len()), (known.to_vec(), heads), "{what}");
+        }
+    }
+}
+
+#[test]
+fn its_flags_say_where_it_listens_and_with_which_certificate() {
+    let identity = Identity::self_signed(&["worker-7"]);
+    let server = Server::start_at("127.0.0.5:0".parse().unwrap(), &identity, Act::configz(&recorded()));
+    let flags = [format!("--port={}", server.address.port())];
+    let flags = ["--address=127.0.0.5", &flags[0], "--tls-cert-file=/etc/pki/own.pem"];
+    let (machine, settings) = default_node("tlsCertFile: /etc/pki/other.pem\nport: 1\n", &flags);
+    machine.write("root/etc/pki/own.pem", &identity.pem());
+    let page = machine.page(&*machine.collector(settings.clone()));
+    assert!(sources(&page)[0].starts_with("configz https://127.0.0.5:"), "{:?}", page.notes());
+    // Whoever names an authority believes that alone.
+    machine.write("ca.crt", &Authority::new("cluster").pem);
+    let settings = Settings { ca_file: Some(machine.path("ca.crt")), ..settings };
+    let page = machine.page(&*machine.collector(settings));
+    assert!(page.notes()[0].contains("does not verify"), "{:?}", page.notes());
+}
+
+/// What the files tell is known, whatever the kubelet answers: no failure, and a word on what is missing.
+#[test]
+fn a_kubelet_that_does_not_let_us_ask_has_the_thresholds_of_its_files() {
+    let ca = Authority::new("cluster");
+    let server = Server::start(&ca.issue(&["127.0.0.1"]), Act::configz(&recorded()));
+    let (machine, _) = default_node("evictionHard: {memory.available: 500Mi}\n", &[]);
+    let settings = machine.settings(&server, &ca.pem);
+    for act in ["401 Unauthorized", "403 Forbidden", "500 Internal Server Error"] {
+        server.act(Act::answer(act, ""));
+        let page = machine.page(&*machine.collector(settings.clone()));
+        assert_eq!(page.errors(), [], "{act}");
+        assert_eq!(sources(&page), ["file /etc/k.yaml"]);
+        assert_eq!(page.value(&eviction::THRESHOLD_BYTES, &["memory.available", "hard"]), Some((500 << 20) as f64));
+        let note = &page.notes()[0];
+        assert!(note.contains("config_drift is missing") && note.contains(&act[..3]), "{note}");
+    }
+    // Neither its word nor its files: not known.
+    machine.kubelet(8, &["--config=/etc/gone.yaml"]);
+    let page = machine.page(&*machine.collector(settings));
+    let errors: Vec<String> = page.errors().iter().map(ToString::to_string).collect();
+    assert!(errors.len() == 2 && errors.iter().any(|error| error.contains("500")), "{errors:?}");
+    assert_eq!((sources(&page), page.notes().len()), (Vec::new(), 0));
 }

@@ -45,6 +45,12 @@ pub(super) fn assess(snapshot: Snapshot) -> Samples {
         samples.push(&IMAGES_UNUSED_BYTES, &[], images.unused_bytes as f64);
     }
     snapshot.errors.into_iter().for_each(|error| samples.fail(error));
+    if let Some(unasked) = snapshot.unasked {
+        samples.note(format!(
+            "thresholds are those of the kubelet's files and flags, as they are now: whether it runs with these is \
+             unknown (headroom_eviction_config_drift is missing), since it could not be asked: {unasked}"
+        ));
+    }
     samples
 }
 

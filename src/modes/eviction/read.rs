@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub images: Option<Images>,
     /// What could not be read.
     pub errors: Vec<Error>,
+    /// Why the kubelet itself could not be asked, where its files and flags tell all the same.
+    pub unasked: Option<Error>,
 }
 
 impl Snapshot {
@@ -59,8 +61,9 @@ impl Snapshot {
 
         let look = kubelet.look(host, deadline, began)?;
         let found = snapshot.ok(look.found()).is_some();
-        let Effective { configuration, sources, drift, errors } = look.effective(host, deadline).clone();
+        let Effective { configuration, sources, drift, errors, unasked } = look.effective(host, deadline).clone();
         (snapshot.kubelet, snapshot.sources, snapshot.drift) = (configuration, sources, drift);
+        snapshot.unasked = unasked;
         snapshot.errors.extend(errors);
         let pods = Signal::AllocatableMemoryAvailable;
         let allowed = snapshot.kubelet.as_ref().filter(|(_, thresholds)| thresholds.watch(pods));

@@ -102,6 +102,8 @@ pub(crate) enum Kubelet {
     Signed,
     /// On every address, with the certificate that it makes and signs itself, as kubeadm leaves it.
     SelfSigned,
+    /// On the node's address and another port only, with the certificate that it signs itself.
+    AtTheNode,
 }
 
 pub(crate) fn write_kubelet(dir: &Path, systemd: bool, serves: Kubelet) {
@@ -110,8 +112,21 @@ pub(crate) fn write_kubelet(dir: &Path, systemd: bool, serves: Kubelet) {
     let serving = match serves {
         Kubelet::Signed => certificate,
         Kubelet::SelfSigned => String::new(),
+        Kubelet::AtTheNode => format!("address: {ADDRESS}\nport: 10270\n"),
     };
     fs::write(dir.join("kubelet.yaml"), kubelet(dir, systemd) + &serving).unwrap();
+}
+
+/// Thresholds of the disk at which a test can watch it evict.
+pub(crate) fn evict(dir: &Path) {
+    let text = "apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+evictionPressureTransitionPeriod: 30s
+evictionHard:
+  nodefs.available: \"10%\"
+  nodefs.inodesFree: \"5%\"
+";
+    fs::write(dir.join("kubelet.conf.d/50-evict.conf"), text).unwrap();
 }
 
 /// Thresholds of the file systems, and the image collector's, are below what a busy machine of CI has free: this
