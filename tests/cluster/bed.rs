@@ -58,6 +58,18 @@ impl Cluster {
     /// # Panics
     /// If all of it is there and the node does not become Ready.
     pub(crate) fn start() -> Result<Self, String> {
+        Self::start_on(None)
+    }
+
+    /// The same with a file system of its own, an ext4 of so many bytes, below the kubelet's root directory. There the
+    /// kubelet does evict.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    ///
+    /// # Panics
+    /// As [`Cluster::start`].
+    pub(crate) fn start_on(disk: Option<u64>) -> Result<Self, String> {
         let kubernetes = lacking()?;
         let lock = common::machine_lock();
         let begun = Instant::now();
@@ -65,6 +77,14 @@ impl Cluster {
         let ground = Ground::prepare(folder.path())?;
         pki::issue(folder.path());
         configuration::write(folder.path(), ground.systemd, Kubelet::Signed);
+        if let Some(bytes) = disk {
+            configuration::evict(folder.path());
+            let (image, root) = (folder.path().join("kubelet.img"), folder.path().join("kubelet"));
+            let (image, root) = (image.display(), root.display());
+            common::shell(&format!(
+                "truncate -s {bytes} {image}; mke2fs -q -t ext4 {image}; mkdir -p {root}; mount -o loop {image} {root}"
+            ));
+        }
         let mut cluster = Cluster { daemons: BTreeMap::new(), ground, folder, kubernetes, _lock: lock };
         for name in ["etcd", "containerd", "kube-apiserver"] {
             cluster.launch(name);
@@ -218,6 +238,12 @@ fn lacking() -> Result<PathBuf, String> {
         Some(missing) => Err(format!("no {missing} in {} (tests/cluster/kubernetes/build.sh)", folder.display())),
         None => Ok(folder),
     }
+}
+
+/// Which Kubernetes it is.
+pub(crate) fn version() -> Option<String> {
+    let folder = lacking().ok()?;
+    Some(folder.file_name()?.to_str()?.strip_prefix("kubernetes-v")?.to_owned())
 }
 
 /// The newest that `kubernetes/build.sh` has made.

@@ -26,4 +26,5 @@ mod churn;
 mod deployed;
 mod faults;
 mod page;
+mod pages;
 mod truth;
