@@ -4,6 +4,10 @@ use std::fmt::Debug;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+use crate::bed;
+use crate::common;
+use crate::common::compatibility::{self, Machine};
+
 /// Past the test harness, which would swallow it.
 pub(crate) fn say(what: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{what}");
@@ -44,6 +48,14 @@ impl Checks {
     /// If a check failed, or none was made.
     pub(crate) fn end(self, name: &str) {
         let (made, failed) = (self.made, self.failed.len());
+        if failed == 0 {
+            let runtime =
+                common::shell("containerd --version | cut -d' ' -f3; runc --version | sed -n 's/runc version //p'");
+            let runtime: Vec<&str> = runtime.split_whitespace().collect();
+            let runtime = format!("containerd {}", runtime.join(", runc "));
+            let kubernetes = bed::version().unwrap_or_default();
+            compatibility::note(&Machine::here(), &kubernetes, &runtime, name, &format!("{made} checks"));
+        }
         say(format_args!("{name}: {made} checks, {failed} failed, {:.1} s", self.begun.elapsed().as_secs_f64()));
         assert!(made > 0, "nothing was looked at");
         assert!(failed == 0, "{failed} of {made} checks:\n{}", self.failed.join("\n"));

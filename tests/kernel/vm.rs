@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::common::compatibility::{self, Machine};
 use crate::common::vm::{self, INSIDE, Vm};
 
 /// The project as the tests know it: programs and files, at the places that the build wrote into them.
@@ -49,6 +50,11 @@ fn tests_pass_on(suite: &str) {
     let outcome = vm.run(&command, Duration::from_secs(1200));
     eprintln!("{suite}: done after {:?}", start.elapsed());
     assert_eq!(outcome.status, 0, "on Debian {suite}:\n{}", outcome.output);
+    let (release, _) = kernel.split_once('\n').unwrap();
+    let machine = Machine { kernel: release.to_owned(), cgroups: "v2", suite: Some(suite.to_owned()) };
+    let passed = outcome.output.lines().find_map(|line| line.strip_prefix("test result: ok. ")?.split(' ').next());
+    let passed = format!("{} tests", passed.expect("the end of the tests"));
+    compatibility::note(&machine, "none", "containerd and runc of that Debian", "kernel", &passed);
 }
 
 #[test]

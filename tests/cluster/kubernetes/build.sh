@@ -13,8 +13,8 @@ skip() { echo "SKIP: $1, so Kubernetes $2 cannot be put into target/tools" >&2; 
 
 build() { # version
     local version=$1 target=$tools/kubernetes-$1 stamp minor variables= variable
-    # What is built depends on the module and on how this script builds it.
-    stamp=$(cat "$modules/$version"/go.* "$modules/build.sh" | sha256sum | cut -d' ' -f1)
+    # What is built depends on the module and on how the go command is called.
+    stamp=$( (cat "$modules/$version"/go.*; declare -f build) | sha256sum | cut -d' ' -f1)
     if [ "$(cat "$target/stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
     if ! go version 2>/dev/null | grep -qE ' go1\.(2[5-9]|[3-9][0-9])'; then
         skip "no Go 1.25 or later" "$version"
@@ -35,5 +35,9 @@ build() { # version
     echo "$stamp" >"$target/stamp"
 }
 
+# Two who want it at once: the second finds what the first has made.
+mkdir -p "$tools"
+exec 9>"$tools/kubernetes.lock"
+flock 9
 if [ $# = 0 ]; then set -- "$(cd "$modules" && printf '%s\n' v*/ | tr -d / | sort -V | tail -n 1)"; fi
 for version; do build "$version"; done
