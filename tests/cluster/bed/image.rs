@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{RUNTIME, exporter_binary};
+use crate::checks::say;
 use crate::common::{self, containerd::docker_archive};
 
 /// Image of the pods and of their sandboxes: a static busybox, `sleep` by default.
@@ -43,9 +44,21 @@ pub(crate) fn import_archive(archive: &Path) {
     fs::remove_file(archive).unwrap();
 }
 
-/// Puts this build of the exporter into the store, in an image that is laid out and configured as the Containerfile
-/// says. A build for tests is not static: the libraries that it is linked to come along.
+/// Puts the image that is released into the store, as `tests/release` has built it since this build of the exporter; else
+/// this build in an image that is laid out and configured as the Containerfile says. A build for tests is not static:
+/// the libraries that it is linked to come along.
 pub(crate) fn import_exporter(dir: &Path) {
+    let released = Path::new(env!("CARGO_TARGET_TMPDIR")).join("image.tar");
+    let made = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    if made(&released) > made(&exporter_binary()) {
+        say("deploying the image of deploy/image/Containerfile");
+        let copy = dir.join("exporter.tar");
+        fs::copy(&released, &copy).unwrap();
+        return import_archive(&copy);
+    }
+    say(
+        "no newer image of deploy/image/Containerfile (cargo test --test release): deploying this build in one like it",
+    );
     let (_, stage) = CONTAINERFILE.rsplit_once("FROM ").unwrap();
     let said = |instruction: &str| {
         let line = stage.lines().find_map(|line| line.strip_prefix(instruction)?.strip_prefix(' '));
