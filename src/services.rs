@@ -15,7 +15,7 @@ pub static CONTROL_PLANE: Metric = Metric::gauge(
     "headroom_control_plane",
     Unit::None,
     &[],
-    "1 if a kube-apiserver, etcd or k3s server process runs on this machine: eviction here may take the cluster down. A new one is seen within a minute.",
+    "1 if a control plane runs on this machine: kube-apiserver or etcd, its own or in a static pod (not in another pod), or what has them inside (k3s server, MicroK8s, MicroShift). A new one is seen within a minute.",
 );
 
 /// Whether what is said of the kubelet is said of one that runs.

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use super::Host;
-use super::process::parse::decimal;
+use super::process::parse::{self, decimal};
 use crate::error::{Error, Reason, Result};
 
 /// The longest command line that we read: what Linux allows for one argument.
@@ -22,6 +22,17 @@ const LONGEST_CMDLINE: usize = 128 << 10;
 pub struct Pids {
     dir: OwnedFd,
     path: PathBuf,
+}
+
+/// What a process cannot choose for itself: its user, its pid namespaces, its cgroups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Its effective uid, as this procfs has it.
+    pub uid: Option<u32>,
+    /// In how many pid namespaces it is, from this procfs' inwards: one for a process of the machine's own.
+    pub namespaces: Option<usize>,
+    /// Its `/proc/PID/cgroup`, a line for each hierarchy.
+    pub cgroup: String,
 }
 
 impl Host {
@@ -101,6 +112,25 @@ impl Pids {
     /// The operating system's; denied without `CAP_SYS_PTRACE` if it is another user's; gone if it exited.
     pub fn environ(&self, pid: u32) -> Result<Vec<String>> {
         self.read(pid, "environ", LONGEST_CMDLINE).map(|bytes| strings(&bytes))
+    }
+
+    /// Where it stands on the machine.
+    ///
+    /// # Errors
+    /// The operating system's; gone if it exited.
+    pub fn standing(&self, pid: u32) -> Result<Standing> {
+        // A process without a status has none for us either: a kernel that lacks one of these files says less.
+        let some = |name: &str, limit: usize| match self.read(pid, name, limit) {
+            Ok(bytes) => Ok(bytes),
+            Err(error) if error.is_gone() => self.comm(pid).map(|_| Vec::new()),
+            Err(error) => Err(error),
+        };
+        let (status, cgroup) = (some("status", 4096)?, some("cgroup", 64 << 10)?);
+        Ok(Standing {
+            uid: parse::effective_uid(&status),
+            namespaces: parse::pid_namespaces(&status),
+            cgroup: String::from_utf8_lossy(&cgroup).into_owned(),
+        })
     }
 
     /// Its parent: the fourth field of `/proc/PID/stat`, counted from behind the name, which may hold anything.

@@ -16,7 +16,8 @@ use super::configuration::{Configuration, Source, Text};
 use super::configz::drift::{self, Drift};
 use super::configz::{self, Configz, Running};
 use super::http2::Http2;
-use super::process::{Finder, Found, KubeletProcess};
+use super::identity::Why;
+use super::process::{Finder, Found, KubeletProcess, PassedOver};
 use super::sources::{Overrides, Sources};
 use super::thresholds::Thresholds;
 use crate::error::{Error, Reason, Result};
@@ -43,6 +44,16 @@ pub struct Settings {
         value_name = "NAME"
     )]
     pub node_name: Option<String>,
+    /// Whose processes may be this node's kubelet
+    #[arg(
+        long_help = "The user whose process this node's kubelet is, if it is rootless: one of another user is passed over, as is one in a pod or in a container",
+        id = "kubelet.uid",
+        long = "kubelet.uid",
+        value_name = "UID",
+        default_value_t = 0,
+        help_heading = "Kubelet"
+    )]
+    pub uid: u32,
 }
 
 /// The kubelet of this node. A clone is the same handle; the default one looks for a kubelet, and asks nobody.
@@ -108,8 +119,9 @@ impl Kubelet {
     /// One that is found and asked as it is told here.
     pub fn new(settings: Settings) -> Self {
         let configz = Configz::new(settings.configz.clone()).of_node(settings.node_name.clone());
+        let finder = Finder::of_user(settings.uid);
         let known = Arc::new(Known { settings, configz, ..Known::default() });
-        Kubelet(Arc::new(Shared { known, ..Shared::default() }))
+        Kubelet(Arc::new(Shared { known, finder, ..Shared::default() }))
     }
 
     /// The kubelet as it was at `since` or later. All who ask for the same moment share one look.
@@ -323,6 +335,22 @@ impl Look {
         effective
     }
 
+    /// Why files do not tell what the kubelet runs with, though some may be there.
+    fn unknown(&self) -> Option<Error> {
+        let Overrides { config, config_dir, .. } = &self.known.settings.overrides;
+        if config.is_some() || config_dir.is_some() {
+            return None;
+        }
+        if let Some(untold) = self.process().and_then(|process| process.untold.as_ref()) {
+            let what = format!("what this node's kubelet was told, inside another program: {untold}");
+            return Some(Error::new(untold.reason(), format!("{what}; its thresholds are unknown")));
+        }
+        let found = self.found.as_ref().ok().filter(|found| found.kubelet.is_none() && !self.away)?;
+        let rootless = found.passed_over.iter().find(|passed| matches!(passed.why, Why::User(_)))?;
+        let PassedOver { pid, comm, why } = rootless;
+        Some(Error::new(Reason::Denied, format!("process {pid} ({comm}) looks like this node's kubelet, and {why}")))
+    }
+
     fn read_files(&self, host: &Host, deadline: Deadline) -> Result<super::configuration::KubeletInputs> {
         let sources = self.sources.clone();
         host.bounded("the kubelet's configuration", deadline, move || sources.read(deadline))
@@ -348,6 +376,9 @@ impl Look {
     }
 
     fn take_files(&self, host: &Host, deadline: Deadline, effective: &mut Effective) {
+        if let Some(unknown) = self.unknown() {
+            return effective.errors.push(unknown);
+        }
         let inputs = match self.read_files(host, deadline) {
             Ok(inputs) => inputs,
             Err(error) => return effective.errors.push(error),

@@ -1,13 +1,16 @@
 //! Finding the kubelet, and whether this node runs a control plane, among all processes.
 //!
 //! A sweep reads the name of every process, so it is made rarely: a process that was found is only looked at again to
-//! see that it is still there. The rest of `/proc/PID/cmdline` is read only where no process has the kubelet's name,
-//! because reading it waits for the memory lock of that process, which a stuck one may hold.
+//! see that it is still there. Of one that has the name of a kubelet, or of a program that has one inside
+//! ([`super::embedded`]), is read whose it is ([`super::identity`]), and only of this machine's own what it was told:
+//! reading a command line waits for the memory lock of that process, which a stuck one holds and a hostile one can hold.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::embedded::{self, Embedder, Started};
+use super::identity::{self, Why};
 use crate::error::{Error, Reason, Result};
 use crate::host::pids::Pids;
 use crate::host::{Deadline, Host};
@@ -16,16 +19,24 @@ use crate::host::{Deadline, Host};
 const SWEEP_HOLDS: Duration = Duration::from_secs(60);
 const SWEEP_HOLDS_WITHOUT_KUBELET: Duration = Duration::from_secs(10);
 
-/// Names of processes that only a control-plane node runs. k3s runs the apiserver inside itself.
-const CONTROL_PLANE: [&str; 3] = ["kube-apiserver", "etcd", "k3s-server"];
+/// Names of processes that only a control-plane node runs, if they are its own.
+const CONTROL_PLANE: [&str; 2] = ["kube-apiserver", "etcd"];
+
+/// More who look like a kubelet are not told of.
+const MOST_PASSED_OVER: usize = 16;
+
+/// Names of processes that may run a kubelet under another name: its script, or the program of many commands.
+const SHELLS: [&str; 9] = ["hyperkube", "sh", "bash", "dash", "ash", "ksh", "zsh", "busybox", "exe"];
 
 /// A kubelet that runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KubeletProcess {
     /// Its process.
     pub pid: u32,
-    /// What follows the program's name on its command line.
+    /// What follows the program's name on its command line, or what stands for that where it is inside another program.
     pub arguments: Vec<String>,
+    /// Why they are not all that it was told.
+    pub untold: Option<Error>,
 }
 
 /// What a look at the processes found.
@@ -33,15 +44,28 @@ pub struct KubeletProcess {
 pub struct Found {
     /// The kubelet; of several the one with the lowest pid whose parent is not one of them.
     pub kubelet: Option<KubeletProcess>,
-    /// Processes that look like kubelets as well (Kubernetes in containers on this machine).
-    pub others: Vec<u32>,
+    /// Who looks like this node's kubelet as well, and is not.
+    pub passed_over: Vec<PassedOver>,
     /// The apiserver or etcd runs here.
     pub control_plane: bool,
+}
+
+/// A process that looks like this node's kubelet, and is not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PassedOver {
+    /// Its process.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// What speaks against it.
+    pub why: Why,
 }
 
 /// Finds them, and remembers where they were.
 #[derive(Debug, Default)]
 pub struct Finder {
+    /// Whose the kubelet is: 0 unless it is rootless.
+    uid: u32,
     last: Mutex<Option<Sweep>>,
 }
 
@@ -49,8 +73,8 @@ pub struct Finder {
 #[derive(Clone, Debug)]
 struct Sweep {
     at: Instant,
-    kubelet: Option<Known>,
-    others: Vec<u32>,
+    kubelet: Option<Candidate>,
+    passed_over: Vec<PassedOver>,
     control_plane: Option<Known>,
 }
 
@@ -60,6 +84,14 @@ struct Known {
     comm: String,
 }
 
+/// The kubelet as a sweep saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Candidate {
+    known: Known,
+    /// What another program tells its kubelet: it is read once, as that program does.
+    inside: Option<KubeletProcess>,
+}
+
 impl Known {
     fn is_there(&self, pids: &Pids) -> bool {
         pids.comm(self.pid).is_ok_and(|comm| comm == self.comm)
@@ -67,6 +99,11 @@ impl Known {
 }
 
 impl Finder {
+    /// One that looks for a kubelet of this user.
+    pub fn of_user(uid: u32) -> Self {
+        Finder { uid, ..Finder::default() }
+    }
+
     /// The kubelet and the control plane as they are now. Where a sweep is needed it goes over the processes listed at
     /// `since` or later.
     ///
@@ -80,16 +117,18 @@ impl Finder {
         let sweep = match last.take() {
             Some(sweep) if sweep.holds(&pids) => sweep,
             before => {
-                let sweep = Sweep::make(&pids, &host.pids_since(since, deadline)?, deadline)?;
-                sweep.tell(before.and_then(|sweep| sweep.kubelet));
+                let sweep = Sweep::make(host, &pids, &host.pids_since(since, deadline)?, self.uid, deadline)?;
+                sweep.tell(before.as_ref());
                 sweep
             }
         };
         let kubelet = match &sweep.kubelet {
-            Some(known) => match pids.cmdline(known.pid) {
+            Some(Candidate { known, inside: Some(inside) }) if known.is_there(&pids) => Some(inside.clone()),
+            Some(Candidate { inside: Some(_), .. }) | None => None,
+            Some(Candidate { known, inside: None }) => match pids.cmdline(known.pid) {
                 // A zombie: it ended and nobody has noticed yet.
                 Ok(argv) if argv.is_empty() => None,
-                Ok(argv) => Some(KubeletProcess { pid: known.pid, arguments: arguments(&argv).to_vec() }),
+                Ok(argv) => Some(KubeletProcess { pid: known.pid, arguments: arguments(&argv).to_vec(), untold: None }),
                 // It exited between two looks; the next scrape sweeps.
                 Err(error) if error.is_gone() => None,
                 Err(error) => {
@@ -97,9 +136,9 @@ impl Finder {
                     return Err(error);
                 }
             },
-            None => None,
         };
-        let found = Found { kubelet, others: sweep.others.clone(), control_plane: sweep.control_plane.is_some() };
+        let control_plane = sweep.control_plane.is_some();
+        let found = Found { kubelet, passed_over: sweep.passed_over.clone(), control_plane };
         *last = Some(sweep);
         Ok(found)
     }
@@ -108,56 +147,135 @@ impl Finder {
 impl Sweep {
     fn holds(&self, pids: &Pids) -> bool {
         let limit = if self.kubelet.is_some() { SWEEP_HOLDS } else { SWEEP_HOLDS_WITHOUT_KUBELET };
-        self.at.elapsed() < limit && self.kubelet.iter().chain(&self.control_plane).all(|known| known.is_there(pids))
+        let known = self.kubelet.iter().map(|kubelet| &kubelet.known).chain(&self.control_plane);
+        self.at.elapsed() < limit && known.into_iter().all(|known| known.is_there(pids))
     }
 
-    /// Says which kubelet counts, where that changed: there may be several.
-    fn tell(&self, before: Option<Known>) {
-        if let Some(Known { pid, comm }) = self.kubelet.as_ref().filter(|&known| before.as_ref() != Some(known)) {
-            tracing::info!(pid, comm, others = ?self.others, "found the kubelet");
+    /// Says which kubelet counts and which do not, where that changed.
+    fn tell(&self, before: Option<&Sweep>) {
+        if let Some(Candidate { known: Known { pid, comm }, inside }) = &self.kubelet
+            && before.is_none_or(|before| before.kubelet != self.kubelet)
+        {
+            tracing::info!(pid, comm, embedded = inside.is_some(), "found the kubelet");
+        }
+        let known = |passed: &&PassedOver| before.is_some_and(|before| before.passed_over.contains(passed));
+        for PassedOver { pid, comm, why } in self.passed_over.iter().filter(|passed| !known(passed)) {
+            tracing::warn!(pid, comm, %why, "passed over: it looks like this node's kubelet");
         }
     }
 
-    fn make(pids: &Pids, all: &[u32], deadline: Deadline) -> Result<Self> {
-        let mut named = Vec::new();
-        let mut control_plane = None;
-        let look = |index: usize| {
+    fn make(host: &Host, pids: &Pids, all: &[u32], uid: u32, deadline: Deadline) -> Result<Self> {
+        let mut sweep = Sweep { at: Instant::now(), kubelet: None, passed_over: Vec::new(), control_plane: None };
+        let (mut named, mut embedders, mut shells) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, &pid) in all.iter().enumerate() {
             if index.is_multiple_of(64) && deadline.expired() {
                 return Err(Error::new(
                     Reason::Timeout,
                     format!("looking for the kubelet among {} processes", all.len()),
                 ));
             }
-            Ok(all[index])
-        };
-        for index in 0..all.len() {
-            let pid = look(index)?;
             let Ok(comm) = pids.comm(pid) else { continue };
             if comm == "kubelet" {
                 named.push(Known { pid, comm });
-            } else if control_plane.is_none() && CONTROL_PLANE.contains(&comm.as_str()) {
-                control_plane = Some(Known { pid, comm });
+            } else if let Some(embedder) = Embedder::of_comm(&comm) {
+                embedders.push((embedder, Known { pid, comm }));
+            } else if SHELLS.contains(&comm.as_str()) {
+                shells.push(Known { pid, comm });
+            } else if sweep.control_plane.is_none()
+                && CONTROL_PLANE.contains(&comm.as_str())
+                && identity::is_of_the_control_plane(pids, pid).unwrap_or(false)
+            {
+                sweep.control_plane = Some(Known { pid, comm });
             }
         }
-        // A zombie has a name and no arguments. An unreadable command line is an error to be told, later.
-        named.retain(|known| !pids.cmdline(known.pid).is_ok_and(|argv| argv.is_empty()));
-        if named.is_empty() {
-            for index in 0..all.len() {
-                let pid = look(index)?;
-                if pids.cmdline(pid).is_ok_and(|argv| is_kubelet(&argv))
-                    && let Ok(comm) = pids.comm(pid)
-                {
-                    named.push(Known { pid, comm });
-                }
+        let mut candidates = Vec::new();
+        for known in named {
+            // Who it is first: a command line can be made to block by its process.
+            if sweep.admits(pids, &known, uid) && !is_zombie(pids, known.pid) {
+                candidates.push(Candidate { known, inside: None });
             }
         }
-        let candidates: Vec<u32> = named.iter().map(|known| known.pid).collect();
-        let is_child = |known: &Known| pids.parent(known.pid).is_ok_and(|parent| candidates.contains(&parent));
-        let parents: Vec<Known> = named.into_iter().filter(|known| !is_child(known)).collect();
-        let others = parents.iter().skip(1).map(|known| known.pid).collect::<Vec<_>>();
-        let kubelet = parents.into_iter().next();
-        Ok(Sweep { at: Instant::now(), kubelet, others, control_plane })
+        for (embedder, known) in embedders {
+            if sweep.admits(pids, &known, uid)
+                && let Some(candidate) = sweep.look_inside(host, pids, embedder, known, deadline)
+            {
+                candidates.push(candidate);
+            }
+        }
+        if candidates.is_empty() {
+            let own = |known: &Known| identity::against_a_kubelet(pids, known.pid, uid).is_ok_and(|why| why.is_none());
+            let is = |known: &Known| own(known) && pids.cmdline(known.pid).is_ok_and(|argv| is_kubelet(&argv));
+            let found = shells.into_iter().filter(is);
+            candidates.extend(found.map(|known| Candidate { known, inside: None }));
+        }
+        sweep.choose(pids, candidates);
+        Ok(sweep)
     }
+
+    /// True if nothing speaks against it. What does is remembered.
+    fn admits(&mut self, pids: &Pids, known: &Known, uid: u32) -> bool {
+        match identity::against_a_kubelet(pids, known.pid, uid) {
+            Ok(None) => true,
+            Ok(Some(why)) => {
+                if self.passed_over.len() < MOST_PASSED_OVER {
+                    self.passed_over.push(PassedOver { pid: known.pid, comm: known.comm.clone(), why });
+                }
+                false
+            }
+            // It exited.
+            Err(_) => false,
+        }
+    }
+
+    fn look_inside(
+        &mut self,
+        host: &Host,
+        pids: &Pids,
+        embedder: Embedder,
+        known: Known,
+        deadline: Deadline,
+    ) -> Option<Candidate> {
+        let argv = pids.cmdline(known.pid).ok().filter(|argv| !argv.is_empty())?;
+        if self.control_plane.is_none() && embedder.is_control_plane(&known.comm, &argv) {
+            self.control_plane = Some(known.clone());
+        }
+        let (environ, untold) = match pids.environ(known.pid) {
+            Ok(environ) => (environ, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        let tree = host.tree();
+        let told = host.bounded("what tells an embedded kubelet", deadline, move || {
+            embedded::arguments(embedder, Started { argv: &argv, environ: &environ }, &tree)
+        });
+        let pid = known.pid;
+        let inside = match told {
+            Ok(None) => return None,
+            Ok(Some(arguments)) => KubeletProcess { pid, arguments, untold },
+            Err(error) => KubeletProcess { pid, arguments: Vec::new(), untold: Some(error) },
+        };
+        Some(Candidate { known, inside: Some(inside) })
+    }
+
+    /// The one with the lowest pid that is nobody's child of them.
+    fn choose(&mut self, pids: &Pids, mut candidates: Vec<Candidate>) {
+        candidates.sort_by_key(|candidate| candidate.known.pid);
+        let all: Vec<u32> = candidates.iter().map(|candidate| candidate.known.pid).collect();
+        candidates.retain(|candidate| !pids.parent(candidate.known.pid).is_ok_and(|parent| all.contains(&parent)));
+        let mut candidates = candidates.into_iter();
+        self.kubelet = candidates.next();
+        let Some(first) = self.kubelet.as_ref().map(|first| first.known.pid) else { return };
+        let others = candidates.map(|Candidate { known: Known { pid, comm }, .. }| PassedOver {
+            pid,
+            comm,
+            why: Why::Another(first),
+        });
+        self.passed_over.extend(others.take(MOST_PASSED_OVER));
+    }
+}
+
+/// A zombie has a name and no arguments. An unreadable command line is an error to be told, later.
+fn is_zombie(pids: &Pids, pid: u32) -> bool {
+    pids.cmdline(pid).is_ok_and(|argv| argv.is_empty())
 }
 
 /// True if this is a kubelet's command line: the program itself, `hyperkube kubelet`, or a shell that runs a script of
@@ -253,8 +371,11 @@ mod tests {
             (30, 1, "kubelet", ""),
         ]);
         let found = Finder::default().find(&host, soon(), Instant::now()).unwrap();
-        assert_eq!(found.kubelet, Some(KubeletProcess { pid: 41, arguments: vec!["--config=/a".into()] }));
-        assert_eq!(found.others, [90]);
+        assert_eq!(
+            found.kubelet,
+            Some(KubeletProcess { pid: 41, arguments: vec!["--config=/a".into()], untold: None })
+        );
+        assert_eq!(found.passed_over, [PassedOver { pid: 90, comm: "kubelet".into(), why: Why::Another(41) }]);
         assert!(!found.control_plane);
     }
 
@@ -269,12 +390,51 @@ mod tests {
 
     #[test]
     fn the_control_plane() {
-        for comm in CONTROL_PLANE {
-            let (_dir, host) = procfs(&[(5, 1, comm, comm)]);
-            assert!(Finder::default().find(&host, soon(), Instant::now()).unwrap().control_plane, "{comm}");
+        for (comm, line, is) in [
+            ("kube-apiserver", "kube-apiserver", true),
+            ("etcd", "etcd", true),
+            ("k3s-server", "/usr/local/bin/k3s server", true),
+            ("k3s-agent", "/usr/local/bin/k3s agent", false),
+            ("kubelite", "/snap/microk8s/1/kubelite --start-control-plane=true", true),
+            ("kubelite", "/snap/microk8s/1/kubelite --start-control-plane=false", false),
+            ("microshift", "microshift run", true),
+            ("kube-scheduler", "kube-scheduler", false),
+        ] {
+            let (_dir, host) = procfs(&[(5, 1, comm, line)]);
+            assert_eq!(Finder::default().find(&host, soon(), Instant::now()).unwrap().control_plane, is, "{line}");
         }
-        let (_dir, host) = procfs(&[(5, 1, "kube-scheduler", "kube-scheduler")]);
-        assert!(!Finder::default().find(&host, soon(), Instant::now()).unwrap().control_plane);
+    }
+
+    /// Whatever its pid: a pod's processes may be older than the kubelet that was restarted.
+    #[test]
+    fn who_is_in_a_pod_or_a_container_is_not_the_nodes() {
+        let (dir, host) = procfs(&[
+            (20, 1, "kubelet", "kubelet --config=/of-a-pod"),
+            (21, 1, "kubelet", "kubelet --config=/of-a-container"),
+            (22, 1, "k3s-server", "k3s server"),
+            (23, 1, "etcd", "etcd"),
+            (24, 1, "sh", "sh /usr/bin/kubelet"),
+            (41, 1, "kubelet", "kubelet --config=/own"),
+        ]);
+        let stand = |pid: u32, pids: &str, cgroup: &str| {
+            let status = format!("Name:\tx\nUid:\t0\t0\t0\t0\nNSpid:\t{pids}\nNSpgid:\t1\n");
+            std::fs::write(dir.path().join(format!("{pid}/status")), status).unwrap();
+            std::fs::write(dir.path().join(format!("{pid}/cgroup")), format!("0::{cgroup}\n")).unwrap();
+        };
+        let pod = "/kubepods/besteffort/pod11111111-2222-3333-4444-555555555555/x";
+        for pid in [20, 22, 23, 24] {
+            stand(pid, &pid.to_string(), pod);
+        }
+        stand(21, "21\t1", "/docker/x");
+        stand(41, "41", "/system.slice/kubelet.service");
+        let find = || Finder::default().find(&host, soon(), Instant::now()).unwrap();
+        let found = find();
+        assert_eq!(found.kubelet.unwrap().arguments, ["--config=/own"]);
+        assert_eq!(found.passed_over.iter().map(|passed| passed.pid).collect::<Vec<_>>(), [20, 21, 22]);
+        assert!(!found.control_plane);
+        // The node's own stops: nobody takes its place.
+        std::fs::remove_dir_all(dir.path().join("41")).unwrap();
+        assert_eq!(find().kubelet, None);
     }
 
     #[test]
@@ -295,7 +455,7 @@ mod tests {
         // The first is gone, and another program got its pid.
         std::fs::write(dir.path().join("41/comm"), "bash\n").unwrap();
         let found = finder.find(&host, soon(), Instant::now()).unwrap();
-        assert_eq!(found.kubelet, Some(KubeletProcess { pid: 12, arguments: vec!["--b".into()] }));
+        assert_eq!(found.kubelet, Some(KubeletProcess { pid: 12, arguments: vec!["--b".into()], untold: None }));
     }
 
     #[test]

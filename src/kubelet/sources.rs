@@ -301,7 +301,11 @@ mod tests {
         }
 
         fn read(&self, flags: &[&str]) -> Result<KubeletInputs> {
-            let kubelet = KubeletProcess { pid: 7, arguments: flags.iter().map(|&flag| flag.to_owned()).collect() };
+            let kubelet = KubeletProcess {
+                pid: 7,
+                arguments: flags.iter().map(|&flag| flag.to_owned()).collect(),
+                ..KubeletProcess::default()
+            };
             Sources::of(&self.host, Some(&kubelet), &Overrides::default()).read(Deadline::after(Duration::from_secs(5)))
         }
 
@@ -381,7 +385,11 @@ mod tests {
         let machine = Machine::new(&[("root/k/kubelet.conf", "server: x"), ("proc/sys/kernel/hostname", "Node-1\n")]);
         machine.link("/k", "proc/7/cwd");
         let of = |flags: &[&str]| {
-            let kubelet = KubeletProcess { pid: 7, arguments: flags.iter().map(|&flag| flag.to_owned()).collect() };
+            let kubelet = KubeletProcess {
+                pid: 7,
+                arguments: flags.iter().map(|&flag| flag.to_owned()).collect(),
+                ..KubeletProcess::default()
+            };
             let overrides = Overrides::default();
             let sources = Sources::of(&machine.host, Some(&kubelet), &overrides);
             (sources.kubeconfig(), sources.node_name(&machine.host).unwrap())
@@ -421,7 +429,8 @@ mod tests {
     fn ours_take_the_place_of_theirs_one_by_one() {
         let machine = Machine::new(&[("root/ours", "ours"), ("root/theirs", "theirs"), ("root/d/1.conf", "dropin")]);
         let flags = ["--config=/theirs", "--config-dir=/d", "--root-dir=/r", "--eviction-hard="];
-        let kubelet = KubeletProcess { pid: 7, arguments: flags.map(str::to_owned).to_vec() };
+        let kubelet =
+            KubeletProcess { pid: 7, arguments: flags.map(str::to_owned).to_vec(), ..KubeletProcess::default() };
         let overrides = Overrides { config: Some("/ours".into()), ..Overrides::default() };
         let sources = Sources::of(&machine.host, Some(&kubelet), &overrides);
         let told = sources.read(Deadline::after(Duration::from_secs(5))).unwrap();

@@ -123,7 +123,7 @@ impl Machine {
 
     fn ask(&self, configz: &Configz) -> Answer {
         let host = self.host();
-        let kubelet = KubeletProcess { pid: 1234, arguments: Vec::new() };
+        let kubelet = KubeletProcess { pid: 1234, arguments: Vec::new(), ..KubeletProcess::default() };
         let kubelet = self.path("proc/1234/stat").exists().then_some(kubelet);
         configz.ask(&host, kubelet.as_ref(), None, || None, soon())
     }
@@ -647,7 +647,7 @@ fn a_certificate_that_is_made_out_to_the_node() {
     machine.kubelet(7, &[]);
     let settings = machine.settings(&server, &ca.pem);
     let host = machine.host();
-    let kubelet = KubeletProcess { pid: 1234, arguments: Vec::new() };
+    let kubelet = KubeletProcess { pid: 1234, arguments: Vec::new(), ..KubeletProcess::default() };
     let ask = |name: Option<&str>, flags: &[&str]| {
         let configz = Configz::new(settings.clone()).of_node(name.map(str::to_owned));
         configz.ask(&host, Some(&kubelet), Some(&Flags::parse(flags.iter().copied())), || None, soon())

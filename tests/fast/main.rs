@@ -16,6 +16,7 @@ mod catalog;
 mod check_config;
 mod configz;
 mod dashboards;
+mod distributions;
 mod eviction_configz;
 mod eviction_node;
 mod parity;

@@ -50,6 +50,13 @@ pub fn only_pid(status: &[u8]) -> Option<u64> {
     decimal(&rest[..memchr(b'\n', rest)?])
 }
 
+/// In how many pid namespaces the process of a `/proc/PID/status` has a number (`NSpid`); `None` before Linux 4.1.
+pub fn pid_namespaces(status: &[u8]) -> Option<usize> {
+    const ROW: &[u8] = b"\nNSpid:\t";
+    let rest = &status[memmem::find(status, ROW)? + ROW.len()..];
+    Some(rest[..memchr(b'\n', rest)?].split(|&byte| byte == b'\t').count())
+}
+
 /// A number that is all of `word`.
 pub(in crate::host) fn decimal(word: &[u8]) -> Option<u64> {
     if word.is_empty() {

@@ -4,6 +4,7 @@ use super::read::Snapshot;
 use super::*;
 use crate::host::filesystem::Filesystem;
 use crate::kubelet::configuration::{Configuration, Source};
+use crate::kubelet::process::PassedOver;
 use crate::kubelet::signals::{self, Counts, Observation, Signal};
 use crate::kubelet::thresholds::Thresholds;
 use crate::metric::{Metric, Samples};
@@ -45,6 +46,9 @@ pub(super) fn assess(snapshot: Snapshot) -> Samples {
         samples.push(&IMAGES_UNUSED_BYTES, &[], images.unused_bytes as f64);
     }
     snapshot.errors.into_iter().for_each(|error| samples.fail(error));
+    for PassedOver { pid, comm, why } in snapshot.passed_over {
+        samples.note(format!("process {pid} ({comm}) was passed over as this node's kubelet: {why}"));
+    }
     if let Some(unasked) = snapshot.unasked {
         samples.note(format!(
             "thresholds are those of the kubelet's files and flags, as they are now: whether it runs with these is \

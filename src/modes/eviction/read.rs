@@ -10,6 +10,7 @@ use crate::host::{CallBudget, Host, text};
 use crate::kubelet::configuration::{Configuration, Source};
 use crate::kubelet::configz::drift::Drift;
 use crate::kubelet::handle::{Effective, Kubelet};
+use crate::kubelet::process::PassedOver;
 use crate::kubelet::signals::{self, Observation, Signal};
 use crate::kubelet::thresholds::Thresholds;
 use crate::modes::Context;
@@ -45,6 +46,8 @@ pub struct Snapshot {
     pub errors: Vec<Error>,
     /// Why the kubelet itself could not be asked, where its files and flags tell all the same.
     pub unasked: Option<Error>,
+    /// Who looks like this node's kubelet and is not.
+    pub passed_over: Vec<PassedOver>,
 }
 
 impl Snapshot {
@@ -60,7 +63,8 @@ impl Snapshot {
         snapshot.read_pids(host);
 
         let look = kubelet.look(host, deadline, began)?;
-        let found = snapshot.ok(look.found()).is_some();
+        let found =
+            snapshot.ok(look.found()).map(|found| snapshot.passed_over.clone_from(&found.passed_over)).is_some();
         let Effective { configuration, sources, drift, errors, unasked } = look.effective(host, deadline).clone();
         (snapshot.kubelet, snapshot.sources, snapshot.drift) = (configuration, sources, drift);
         snapshot.unasked = unasked;
