@@ -8,7 +8,8 @@
 //! In a container, `sys/fs/cgroup` often shows only the container's own subtree (a cgroup namespace, or a bind mount of
 //! a part). Counting that as the machine would be a lie, so it is refused: only the true root of a v2 hierarchy has no
 //! `cgroup.events`, and only the true root of a v1 hierarchy has `release_agent` (`CFTYPE_NOT_ON_ROOT` and
-//! `CFTYPE_ONLY_ON_ROOT` in `kernel/cgroup`).
+//! `CFTYPE_ONLY_ON_ROOT` in `kernel/cgroup`). Unless the machine itself is a container, as a node of kind is: then the
+//! init among its processes has the same subtree there.
 
 pub mod held;
 #[cfg(test)]
@@ -276,7 +277,7 @@ impl Layout {
 /// The cgroup2 hierarchy at `path`, if there is one.
 fn unified(host: &Host, path: &Path) -> Result<Option<Hierarchy>> {
     let Some(controllers) = host.read_some(path.join("cgroup.controllers"))? else { return Ok(None) };
-    if exists(host, &path.join("cgroup.events"))? {
+    if exists(host, &path.join("cgroup.events"))? && !is_what_init_sees(host, path) {
         return Err(part_of_a_tree(path));
     }
     let controllers = controllers.split_ascii_whitespace().map(str::to_owned).collect();
@@ -291,7 +292,17 @@ fn unified(host: &Host, path: &Path) -> Result<Option<Hierarchy>> {
 pub fn is_the_machines(host: &Host, path: &Path) -> Result<()> {
     let of_a_part = exists(host, &path.join("cgroup.events"))?
         || (exists(host, &path.join("notify_on_release"))? && !exists(host, &path.join("release_agent"))?);
-    if of_a_part { Err(part_of_a_tree(path)) } else { Ok(()) }
+    if of_a_part && !is_what_init_sees(host, path) { Err(part_of_a_tree(path)) } else { Ok(()) }
+}
+
+/// True if the first of the processes that we are shown has this very cgroup there: then the machine itself is a
+/// container, with a cgroup namespace of its own (a node of kind or k3d, LXC), and this is all that its kubelet has.
+fn is_what_init_sees(host: &Host, path: &Path) -> bool {
+    let Ok(below) = path.strip_prefix(host.sys("")) else { return false };
+    let init = host.proc("1/root/sys").join(below);
+    let place = |path: &Path| rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino));
+    // The processes of our own container have a first one too.
+    host.require_host_pid().is_ok() && matches!((place(path), place(&init)), (Ok(ours), Ok(its)) if ours == its)
 }
 
 fn hidden(path: &Path) -> Error {

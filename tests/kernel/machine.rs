@@ -44,3 +44,39 @@ fn a_machine_that_is_no_node() {
         true
     });
 }
+
+/// As a node of kind or k3d is: what its init and its kubelet have at `/sys/fs/cgroup` is the root of a cgroup
+/// namespace, and is all there is of this machine.
+#[test]
+fn a_machine_that_is_a_container() {
+    if !common::is_root() {
+        skip!("not root: cgroups and namespaces need it");
+    }
+    let node = std::path::Path::new(v2()).join(format!("headroom-node-{}", common::unique()));
+    std::fs::create_dir_all(node.join("own/deeper")).unwrap();
+    let exporter = env!("CARGO_BIN_EXE_headroom-exporter");
+    let page = {
+        let script = format!(
+            "echo 0 >{node}/cgroup.procs
+             exec unshare --cgroup --mount --pid --fork --mount-proc --kill-child sh -ec '
+                 mount -t cgroup2 cgroup2 /sys/fs/cgroup
+                 {exporter} --no-runtime --web.listen-address=127.0.0.1:0 --web.scrape-timeout=25s 2>/tmp/{log} &
+                 for i in $(seq 300); do
+                     port=$(sed -n \"s/.*127.0.0.1:\\([0-9]*\\).*/\\1/p\" /tmp/{log} | head -n 1)
+                     [ -z \"$port\" ] || break
+                     sleep 0.1
+                 done
+                 curl -sf http://127.0.0.1:$port/metrics; kill $!; wait || true; rm /tmp/{log}'",
+            node = node.display(),
+            log = node.file_name().unwrap().display(),
+        );
+        common::Page::parse(&shell(&script))
+    };
+    std::fs::remove_dir(node.join("own/deeper")).unwrap();
+    std::fs::remove_dir(node.join("own")).unwrap();
+    common::eventually("the cgroup can be removed", || std::fs::remove_dir(&node).is_ok());
+    let modes = headroom::modes::MODES.iter().map(|mode| mode.id);
+    let failed: Vec<&str> = modes.filter(|mode| page.outcome(mode) == "failed").collect();
+    assert_eq!(failed, [""; 0], "{page:#?}");
+    assert_eq!(page.value("headroom_cgroup_directories{subsystem=\"unified\"}"), 3.0, "itself and two below");
+}

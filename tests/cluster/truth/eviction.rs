@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
-use crate::bed::{Cluster, NODE};
+use crate::bed::{self, Cluster, NODE};
 use crate::checks::{Checks, same};
 use crate::common::Exporter;
 use crate::page::Page;
@@ -137,7 +137,11 @@ fn figures(summary: &Value) -> Vec<Figure> {
 fn thresholds(cluster: &Cluster, exporter: &Exporter) -> Result<(), String> {
     let running = cluster.kubelet_api("configz")?["kubeletconfig"].clone();
     let page = Page::of(exporter);
-    same(page.all("headroom_eviction_config_info", &[("source", "configz")]).count(), 1)?;
+    // A kubelet before 1.33 wants the right to run commands in every pod for it, which nobody gives: then its files tell.
+    let version = bed::version().unwrap_or_default();
+    let minor: u32 = version.split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or_default();
+    let source = if minor < 33 { "file" } else { "configz" };
+    same(page.all("headroom_eviction_config_info", &[("source", source)]).count(), 1)?;
     same(page.all("headroom_eviction_config_drift", &[]).map(|series| series.value).sum::<f64>(), 0.0)?;
     let mut expected = Vec::new();
     for (kind, name) in [("hard", "evictionHard"), ("soft", "evictionSoft")] {
