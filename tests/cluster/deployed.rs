@@ -63,6 +63,7 @@ fn by_kustomize(cluster: &mut Cluster, checks: &mut Checks) {
     checks.soon("kustomize: thresholds are the running kubelet's", 20, || {
         same(page().all("headroom_eviction_config_info", &[("source", "configz")]).count(), 1)
     });
+    checks.soon("kustomize: doctor in its pod, as the documents have it, can tell of every mode", 60, || doctor(cluster));
     checks.soon("kustomize: its own pod has its name", 30, || {
         let page = page();
         let own =
@@ -91,6 +92,7 @@ fn by_helm(cluster: &Cluster, helm: &Path, checks: &mut Checks) {
     checks.check("helm: its DaemonSet is rolled out", rolled_out(cluster));
     say(format_args!("helm: Ready after {:.1} s", begun.elapsed().as_secs_f64()));
     checks.soon("helm: every collector is ok", 60, || page().every_collector_is_ok());
+    checks.soon("helm: doctor in its pod can tell of every mode", 60, || doctor(cluster));
     let started = page().one("process_start_time_seconds", &[]);
     let flag = "flags.collector\\.node_status\\.lease-interval=5s";
     checks.check("helm upgrade", run_helm(cluster, helm, &["upgrade"], &["--set", flag]));
@@ -126,6 +128,21 @@ fn refused_by_pod_security(cluster: &Cluster, helm: &Path, checks: &mut Checks) 
 /// The page of the pod, which is on the node's network.
 fn page() -> Page {
     Page::at(format!("{ADDRESS}:10843").parse::<SocketAddr>().unwrap())
+}
+
+/// The line of docs/doctor.md, word for word.
+fn doctor(cluster: &Cluster) -> Result<(), String> {
+    const LINE: &str = "exec -n headroom-exporter ds/headroom-exporter -- headroom-exporter doctor";
+    let documents = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/doctor.md")).unwrap();
+    assert!(documents.contains(&format!("\nkubectl {LINE}\n")), "docs/doctor.md has another line");
+    let output = cluster.kubectl_output(&LINE.split(' ').collect::<Vec<_>>(), "");
+    let report = String::from_utf8_lossy(&output.stdout);
+    let said = || format!("{}: {report}{}", output.status, String::from_utf8_lossy(&output.stderr));
+    // 1 is also said of a mode that cannot be told of.
+    match (output.status.code(), report.contains("cannot tell"), report.lines().next()) {
+        (Some(0..=2), false, Some(head)) if head.contains(" s of samples") => Ok(()),
+        _ => Err(said()),
+    }
 }
 
 fn rolled_out(cluster: &Cluster) -> Result<(), String> {

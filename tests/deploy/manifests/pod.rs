@@ -1,5 +1,5 @@
-//! The container of the DaemonSet without Kubernetes: a root of its own with the mounts, the capabilities and the
-//! command line that were rendered, in the host's network namespace. Its processes are in a namespace of their own with
+//! The container of the DaemonSet without Kubernetes: a root of its own with the mounts, the capabilities, the
+//! environment and the command line that were rendered, in the host's network namespace. Its processes are in a namespace of their own with
 //! one more of another user: they stand for the host's, and no stand-in of a kubelet that another test has made is
 //! among them.
 
@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use super::render::environment;
 use crate::common::Exporter;
 
 const MAKE: &str = r#"
@@ -49,13 +50,9 @@ pub(crate) fn start(container: &Value, capabilities: &Value, folder: &std::path:
         .arg(folder.join("witness"))
         .arg(env!("CARGO_BIN_EXE_headroom-exporter"))
         .arg(capabilities);
-    let arguments: Vec<String> = container["args"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|argument| argument.as_str().unwrap().replace("$(NODE_NAME)", "node-1"))
-        // The port would be the machine's.
-        .filter(|argument| !argument.starts_with("--web.listen-address"))
-        .collect();
-    Exporter::start_as(command, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    command.envs(environment(container));
+    let arguments = container["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
+    // The port would be the machine's.
+    let arguments: Vec<&str> = arguments.filter(|argument| !argument.starts_with("--web.listen-address")).collect();
+    Exporter::start_as(command, &arguments)
 }

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use super::written::Flag;
+
 /// `apiVersion kind namespace/name` → object.
 pub(crate) type Objects = BTreeMap<String, Value>;
 
@@ -156,7 +158,29 @@ pub(crate) fn container(objects: &Objects) -> &Value {
     &daemonset["spec"]["template"]["spec"]["containers"][0]
 }
 
+/// Its environment on the node `node-1`.
+pub(crate) fn environment(container: &Value) -> Vec<(String, String)> {
+    let value = |variable: &Value| match variable["value"].as_str() {
+        Some(value) => value.to_owned(),
+        None => {
+            assert_eq!(variable["valueFrom"]["fieldRef"]["fieldPath"], "spec.nodeName", "{variable}");
+            "node-1".to_owned()
+        }
+    };
+    let variables = container["env"].as_array().unwrap();
+    variables.iter().map(|variable| (variable["name"].as_str().unwrap().to_owned(), value(variable))).collect()
+}
+
+/// What the exporter is told, by its environment and by its arguments, all of it as arguments.
 pub(crate) fn arguments(objects: &Objects) -> Vec<String> {
-    let arguments = container(objects)["args"].as_array().unwrap();
-    arguments.iter().map(|argument| argument.as_str().unwrap().replace("$(NODE_NAME)", "node-1")).collect()
+    let container = container(objects);
+    let argument = |(name, value): &(String, String)| {
+        let flag = Flag::of_variable(name).unwrap_or_else(|| panic!("{name} is no flag's variable"));
+        assert!(!flag.is_argument(), "{name} is of no use to another command");
+        flag.argument(value)
+    };
+    let environment = environment(container);
+    let own = environment.iter().filter(|(name, _)| name.starts_with("HEADROOM_")).map(argument);
+    let arguments = container["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap().to_owned());
+    own.chain(arguments).collect()
 }

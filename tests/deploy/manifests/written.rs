@@ -4,18 +4,18 @@
 use std::fmt::Write as _;
 
 use clap::{Arg, ArgAction};
-use headroom::config::command;
+use headroom::config::{command, environment_variable};
 use headroom::modes::MODES;
 use serde_json::{Map, Value, json};
 
 use super::render::{parse_all, project, read};
 
-/// The flags that the chart sets itself: the values that do it, and what comes of them; none where the chart's mounts
-/// and the pod decide.
+/// The flags that the chart sets itself: the values that do it, and what comes of them, as an argument; none where the
+/// chart's mounts and the pod decide.
 pub(crate) const OWN: &[(&str, Option<&str>, &str)] = &[
     ("path.rootfs", None, "--path.rootfs=/host/root"),
     ("path.sysfs", None, "--path.sysfs=/host/sys"),
-    ("node-name", None, "--node-name=$(NODE_NAME)"),
+    ("node-name", None, "--node-name=node-1"),
     ("web.listen-address", Some("web: {host: 10.0.0.1, port: 1234}"), "--web.listen-address=10.0.0.1:1234"),
     (
         "web.config.file",
@@ -46,6 +46,26 @@ pub(crate) fn flags() -> impl Iterator<Item = Flag> {
 }
 
 impl Flag {
+    /// The flag of this environment variable.
+    pub(crate) fn of_variable(name: &str) -> Option<Flag> {
+        flags().find(|flag| environment_variable(&flag.long) == name)
+    }
+
+    /// Whether only the daemon has a use for it, so that it is an argument; every other is in the environment, where
+    /// `kubectl exec` finds it.
+    pub(crate) fn is_argument(&self) -> bool {
+        self.long.starts_with("web.") || self.long.starts_with("log.")
+    }
+
+    /// This flag with this value of its variable, as an argument.
+    pub(crate) fn argument(&self, value: &str) -> String {
+        match value {
+            "true" if self.is_switch() => format!("--{}", self.long),
+            "false" if self.is_switch() => format!("--no-{}", self.long),
+            _ => format!("--{}={value}", self.long),
+        }
+    }
+
     pub(crate) fn is_own(&self) -> bool {
         OWN.iter().any(|(long, ..)| *long == self.long)
     }
