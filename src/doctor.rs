@@ -8,6 +8,7 @@
 //! interface that was lost before it came) it sees in part or not at all, and says on how much of a window a finding
 //! stands. The running exporter's page at `/` has its hours.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -80,6 +81,7 @@ pub async fn examine(subject: Subject, options: &Options, progress: impl Fn(Dura
     let asked = modes.iter().any(|(mode, _)| mode.id == "apiserver_connection" || mode.id == "node_status")
         && services.apiserver.client(&host).is_some();
     let node = node_name(&services.kubelet, &host).await;
+    let kubelet = services.kubelet.clone();
     let scraper = Scraper::new(Arc::clone(&host), services, modes);
     let mut history = History::new(&node, Limits::default());
     let began = Instant::now();
@@ -93,7 +95,8 @@ pub async fn examine(subject: Subject, options: &Options, progress: impl Fn(Dura
         let lasted = began.elapsed();
         let waiting = asked && !probes_answered(&scrape) && lasted < options.time + FOR_PROBES;
         if lasted >= options.time && !waiting {
-            let mut rows = report::rows(&scrape.runs, &history, at);
+            let root = kubelet_root(kubelet, &host).await;
+            let mut rows = report::rows(&scrape.runs, &history, at, root.as_deref());
             rows.retain(|row| options.modes.is_empty() || options.modes.iter().any(|mode| *mode == row.verdict.mode));
             let kernel = host.kernel().ok().map(|kernel| kernel.release);
             return Report { node, kernel, at, sampled: at.duration_since(first).unwrap_or_default(), rows };
@@ -118,6 +121,12 @@ async fn node_name(kubelet: &Kubelet, host: &Arc<Host>) -> String {
         Ok(name) => name,
         Err(_) => report::machine_name(),
     }
+}
+
+/// It reads procfs, which has no place on a thread that others wait for.
+async fn kubelet_root(kubelet: Kubelet, host: &Arc<Host>) -> Option<PathBuf> {
+    let host = Arc::clone(host);
+    tokio::task::spawn_blocking(move || services::kubelet_root(&kubelet, &host)).await.ok()?
 }
 
 /// Each kind of probe has an end on record.

@@ -5,12 +5,14 @@ pub mod html;
 pub mod json;
 pub mod text;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::metric::Samples;
 use crate::modes::{self, Mode};
 use crate::scrape::Run;
+use crate::verdict::runbook::{self, Steps};
 use crate::verdict::{self, EXPORTER, Figure, History, Level, Verdict};
 
 /// What was found.
@@ -43,6 +45,8 @@ pub struct Row {
     pub notes: Vec<String>,
     /// For each finding what it stands on.
     pub evidence: Vec<Vec<(String, f64)>>,
+    /// For each finding what its runbook says first, about this node.
+    pub steps: Vec<Steps>,
 }
 
 impl Report {
@@ -61,8 +65,14 @@ impl Report {
     }
 }
 
-/// One row for each mode, the worst first: judged at `at`, with what the newest `runs` could not read.
-pub fn rows(runs: &[(&'static Mode, Arc<Run>)], history: &History, at: SystemTime) -> Vec<Row> {
+/// One row for each mode, the worst first: judged at `at`, with what the newest `runs` could not read. `kubelet_root`
+/// is the directory of this node's kubelet, if that is known.
+pub fn rows(
+    runs: &[(&'static Mode, Arc<Run>)],
+    history: &History,
+    at: SystemTime,
+    kubelet_root: Option<&Path>,
+) -> Vec<Row> {
     let modes = modes::MODES.iter().map(|mode| (mode.id, mode.metrics));
     let row = |verdict: Verdict| {
         let mode = modes::MODES.iter().find(|mode| mode.id == verdict.mode);
@@ -74,6 +84,7 @@ pub fn rows(runs: &[(&'static Mode, Arc<Run>)], history: &History, at: SystemTim
             unread: run.map(|(_, run)| errors(&run.samples)).unwrap_or_default(),
             notes: run.map(|(_, run)| run.samples.notes().to_vec()).unwrap_or_default(),
             evidence: verdict.findings.iter().map(|finding| verdict::evidence(finding, history)).collect(),
+            steps: verdict.findings.iter().map(|finding| runbook::steps(finding, history, kubelet_root)).collect(),
             verdict,
         }
     };

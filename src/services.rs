@@ -1,6 +1,7 @@
 //! What the modes share: each service looks at one thing, at most once a scrape, whoever asks.
 
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use crate::apiserver::{self, Apiserver};
 use crate::host::{Deadline, Host};
@@ -53,6 +54,14 @@ pub struct Services {
     pub runtime: Runtime,
     /// The apiserver that modes may ask, over one connection.
     pub apiserver: Apiserver,
+}
+
+/// The directory of this node's kubelet, if one runs or ran here, or somebody named it. Blocks, for a second at the
+/// most.
+pub fn kubelet_root(kubelet: &Kubelet, host: &Host) -> Option<PathBuf> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let look = kubelet.look(host, Deadline::after(PATIENCE), Instant::now()).ok()?;
+    look.names_root_dir().then(|| look.root_dir().ok()).flatten()
 }
 
 impl Services {

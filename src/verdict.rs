@@ -31,6 +31,10 @@ pub use promql::labels::{Labels, NAME};
 pub use promql::store::{Point, STALE, Store};
 use rules::{Active, Rule};
 
+/// Why nothing can be told of `node_status` on a kubelet's node where nobody said how to ask the apiserver.
+const NO_ACCOUNT: &str = "a kubelet runs here, and there is no account to ask its apiserver with: set --kubeconfig, or --apiserver.url and \
+                          --apiserver.token-file";
+
 /// The name of the verdict on the exporter itself.
 pub const EXPORTER: &str = "exporter";
 
@@ -258,7 +262,17 @@ fn sight(mode: &str, metrics: &[&Metric], history: &History, at: &Evaluator<'_>)
     }
     let outcome = |name| outcomes.iter().any(|one| one.labels.get("outcome") == name && one.value == 1.0);
     if outcome("not_applicable") {
-        return Sight::Nothing("this machine has nothing of the kind".into());
+        let kubelet = !ask("headroom_kubelet_running".into()).is_empty();
+        let alone = !ask(
+            "headroom_collector_outcome{collector=\"apiserver_connection\",outcome=\"not_applicable\"} == 1".into(),
+        )
+        .is_empty();
+        // What the apiserver has of this node is there, with or without an account by which to ask.
+        return if mode == "node_status" && kubelet && !alone {
+            Sight::Blind(NO_ACCOUNT.into())
+        } else {
+            Sight::Nothing("this machine has nothing of the kind".into())
+        };
     }
     if !outcome("failed") {
         return Sight::Clear;

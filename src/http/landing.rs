@@ -18,6 +18,7 @@ use super::{App, Refused, limits};
 use crate::host::{Deadline, Host};
 use crate::kubelet::handle::Kubelet;
 use crate::report::{self, Report, html};
+use crate::services;
 use crate::verdict::{History, Limits};
 
 /// How long a page waits for the node's name, which may have to be read from a file system that hangs.
@@ -103,12 +104,13 @@ fn judged(app: &App, node: String, fresh: Option<&Arc<Taken>>) -> String {
     let at = newest.as_ref().map_or_else(SystemTime::now, |page| page.at);
     let runs = newest.as_ref().map_or(&[][..], |page| &page.runs);
     let host = app.scraper.host();
+    let root = services::kubelet_root(&app.name.kubelet, host);
     let report = Report {
         node,
         kernel: host.kernel().ok().map(|kernel| kernel.release),
         at,
         sampled: pages.first().and_then(|first| at.duration_since(first.at).ok()).unwrap_or_default(),
-        rows: report::rows(runs, &history, at),
+        rows: report::rows(runs, &history, at, root.as_deref()),
     };
     let site = html::Site {
         telemetry_path: &app.settings.telemetry_path,

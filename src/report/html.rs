@@ -13,7 +13,8 @@ use super::text::{self, COMMANDS, EXPLAINED, PARAGRAPHS};
 use super::{Report, Row};
 use crate::self_metrics;
 use crate::verdict::promql::humanize;
-use crate::verdict::{self, Finding, Level};
+use crate::verdict::runbook::Steps;
+use crate::verdict::{Finding, Level};
 
 /// The style, which is part of the page.
 pub const STYLE: &str = include_str!("page.css");
@@ -320,7 +321,7 @@ fn details(row: &Row) -> Markup {
                         p { (Text(text::without_instance(&finding.summary))) }
                     } @else {
                         (explained(finding, evidence))
-                        @if !known { (steps(finding)) }
+                        @if !known { (steps(finding, &row.steps[place])) }
                     }
                 }
                 "\n"
@@ -345,8 +346,7 @@ fn explained(finding: &Finding, evidence: &[(String, f64)]) -> Markup {
     }
 }
 
-fn steps(finding: &Finding) -> Markup {
-    let steps = verdict::runbook::steps(finding.alert);
+fn steps(finding: &Finding, steps: &Steps) -> Markup {
     let commands = &steps.check[..steps.check.len().min(COMMANDS)];
     html! {
         @if !steps.mitigate.is_empty() {

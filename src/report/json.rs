@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use super::{Report, Row};
 use crate::self_metrics;
-use crate::verdict::{self, Basis, Finding, Level};
+use crate::verdict::runbook::Steps;
+use crate::verdict::{Basis, Finding, Level};
 
 /// It changes when a field goes or means something else.
 const FORMAT: u32 = 1;
@@ -58,8 +59,8 @@ struct Found<'a> {
     covered_seconds: Option<f64>,
     window_seconds: Option<f64>,
     evidence: Vec<Series<'a>>,
-    next: Vec<String>,
-    commands: Vec<&'static str>,
+    next: &'a [String],
+    commands: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -116,13 +117,13 @@ fn mode(row: &Row) -> Mode<'_> {
             .findings
             .iter()
             .zip(&row.evidence)
-            .map(|(finding, series)| found(finding, series))
+            .zip(&row.steps)
+            .map(|((finding, series), steps)| found(finding, series, steps))
             .collect(),
     }
 }
 
-fn found<'a>(finding: &'a Finding, evidence: &'a [(String, f64)]) -> Found<'a> {
-    let steps = verdict::runbook::steps(finding.alert);
+fn found<'a>(finding: &'a Finding, evidence: &'a [(String, f64)], steps: &'a Steps) -> Found<'a> {
     let (covered, window) = match finding.basis {
         Basis::Full => (None, None),
         Basis::Partial { covered, window } => (Some(covered.as_secs_f64()), Some(window.as_secs_f64())),
@@ -140,7 +141,7 @@ fn found<'a>(finding: &'a Finding, evidence: &'a [(String, f64)]) -> Found<'a> {
         covered_seconds: covered,
         window_seconds: window,
         evidence: evidence.iter().map(|(series, value)| Series { series, value: *value }).collect(),
-        next: steps.mitigate,
-        commands: steps.check,
+        next: &steps.mitigate,
+        commands: &steps.check,
     }
 }

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 
 use super::{Report, Row};
 use crate::verdict::promql::humanize;
-use crate::verdict::{self, Basis, Figure, Finding, Level};
+use crate::verdict::runbook::Steps;
+use crate::verdict::{Basis, Figure, Finding, Level};
 
 /// How wide a line may get.
 const WIDTH: usize = 100;
@@ -122,7 +123,7 @@ fn details(out: &mut String, row: &Row, paint: Paint) {
         }
         // The same alert for a second process or volume has the same cure.
         if !known {
-            steps(out, finding, paint);
+            steps(out, finding, &row.steps[place], paint);
         }
     }
 }
@@ -140,8 +141,7 @@ pub fn notes(finding: &Finding) -> Vec<String> {
     notes
 }
 
-fn steps(out: &mut String, finding: &Finding, paint: Paint) {
-    let steps = verdict::runbook::steps(finding.alert);
+fn steps(out: &mut String, finding: &Finding, steps: &Steps, paint: Paint) {
     let _ = writeln!(out, "\n    {}", paint.bold("Next"));
     for text in steps.mitigate.iter().take(PARAGRAPHS) {
         item(out, "", text);

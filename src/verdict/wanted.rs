@@ -6,11 +6,13 @@ use std::sync::LazyLock;
 use super::promql::expression;
 use super::{figure, rules};
 
+/// What says whether a mode could be looked at.
+const JUDGED: [&str; 3] = ["headroom_collector_outcome", "headroom_collector_errors_total", "headroom_kubelet_running"];
+
 /// The names of all metrics that a rule, an annotation or a figure asks for.
 pub(super) fn wanted() -> &'static BTreeSet<String> {
     static WANTED: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
-        let mut wanted =
-            BTreeSet::from(["headroom_collector_outcome", "headroom_collector_errors_total"].map(String::from));
+        let mut wanted = BTreeSet::from(JUDGED.map(String::from));
         for rule in rules::groups().iter().flat_map(|group| &group.rules) {
             expression::names(&rule.expr, &mut wanted);
             for text in rule.annotations.values() {

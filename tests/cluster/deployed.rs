@@ -63,7 +63,7 @@ fn by_kustomize(cluster: &mut Cluster, checks: &mut Checks) {
     checks.soon("kustomize: thresholds are the running kubelet's", 20, || {
         same(page().all("headroom_eviction_config_info", &[("source", "configz")]).count(), 1)
     });
-    checks.soon("kustomize: doctor in its pod, as the documents have it, can tell of every mode", 60, || doctor(cluster));
+    checks.soon("kustomize: doctor in its pod can tell of every mode", 60, || doctor(cluster));
     checks.soon("kustomize: its own pod has its name", 30, || {
         let page = page();
         let own =

@@ -184,7 +184,7 @@ fn recorded_report(files: &[&str], node: &str) -> (Report, usize) {
         kernel: kernel.map(|labels| labels.get("release").to_owned()),
         at,
         sampled: Duration::from_secs(60 * minutes),
-        rows: report::rows(&[], &history, at),
+        rows: report::rows(&[], &history, at, None),
     };
     (report, history.pages())
 }
@@ -219,7 +219,7 @@ fn what_comes_from_the_machine_is_text() {
     page = page.into_iter().map(odd).collect();
     let mut history = History::new("n", Limits::default());
     recorded::add(&mut history, recorded::start(), &page);
-    let rows = report::rows(&[], &history, recorded::start());
+    let rows = report::rows(&[], &history, recorded::start(), None);
     let mut report =
         Report { node: ODD.into(), kernel: Some(ODD.into()), at: recorded::start(), sampled: Duration::ZERO, rows };
     report.rows[0].unread.push(ODD.into());

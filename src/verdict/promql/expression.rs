@@ -74,6 +74,17 @@ pub(in crate::verdict) fn names(expr: &Expr, names: &mut BTreeSet<String>) {
     children(expr).into_iter().for_each(|child| self::names(child, names));
 }
 
+/// Adds what it selects, as text without a range or an offset: `name{label="value"}`.
+pub(in crate::verdict) fn selectors(expr: &Expr, selectors: &mut BTreeSet<String>) {
+    let selector = match expr {
+        Expr::VectorSelector(selector) => Some(selector),
+        Expr::MatrixSelector(selector) => Some(&selector.vs),
+        _ => None,
+    };
+    selectors.extend(selector.map(|selector| VectorSelector { offset: None, ..selector.clone() }.to_string()));
+    children(expr).into_iter().for_each(|child| self::selectors(child, selectors));
+}
+
 /// The alternatives of an expression: the operands of its outermost `or`.
 pub(in crate::verdict) fn alternatives(expr: &Expr) -> Vec<&Expr> {
     match expr {

@@ -105,6 +105,26 @@ fn what_cannot_be_told_is_not_ok() {
     assert_eq!(outcome("ok").level, Level::Ok);
     assert_eq!(outcome("not_applicable").level, Level::Ok);
     assert!(outcome("not_applicable").why.contains("nothing of the kind"));
+    // Without an account at the apiserver: a kubelet's node, one whose kubelet has no apiserver, one without a kubelet.
+    let status = |kubelet: bool, connections: &str| {
+        let outcome = |mode: &'static str, outcome: &str| {
+            let labels = [(NAME, "headroom_collector_outcome"), ("collector", mode), ("outcome", outcome)];
+            (Labels::from_pairs(labels), 1.0)
+        };
+        let mut page =
+            Page::from([outcome("node_status", "not_applicable"), outcome("apiserver_connection", connections)]);
+        if kubelet {
+            page.insert(Labels::from_pairs([(NAME, "headroom_kubelet_running")]), 1.0);
+        }
+        let mut history = History::new("node-a", Limits::default());
+        add(&mut history, start(), &page);
+        verdicts(&history, start()).into_iter().find(|verdict| verdict.mode == "node_status").unwrap()
+    };
+    let blind = status(true, "ok");
+    assert_eq!(blind.level, Level::CannotTell);
+    assert!(blind.why.contains("--kubeconfig") && !blind.why.contains("nothing of the kind"), "{}", blind.why);
+    assert_eq!(status(true, "not_applicable").level, Level::Ok);
+    assert_eq!(status(false, "ok").level, Level::Ok);
     assert_eq!(outcome("failed").level, Level::CannotTell);
     assert!(outcome("failed").why.contains("could not be read"));
     let empty = History::new("node-a", Limits::default());
