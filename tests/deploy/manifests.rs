@@ -68,6 +68,7 @@ fn helm_and_kustomize_make_the_same() {
         ("kubernetes-before-1.30", "", "1.29.4"),
         ("no-runtime", "runtime: {enabled: false}", "1.33.0"),
         ("no-apiserver", "apiserver: {enabled: false}", "1.33.0"),
+        ("private-root", "mountPropagation: None", "1.33.0"),
     ] {
         same(component, template(values, version, &[]), kustomize_with(&[component]));
     }
@@ -108,7 +109,7 @@ fn render_everything() -> BTreeMap<String, BTreeSet<String>> {
     }
     put(28..=29, texts(kustomize_with(&["kubernetes-before-1.30"])));
     put(30..=36, texts(kustomize("deploy/kustomize/prometheus-operator")));
-    put(30..=36, texts(kustomize_with(&["no-runtime", "no-apiserver"])));
+    put(30..=36, texts(kustomize_with(&["no-runtime", "no-apiserver", "private-root"])));
     all
 }
 

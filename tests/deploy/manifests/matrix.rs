@@ -90,6 +90,7 @@ extraVolumeMounts: [{name: t, mountPath: /t, readOnly: true}]",
     case("no host network", "{hostNetwork: false, hostPID: false, networkPolicy: {enabled: true, from: [{namespaceSelector: {}}]}}"),
     case("network policy for all", "networkPolicy: {enabled: true}"),
     case("AppArmor profile of one's own", "appArmorProfile: Localhost/headroom"),
+    case("a host whose / is private", "mountPropagation: None"),
     case("no AppArmor", "appArmorProfile: \"\""),
     case(
         "image by digest",
@@ -148,6 +149,7 @@ pub(crate) const WRONG: &[(&str, &[&str])] = &[
         &["ServiceMonitor needs service.enabled"],
     ),
     ("prometheusRule: {exclude: [memory]}", &["/prometheusRule/exclude/0", "kmem"]),
+    ("mountPropagation: Bidirectional", &["/mountPropagation"]),
     ("appArmorProfile: unconfined", &["/appArmorProfile"]),
     ("{web: {kubernetesAuth: true}, apiserver: {enabled: false}}", &["web.kubernetesAuth asks the apiserver"]),
     (

@@ -1,7 +1,7 @@
 //! The container of the DaemonSet without Kubernetes: a root of its own with the mounts, the capabilities, the
-//! environment and the command line that were rendered, in the host's network namespace. Its processes are in a namespace of their own with
-//! one more of another user: they stand for the host's, and no stand-in of a kubelet that another test has made is
-//! among them.
+//! environment and the command line that were rendered, in the host's network namespace. Its processes are in a
+//! namespace of their own with one more of another user: they stand for the host's, and no stand-in of a kubelet that
+//! another test has made is among them.
 
 use std::process::Command;
 

@@ -96,6 +96,9 @@ fn the_pod_is_bounded_and_read_only() {
             "{mount}"
         );
     }
+    let private = template(matrix::values("a host whose / is private"), "1.33.0", &[]);
+    let mounts = render::container(&private)["volumeMounts"].as_array().unwrap();
+    assert!(mounts.iter().all(|mount| mount["mountPropagation"] == "None"), "{mounts:?}");
     assert!(container["resources"]["limits"]["memory"].is_string());
     // A provider's version is a pre-release to a comparison that does not know better.
     let provider = render::text(&template("", "1.30.2-gke.1587000", &[]));

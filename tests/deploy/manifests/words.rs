@@ -53,6 +53,9 @@ fn the_cluster_decides_whether_there_are_monitors() {
     let less = installed(true, "{runtime: {enabled: false}, apiserver: {enabled: false}, monitor: {enabled: false}}");
     assert!(less.contains("never talks to the container runtime") && less.contains("has no token"), "{less}");
     assert!(less.contains("(monitor.enabled is false)"), "{less}");
+    assert!(plain.contains("not a shared or slave mount") && plain.contains("--set mountPropagation=None"), "{plain}");
+    let private = installed(false, "mountPropagation: None");
+    assert!(private.contains("mountPropagation is None") && !private.contains("shared or slave"), "{private}");
     assert!(installed(true, "apiserver: {probeKubelet: true}").contains("WARNING: apiserver.probeKubelet"));
     assert!(installed(true, "web: {kubernetesAuth: true}").contains("WARNING: web.kubernetesAuth without TLS"));
 }
