@@ -198,6 +198,8 @@ pub fn endpoint_path(endpoint: &str) -> Option<&str> {
 pub struct Runtime {
     shared: Option<Arc<Shared>>,
     names: Arc<Mutex<names::Memory>>,
+    /// Whether it answered when it was last asked.
+    answered: Arc<Mutex<Option<bool>>>,
     fake: fake::Fake,
 }
 
@@ -320,9 +322,21 @@ impl Runtime {
     }
 
     fn answer(&self, host: &Host, deadline: Deadline, since: Option<Instant>) -> Result<Poll> {
-        let poll = self.ask(host, deadline, since)?;
+        let poll = self.ask(host, deadline, since);
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = match &poll {
+            Ok(_) => Some(true),
+            // Nothing is away where there is none, and who may not ask does not know.
+            Err(error) if matches!(error.reason(), Reason::Absent | Reason::Denied) => None,
+            Err(_) => Some(false),
+        };
+        let poll = poll?;
         self.memory().note(&poll.inventory);
         Ok(poll)
+    }
+
+    /// Whether it answered when somebody last asked; `None` if nobody did, if there is none, or if we may not ask it.
+    pub fn answered(&self) -> Option<bool> {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ask(&self, host: &Host, deadline: Deadline, since: Option<Instant>) -> Result<Poll> {

@@ -289,6 +289,7 @@ impl Scraper {
         if let Ok(Ok(node)) = tokio::time::timeout_at(deadline.instant().into(), node).await {
             scrape.node = node;
         }
+        self.services.learned(&mut scrape.node);
         scrape
     }
 }

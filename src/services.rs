@@ -27,8 +27,16 @@ pub static KUBELET_RUNNING: Metric = Metric::gauge(
     "1 if the kubelet runs. 0 if it does not: its last known configuration, root directory and node name count until another is seen. Absent if none was seen since the exporter started.",
 );
 
+/// Whether what several modes could not read is the runtime's doing: alerts on the exporter itself ask for it.
+pub static RUNTIME_UP: Metric = Metric::gauge(
+    "headroom_runtime_up",
+    Unit::None,
+    &[],
+    "1 if the container runtime answered when a collector last asked it, 0 if it did not. Absent without a runtime, with --no-runtime, and where we may not ask it.",
+);
+
 /// The metrics that are on the page whatever mode is off.
-pub static METRICS: &[&Metric] = &[&CONTROL_PLANE, &KUBELET_RUNNING];
+pub static METRICS: &[&Metric] = &[&CONTROL_PLANE, &KUBELET_RUNNING, &RUNTIME_UP];
 
 /// How each is found and asked.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +96,11 @@ impl Services {
         Services { runtime, ..Services::default() }
     }
 
+    /// What the modes learned in asking. Asks nobody.
+    pub fn learned(&self, samples: &mut Samples) {
+        samples.push_some(&RUNTIME_UP, &[], self.runtime.answered().map(|answered| f64::from(u8::from(answered))));
+    }
+
     /// What is known of the node itself. Blocks, so not from asynchronous code. What cannot be read is missing: the
     /// mode that needs the same source says why.
     pub fn samples(&self, host: &Host, deadline: Deadline, since: Instant) -> Samples {
@@ -98,5 +111,40 @@ impl Services {
             samples.push_some(metric, &[], is.map(|is| f64::from(u8::from(is))));
         }
         samples
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::error::{Error, Reason};
+    use crate::golden::inventory::recorded;
+    use crate::host::Roots;
+
+    #[test]
+    fn a_runtime_is_up_or_away_or_none_of_our_business() {
+        let answer = Arc::new(Mutex::new(Err(Error::new(Reason::Timeout, "no answer before the deadline"))));
+        let told = Arc::clone(&answer);
+        let services = Services::with_runtime(Runtime::answering(move || told.lock().unwrap().clone()));
+        let host = Host::new(Roots::default());
+        let up = |answers| {
+            *answer.lock().unwrap() = answers;
+            let _ = services.runtime.inventory(&host, Deadline::after(Duration::from_secs(1)));
+            let mut samples = Samples::new();
+            services.learned(&mut samples);
+            samples.value(&RUNTIME_UP, &[])
+        };
+        let mut samples = Samples::new();
+        services.learned(&mut samples);
+        assert_eq!(samples.value(&RUNTIME_UP, &[]), None, "nobody has asked");
+        for reason in [Reason::Timeout, Reason::Vanished, Reason::Io, Reason::Malformed] {
+            assert_eq!(up(Err(Error::new(reason, "away"))), Some(0.0), "{reason}");
+        }
+        for reason in [Reason::Absent, Reason::Denied] {
+            assert_eq!(up(Err(Error::new(reason, "not ours"))), None, "{reason}");
+        }
+        assert_eq!(up(Ok(Arc::new(recorded("k8s-1.36-cgroupv1")))), Some(1.0));
     }
 }

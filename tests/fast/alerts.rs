@@ -342,6 +342,43 @@ fn every_alert_has_its_words_and_its_runbook() {
     complain(&complaints);
 }
 
+/// What README.md lets a critical alert hide is the warning of the very same thing.
+#[test]
+fn a_critical_alert_hides_no_other_things_warning() {
+    let readme = std::fs::read_to_string(folder("README.md")).unwrap();
+    let equal = readme.split("equal: [alertname,").nth(1).and_then(|rest| rest.split_once(']')).unwrap().0;
+    let equal: BTreeSet<&str> = equal.split(',').map(str::trim).collect();
+    let mut complaints = Vec::new();
+    let mut names = BTreeSet::new();
+    for mode in present() {
+        let severities = |alert: &str| -> BTreeSet<String> {
+            let rules = rules(mode).groups.into_iter().flat_map(|group| group.rules);
+            let own = rules.filter(|rule| rule.alert.as_deref() == Some(alert));
+            own.map(|rule| rule.labels["severity"].clone()).collect()
+        };
+        let cases: Cases = serde_saphyr::from_str(&read(mode, "test.yaml")).unwrap();
+        for check in cases.tests.iter().flat_map(|case| &case.alert_rule_test) {
+            names.insert(check.alertname.clone());
+            if severities(&check.alertname).len() < 2 {
+                continue;
+            }
+            let labels = check.exp_alerts.iter().filter_map(|alert| alert["exp_labels"].as_object());
+            let missing = labels.flat_map(|labels| labels.keys()).filter(|label| {
+                !equal.contains(label.as_str()) && !["severity", "mode", "job"].contains(&label.as_str())
+            });
+            complaints.extend(missing.map(|label| format!("{}: {label} is not in equal", check.alertname)));
+        }
+    }
+    complaints.sort();
+    complaints.dedup();
+    // And the alerts that it names are there.
+    let named = readme.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| word.starts_with("Headroom"));
+    complaints.extend(
+        named.filter(|name| *name != "Headroom" && !names.contains(*name)).map(|name| format!("README.md: {name}")),
+    );
+    complain(&complaints);
+}
+
 /// In one case of test.yaml: does the alert fire, is it seen not yet firing before that, is it seen silent where it
 /// never fires?
 #[test]
