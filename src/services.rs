@@ -16,7 +16,7 @@ pub static CONTROL_PLANE: Metric = Metric::gauge(
     "headroom_control_plane",
     Unit::None,
     &[],
-    "1 if a control plane runs on this machine: kube-apiserver or etcd, its own or in a static pod (not in another pod), or what has them inside (k3s server, MicroK8s, MicroShift). A new one is seen within a minute.",
+    "1 if a control plane runs on this machine: kube-apiserver or etcd, the machine's own or in a static pod, or k3s server, MicroK8s or MicroShift, which have them inside. What takes this node down may take the cluster down. A new one is seen within a minute.",
 );
 
 /// Whether what is said of the kubelet is said of one that runs.

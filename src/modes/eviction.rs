@@ -1,7 +1,8 @@
 //! Eviction: how far this node is from the point where the kubelet throws pods out.
 //!
-//! **What fails.** The kubelet evicts when less than a threshold is available of one of nine signals, and it does not
-//! spare a control plane: on a node at 88 % disk use it evicted etcd and coredns, and did so again after each restart.
+//! **What fails.** The kubelet evicts when less than a threshold is available of one of nine signals: a kubelet of old
+//! evicted etcd and coredns on a node at 88 % disk use. Since Kubernetes 1.24 at the latest it spares static pods and
+//! those of the system priority classes (`IsCriticalPod`); what threatens etcd now is the disk that goes on filling.
 //! It looks at the file system under its root directory and at the one under the runtime's images, not at the machine's
 //! total, and at the thresholds that *it* was given.
 //!
@@ -45,7 +46,7 @@ pub use read::Snapshot;
 /// This mode.
 pub static MODE: Mode = Mode {
     id: "eviction",
-    title: "disk, memory or pid pressure evicts pods, a control plane included",
+    title: "disk, memory or pid pressure evicts pods, and a full disk stops what is left",
     metrics: &[
         &AVAILABLE_BYTES,
         &AVAILABLE_INODES,
