@@ -2,10 +2,10 @@
 //! divided by one factor.
 //!
 //! Divided: `interval`, `for`, `keep_firing_for`; range and subquery windows and their steps; `offset`, which is the
-//! other end of a window; the horizon of `predict_linear`, since noise seen through a shorter window and carried as far
-//! as before would cross any threshold. Not divided: every other number of an expression. A threshold in bytes, a
-//! ratio, an age in seconds that the exporter reads somewhere are figures of the real world, and a rate per second is
-//! compared as it is: the replay has to be that fast.
+//! other end of a window; the horizon of `predict_linear`, and the seconds that a quotient by `deriv` is held to, since
+//! noise seen through a shorter window and carried as far as before would cross any threshold. Not divided: every other
+//! number of an expression. A threshold in bytes, a ratio, an age in seconds that the exporter reads somewhere are
+//! figures of the real world, and a rate per second is compared as it is: the replay has to be that fast.
 
 use std::time::Duration;
 
@@ -49,7 +49,9 @@ impl Pace {
             for rule in group["rules"].as_array_mut().expect("rules") {
                 self.field(rule, "for");
                 self.field(rule, "keep_firing_for");
-                rule["expr"] = self.expression(rule["expr"].as_str().expect("an expression")).into();
+                let expr = self.expression(rule["expr"].as_str().expect("an expression"));
+                let by_trend = expr.contains("deriv(") || expr.contains("predicted_seconds");
+                rule["expr"] = if by_trend { self.horizons(&expr) } else { expr }.into();
             }
         }
         // JSON is YAML.
@@ -86,6 +88,25 @@ impl Pace {
             rest = &rest[letters..];
         }
         format!("{}ms", milliseconds.div_ceil(u64::from(self.0)))
+    }
+
+    /// Whole minutes or more behind a `<`: `< 4 * 3600` → `< (4 * 3600) / 30`. Ratios are less.
+    fn horizons(self, text: &str) -> String {
+        let mut out = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find("< ") {
+            out += &rest[..at + 2];
+            rest = &rest[at + 2..];
+            let end = rest.find(|c: char| !c.is_ascii_digit() && !" *.".contains(c)).unwrap_or(rest.len());
+            let number = rest[..end].trim_end();
+            let seconds: Option<u64> = number.split(" * ").map(|factor| factor.parse::<u64>().ok()).product();
+            out += &match seconds {
+                Some(seconds) if seconds >= 60 => format!("({number}) / {}", self.0),
+                _ => number.to_owned(),
+            };
+            rest = &rest[number.len()..];
+        }
+        out + rest
     }
 
     fn expression(self, text: &str) -> String {
@@ -222,6 +243,18 @@ fn windows_are_divided_and_figures_are_not() {
         ("instance:headroom_x:rate5m > 2", "instance:headroom_x:rate5m > 2"),
     ] {
         assert_eq!(pace.expression(real), short);
+    }
+}
+
+#[test]
+fn horizons_are_divided_and_ratios_are_not() {
+    let pace = Pace(30);
+    for (real, short) in [
+        ("(x / -deriv(x[15m]) > 0) < 900\nand x < 0.2", "(x / -deriv(x[15m]) > 0) < (900) / 30\nand x < 0.2"),
+        ("x / deriv(x[1h]) < 4 * 86400 and y < 10", "x / deriv(x[1h]) < (4 * 86400) / 30 and y < 10"),
+        ("x < on (instance) y", "x < on (instance) y"),
+    ] {
+        assert_eq!(pace.horizons(real), short);
     }
 }
 
