@@ -51,6 +51,7 @@ pub struct Settings {
         long = "kubelet.uid",
         value_name = "UID",
         default_value_t = 0,
+        hide_short_help = true,
         help_heading = "Kubelet"
     )]
     pub uid: u32,
