@@ -69,6 +69,7 @@ fn the_connection_to_the_apiserver_and_what_it_holds() {
         connection::i5_a_kubelet_that_never_lets_go,
         status::i8_a_condition_that_nobody_owns,
         status::i8_the_apiserver_is_out_of_seats,
+        status::i8_an_outage_of_the_apiserver_is_one_page,
         status::i8_a_lease_that_is_not_renewed,
     ]);
 }

@@ -1,6 +1,6 @@
-//! I8: a condition that is nobody's, an apiserver out of seats, a lease that is not renewed.
+//! I8: a condition that is nobody's, an apiserver out of seats or away, a lease that is not renewed.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::connection::bed;
 use super::pace::Pace;
@@ -45,6 +45,28 @@ pub fn i8_the_apiserver_is_out_of_seats() {
     stack.all_resolve();
     // The kubelet is refused as well, until its lease is late.
     stack.only_or(&names, &["HeadroomNodeLeaseOld"]);
+}
+
+/// The collector of the node's status fails for twice as long as one that fails for its own reason may.
+pub fn i8_an_outage_of_the_apiserver_is_one_page() {
+    let pace = Pace::of_this_run();
+    let Some(bed) = bed(pace, &[]) else { return };
+    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);
+    stack.is_calm();
+    let fault = Instant::now();
+    let refusal = Refusal { status: 503, retry_after: None, objects_alone: false };
+    bed.double.tell(|settings| settings.refusal = Some(refusal));
+    let page = stack.arrives("HeadroomApiserverUnreachable", &[("severity", "critical")]);
+    tell("I8, 503", pace, fault, &page);
+    std::thread::sleep(pace.short(Duration::from_secs(11 * 60)));
+    let window = pace.text(Duration::from_secs(10 * 60));
+    let failed = "headroom_collector_outcome{collector=\"node_status\",outcome=\"failed\"}";
+    let failed = stack.query(&format!("avg_over_time({failed}[{window}])"));
+    assert!(failed.iter().any(|(_, part)| *part > 0.9), "node_status failed all the while: {failed:?}");
+    bed.double.tell(|settings| settings.refusal = None);
+    stack.all_resolve();
+    // The kubelet is refused as well. That is what README.md lets Alertmanager hold back; this one does not.
+    stack.only_or(&["HeadroomApiserverUnreachable"], &["HeadroomNodeLeaseOld", "HeadroomNodeLeaseExpiring"]);
 }
 
 /// The kubelet's credentials expired, and nothing else is wrong.
