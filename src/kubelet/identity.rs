@@ -49,8 +49,8 @@ pub fn against_a_kubelet(pids: &Pids, pid: u32, uid: u32) -> Result<Option<Why>>
     })
 }
 
-/// True if an apiserver or an etcd is the node's: outside of any pod, or in a static pod of this machine's kubelet. What
-/// is in other pods is a workload (a database's etcd, the control plane of another cluster).
+/// True if an apiserver or an etcd is the node's: outside of any pod, or in a static pod of this machine's kubelet.
+/// What is in other pods is a workload (a database's etcd, the control plane of another cluster).
 ///
 /// # Errors
 /// The operating system's; gone if it exited.

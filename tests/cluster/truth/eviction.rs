@@ -137,7 +137,7 @@ fn figures(summary: &Value) -> Vec<Figure> {
 fn thresholds(cluster: &Cluster, exporter: &Exporter) -> Result<(), String> {
     let running = cluster.kubelet_api("configz")?["kubeletconfig"].clone();
     let page = Page::of(exporter);
-    // A kubelet before 1.33 wants the right to run commands in every pod for it, which nobody gives: then its files tell.
+    // A kubelet before 1.33 wants the right to run commands in every pod for it, which nobody gives: its files tell.
     let version = bed::version().unwrap_or_default();
     let minor: u32 = version.split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or_default();
     let source = if minor < 33 { "file" } else { "configz" };
