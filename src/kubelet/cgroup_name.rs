@@ -9,6 +9,8 @@
 //!
 //! Only names are looked at here. Whether such a pod or container exists is another question.
 
+use std::path::PathBuf;
+
 /// The QoS class that a directory lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Qos {
@@ -92,6 +94,26 @@ fn member(qos: Qos, name: &str) -> CgroupRole {
     } else {
         CgroupRole::Other(qos)
     }
+}
+
+/// Where the pods' cgroup may be below the kubelet's `cgroupRoot`, for both cgroup drivers. The driver is not asked: it
+/// comes from the runtime these days.
+pub fn pods_cgroups(cgroup_root: &str) -> [PathBuf; 2] {
+    let parts: Vec<&str> = cgroup_root.split('/').filter(|part| !part.is_empty() && *part != "..").collect();
+    let plain = parts.iter().copied().chain(["kubepods"]).collect();
+    // systemd nests a.slice/a-b.slice/a-b-kubepods.slice; a dash within a name is written `_`.
+    let mut slices = PathBuf::new();
+    let mut name = String::new();
+    for part in
+        parts.iter().map(|part| part.trim_end_matches(".slice").replace('-', "_")).chain(["kubepods".to_owned()])
+    {
+        if !name.is_empty() {
+            name.push('-');
+        }
+        name.push_str(&part);
+        slices.push(format!("{name}.slice"));
+    }
+    [plain, slices]
 }
 
 /// True if a directory of this name is a kubepods root: `kubepods`, `kubepods.slice`, `<prefix>-kubepods.slice`.
@@ -222,6 +244,15 @@ mod tests {
         let fixed =
             "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod8e27217630fd72e184db316e861ccccf.slice";
         assert_eq!(of_path(fixed), place(Qos::BestEffort, "8e27217630fd72e184db316e861ccccf", None));
+    }
+
+    #[test]
+    fn pods_cgroups_of_both_drivers() {
+        let of = |root: &str| pods_cgroups(root).map(|path| path.display().to_string());
+        assert_eq!(of(""), ["kubepods", "kubepods.slice"]);
+        assert_eq!(of("/"), ["kubepods", "kubepods.slice"]);
+        assert_eq!(of("/a/b-c"), ["a/b-c/kubepods", "a.slice/a-b_c.slice/a-b_c-kubepods.slice"]);
+        assert_eq!(of("/../etc"), ["etc/kubepods", "etc.slice/etc-kubepods.slice"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::error::{Error, Reason, Result};
 use crate::host::cgroup::{self, Layout};
 use crate::host::filesystem::Filesystem;
 use crate::host::{CallBudget, Host, text};
+use crate::kubelet::cgroup_name::pods_cgroups;
 use crate::kubelet::configuration::{Configuration, Source};
 use crate::kubelet::configz::drift::Drift;
 use crate::kubelet::handle::{Effective, Kubelet};
@@ -206,26 +207,6 @@ fn observe_pods(host: &Host, dir: &Path, limit: &str, usage: &str, inactive: &st
     Ok(signals::allocatable(limit, signals::working_set(usage, inactive)))
 }
 
-/// Where the pods' cgroup may be, for both cgroup drivers. The driver is not asked: it comes from the runtime these
-/// days.
-fn pods_cgroups(cgroup_root: &str) -> [PathBuf; 2] {
-    let parts: Vec<&str> = cgroup_root.split('/').filter(|part| !part.is_empty() && *part != "..").collect();
-    let plain = parts.iter().copied().chain(["kubepods"]).collect();
-    // systemd nests a.slice/a-b.slice/a-b-kubepods.slice; a dash within a name is written `_`.
-    let mut slices = PathBuf::new();
-    let mut name = String::new();
-    for part in
-        parts.iter().map(|part| part.trim_end_matches(".slice").replace('-', "_")).chain(["kubepods".to_owned()])
-    {
-        if !name.is_empty() {
-            name.push('-');
-        }
-        name.push_str(&part);
-        slices.push(format!("{name}.slice"));
-    }
-    [plain, slices]
-}
-
 /// Asks each path for its file system once per scrape.
 struct Statfs<'a> {
     host: &'a Host,
@@ -319,15 +300,6 @@ mod tests {
     use super::*;
     use crate::host::filesystem::Mount;
     use crate::host::{Deadline, Roots};
-
-    #[test]
-    fn pods_cgroups_of_both_drivers() {
-        let of = |root: &str| pods_cgroups(root).map(|path| path.display().to_string());
-        assert_eq!(of(""), ["kubepods", "kubepods.slice"]);
-        assert_eq!(of("/"), ["kubepods", "kubepods.slice"]);
-        assert_eq!(of("/a/b-c"), ["a/b-c/kubepods", "a.slice/a-b_c.slice/a-b_c-kubepods.slice"]);
-        assert_eq!(of("/../etc"), ["etc/kubepods", "etc.slice/etc-kubepods.slice"]);
-    }
 
     fn on(device: &str, capacity_bytes: u64) -> Filesystem {
         let mount = Mount { device: device.into(), mountpoint: "/".into(), fstype: "ext4".into(), readonly: false };
