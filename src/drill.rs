@@ -11,17 +11,25 @@
 //! - It undoes only what is named as its own: `headroom-drill-…`, or where a name must be hexadecimal, those letters in
 //!   hexadecimal.
 //! - Every count has a cap, every drill an end.
+//!
+//! And what keeps it honest: each second it looks with the kernel's own eyes whether what it made is still there. On a
+//! node there are others who remove things, the kubelet first of all. What is taken from a drill ends it, with a word.
 #![allow(clippy::disallowed_methods, reason = "it makes failures: it must write, and it is not the exporter")]
 
 mod cgroups;
 mod children;
 mod cli;
 mod connection;
+mod connections;
 mod disk;
+mod emptydir;
 mod expect;
 mod files;
 mod interface;
 mod journal;
+mod kubelet;
+mod paths;
+mod runtime_socket;
 mod stop;
 mod volume;
 
@@ -38,7 +46,7 @@ use stop::Stop;
 
 /// Ended with everything cleaned up, whether by itself or by a signal.
 const WELL: u8 = 0;
-/// The fault could not be made. What was made of it is gone.
+/// The fault could not be made, or not be kept. What was made of it is gone.
 const FAILED: u8 = 1;
 /// Refused: not root, no `--i-know-this-node`, beyond a cap, a place that is not the drill's. clap's own code for wrong
 /// flags.
@@ -51,6 +59,14 @@ const LEFT: u8 = 3;
 enum Trouble {
     Refused(String),
     Failed(String),
+}
+
+impl Trouble {
+    fn why(&self) -> &str {
+        match self {
+            Trouble::Refused(why) | Trouble::Failed(why) => why,
+        }
+    }
 }
 
 type Result<T> = std::result::Result<T, Trouble>;
@@ -95,12 +111,23 @@ struct Run {
 }
 
 impl Run {
-    /// Calls `each` about once a second until the time is over or a signal came, and says what it answers.
+    /// Calls `each` about once a second until the time is over or a signal came, and says what it answers. Before that
+    /// it looks whether the drill's processes and its journal are still there; `each` does so for the rest.
     fn every_second(&mut self, mut each: impl FnMut(&mut Journal, Duration) -> Result<String>) -> Result<()> {
+        self.every_second_until(|journal, elapsed| each(journal, elapsed).map(Next::Line))
+    }
+
+    /// The same for a fault that may have an end of its own.
+    fn every_second_until(&mut self, mut each: impl FnMut(&mut Journal, Duration) -> Result<Next>) -> Result<()> {
         let begin = Instant::now();
         while !self.stop.asked() && Instant::now() < self.until {
-            let line = each(&mut self.journal, begin.elapsed())?;
+            self.journal.check()?;
+            let next = each(&mut self.journal, begin.elapsed())?;
+            let (Next::Line(line) | Next::End(line)) = &next;
             say(format_args!("t={}s {line}", begin.elapsed().as_secs()));
+            if matches!(next, Next::End(_)) {
+                break;
+            }
             self.stop.wait(Duration::from_secs(1).min(self.until.saturating_duration_since(Instant::now())));
         }
         Ok(())
@@ -110,6 +137,13 @@ impl Run {
     fn go_on(&self) -> Result<()> {
         if self.stop.asked() { failed("ended by a signal before the fault was complete") } else { Ok(()) }
     }
+}
+
+/// What a drill says of one second.
+enum Next {
+    Line(String),
+    /// The fault has taken its course.
+    End(String),
 }
 
 /// The whole program.
@@ -173,13 +207,21 @@ fn drive(common: &Common, drill: &Drill) -> Result<u8> {
     let mut run = Run { journal, stop, until: Instant::now() + common.duration };
     let outcome = make(drill, &mut run);
     let asked = run.stop.asked();
+    let code = match &outcome {
+        Ok(()) => WELL,
+        Err(Trouble::Failed(_)) if asked => WELL,
+        Err(Trouble::Failed(why)) => {
+            complain(format_args!("FAILED: {why}"));
+            FAILED
+        }
+        Err(Trouble::Refused(why)) => {
+            complain(format_args!("refused: {why}"));
+            REFUSED
+        }
+    };
     let whole = run.journal.undo();
     say(if whole { "all cleaned up" } else { "NOT all cleaned up: run headroom-drill clean" });
-    match outcome {
-        _ if !whole => Ok(LEFT),
-        Err(Trouble::Failed(_)) if asked => Ok(WELL),
-        outcome => outcome.map(|()| WELL),
-    }
+    Ok(if whole { code } else { LEFT })
 }
 
 /// What a drill makes and what one should see, a line each.
@@ -193,7 +235,7 @@ fn plan(drill: &Drill) -> Result<Vec<String>> {
         Drill::Inodes(options) => disk::plan(options, disk::What::Inodes),
         Drill::StalledConnection(options) => connection::plan(options),
         Drill::PodInterface(options) => interface::plan(options),
-        Drill::Clean | Drill::Helper(_) | Drill::Watchdog { .. } => Ok(Vec::new()),
+        Drill::Clean | Drill::Panic | Drill::Helper(_) | Drill::Watchdog { .. } => Ok(Vec::new()),
     }
 }
 
@@ -207,6 +249,18 @@ fn make(drill: &Drill, run: &mut Run) -> Result<()> {
         Drill::Inodes(options) => disk::make(options, disk::What::Inodes, run),
         Drill::StalledConnection(options) => connection::make(options, run),
         Drill::PodInterface(options) => interface::make(options, run),
+        Drill::Panic => panic(run),
         Drill::Clean | Drill::Helper(_) | Drill::Watchdog { .. } => Ok(()),
     }
+}
+
+/// The end that no drill should have, with a file and a process to be cleaned up.
+fn panic(run: &mut Run) -> Result<()> {
+    let file = std::env::temp_dir().join(format!("{}{}-panic", journal::MARK, Journal::number()));
+    run.journal.note(journal::Item::File(file.clone()))?;
+    tried(file.display(), std::fs::write(&file, ""))?;
+    let mut child = children::spawn(&["sleep"])?;
+    children::go(&mut child)?;
+    let pid = run.journal.adopt(child)?;
+    panic!("as it was asked to, with {} and process {pid}", file.display());
 }

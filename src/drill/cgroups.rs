@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cgroups_rs::CgroupPid;
 use cgroups_rs::fs::hierarchies::{V1, V2};
@@ -10,14 +10,17 @@ use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::{Cgroup, Hierarchy};
 
 use super::cli::{CgroupLeak, Kubepods};
-use super::journal::{HEX, Item, Journal, MARK};
-use super::{Result, Run, children, failed, refused, run, tried};
-use crate::host::cgroup::Layout;
+use super::journal::{HEX, Item, Journal, MARK, directories};
+use super::paths::is_mounted;
+use super::{Result, Run, children, failed, kubelet, refused, run, tried};
+use crate::host::cgroup::{Layout, Stat, parse_subsystems};
 use crate::host::{Host, Roots};
+use crate::kubelet::cgroup_name::pods_cgroups;
 
 /// Memory-cgroup ids there are, and how many stay free: with none left not even a login shell may start.
 const IDS: u64 = 65_535;
 const RESERVE: u64 = 8_192;
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Where pods have their cgroups.
 pub(super) struct Place {
@@ -28,13 +31,14 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// What `--kubepods` names, else the running kubelet's: by its `cgroupRoot`, and the driver's way to name it.
     pub(super) fn find(options: &Kubepods) -> Result<Self> {
         let layout = tried("cgroups", Layout::detect(&Host::new(Roots::default())))?;
         let Some(memory) = layout.of("memory") else { return failed("no memory controller on this machine") };
-        let named = options.kubepods.clone();
-        let found =
-            || ["kubepods", "kubepods.slice"].into_iter().find(|name| memory.has_child(name)).map(PathBuf::from);
-        let kubepods = named.or_else(found).unwrap_or_else(|| "kubepods".into());
+        let kubepods = match &options.kubepods {
+            Some(named) => named.clone(),
+            None => choose(&memory.path, pods_cgroups(&kubelet::cgroup_root()?))?,
+        };
         if kubepods.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
             return refused(format_args!("{}: must be relative to the hierarchy, without ..", kubepods.display()));
         }
@@ -106,48 +110,112 @@ impl Place {
         Ok(())
     }
 
-    /// A pod with one container: their cgroups, the container's path, and the pod's uid.
-    pub(super) fn make_pod(&self, journal: &mut Journal) -> Result<Pod> {
+    /// Makes the QoS directory and writes down the pod that [`Place::make_pod`] makes. Between the two a pod gets what
+    /// must be there before its cgroup, and is undone before it.
+    pub(super) fn note_pod(&self, journal: &mut Journal) -> Result<String> {
         self.prepare(journal)?;
         let uid = pod_uid();
-        let pod = self.pod(&uid);
-        if self.on_disk(&pod).exists() {
-            return refused(format_args!("{} exists: another drill's?", self.on_disk(&pod).display()));
+        let pod = self.on_disk(self.pod(&uid));
+        if pod.exists() {
+            return refused(format_args!("{} exists: another drill's?", pod.display()));
         }
-        journal.note(Item::Cgroup(self.on_disk(&pod)))?;
-        let outer = self.make(&pod)?;
-        let relative = pod.join(self.container(0));
-        let container = self.make(&relative)?;
-        Ok(Pod { uid, outer, container, path: self.on_disk(relative) })
+        journal.note(Item::Cgroup(pod))?;
+        Ok(uid)
     }
+
+    /// The cgroups of a pod and of its containers.
+    pub(super) fn make_pod(&self, uid: String, containers: u64) -> Result<Pod> {
+        let pod = self.pod(&uid);
+        let outer = Made { cgroup: self.make(&pod)?, path: self.on_disk(&pod) };
+        let inside = (0..containers).map(|number| {
+            let container = pod.join(self.container(number));
+            Ok(Made { cgroup: self.make(&container)?, path: self.on_disk(container) })
+        });
+        Ok(Pod { uid, outer, containers: inside.collect::<Result<_>>()? })
+    }
+}
+
+/// The one of these that is there; of two the one that pods run in. Whoever changed the cgroup driver of a node left a
+/// tree of the other's behind.
+fn choose(hierarchy: &Path, names: [PathBuf; 2]) -> Result<PathBuf> {
+    let [first, second] = &names;
+    match [first, second].map(|name| hierarchy.join(name).is_dir()) {
+        [true, true] => {}
+        [false, true] => return Ok(second.clone()),
+        [_, false] => return Ok(first.clone()),
+    }
+    match [first, second].map(|name| has_process(&hierarchy.join(name))) {
+        [true, false] => Ok(first.clone()),
+        [false, true] => Ok(second.clone()),
+        _ => refused(format_args!(
+            "both {} and {} are there: name the one of this kubelet by --kubepods",
+            first.display(),
+            second.display()
+        )),
+    }
+}
+
+/// In or below it.
+fn has_process(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.procs")).is_ok_and(|pids| !pids.is_empty())
+        || directories(cgroup).iter().any(|below| has_process(below))
+}
+
+/// A cgroup that was made.
+struct Made {
+    cgroup: Cgroup,
+    path: PathBuf,
 }
 
 /// A made pod.
 pub(super) struct Pod {
     pub(super) uid: String,
-    outer: Cgroup,
-    container: Cgroup,
-    /// The container's cgroup.
-    pub(super) path: PathBuf,
+    outer: Made,
+    containers: Vec<Made>,
 }
 
 impl Pod {
     pub(super) fn limit(&self, bytes: u64) -> Result<()> {
-        for cgroup in [&self.outer, &self.container] {
+        for Made { cgroup, .. } in [&self.outer].into_iter().chain(&self.containers) {
             let Some(memory) = cgroup.controller_of::<MemController>() else { return failed("no memory controller") };
             tried("the memory limit", memory.set_limit(i64::try_from(bytes).unwrap_or(i64::MAX)))?;
         }
         Ok(())
     }
 
-    pub(super) fn put(&self, pid: u32) -> Result<()> {
-        put(&self.container, pid)
+    /// Moves a process into a container.
+    pub(super) fn put(&self, container: usize, pid: u32) -> Result<()> {
+        put(&self.containers[container].cgroup, pid)
+    }
+
+    /// An error once a cgroup of it was removed.
+    pub(super) fn check(&self) -> Result<()> {
+        let gone = [&self.outer].into_iter().chain(&self.containers).find(|made| !made.path.exists());
+        match gone {
+            None => Ok(()),
+            Some(gone) => failed(format_args!(
+                "{} was removed: a kubelet does so to a pod that it does not know and that has no volume mounted; its log says \
+                 \"Orphaned pod found\" (verbosity 3)",
+                gone.path.display()
+            )),
+        }
+    }
+
+    /// An error once this process is not in that container any more.
+    pub(super) fn check_holds(&self, container: usize, pid: u32) -> Result<()> {
+        let path = &self.containers[container].path;
+        let pids = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+        if pids.lines().any(|line| line == pid.to_string()) {
+            return Ok(());
+        }
+        failed(format_args!("process {pid} of the drill was moved out of {}", path.display()))
     }
 
     /// The kernel's count of processes that it killed for memory.
     pub(super) fn oom_kills(&self) -> Option<u64> {
+        let path = &self.containers.first()?.path;
         ["memory.oom_control", "memory.events"].iter().find_map(|file| {
-            let text = fs::read_to_string(self.path.join(file)).ok()?;
+            let text = fs::read_to_string(path.join(file)).ok()?;
             text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
         })
     }
@@ -168,22 +236,38 @@ pub(super) fn pod_uid() -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-/// What the kernel holds, the dying ones included: the safe side.
-fn held(place: &Place) -> Result<u64> {
+/// What the kernel holds, the dying ones included: the safe side. And how many of these are dying.
+struct Held {
+    all: u64,
+    dying: u64,
+}
+
+fn held(place: &Place) -> Result<Held> {
     if place.unified {
-        let stat = tried("cgroup.stat", fs::read_to_string(place.mount.join("cgroup.stat")))?;
-        return Ok(stat.lines().filter_map(|line| line.split_once(' ')?.1.parse::<u64>().ok()).max().unwrap_or(0));
+        let text = tried("cgroup.stat", fs::read_to_string(place.mount.join("cgroup.stat")))?;
+        let stat = tried("cgroup.stat", Stat::parse(&text))?;
+        // Where the kernel counts those of the memory controller apart (Linux 6.12), these alone have an id.
+        let (live, dying) = match stat.controller("memory") {
+            Some(memory) => (memory.live, memory.dying),
+            None => (stat.descendants, stat.dying_descendants),
+        };
+        return Ok(Held { all: live + dying, dying });
     }
     let table = tried("/proc/cgroups", fs::read_to_string("/proc/cgroups"))?;
-    let row = table.lines().find(|line| line.starts_with("memory"));
-    match row.and_then(|row| row.split_whitespace().nth(2)?.parse().ok()) {
-        Some(held) => Ok(held),
-        None => failed("/proc/cgroups: no row of memory"),
-    }
+    let rows = tried("/proc/cgroups", parse_subsystems(&table))?;
+    let Some(memory) = rows.iter().find(|row| row.name == "memory") else {
+        return failed("/proc/cgroups: no row of memory");
+    };
+    Ok(Held { all: memory.cgroups, dying: memory.cgroups.saturating_sub(count(&place.mount)) })
+}
+
+/// This directory and those below it.
+fn count(cgroup: &Path) -> u64 {
+    1 + directories(cgroup).iter().map(|below| count(below)).sum::<u64>()
 }
 
 fn check(options: &CgroupLeak, place: &Place) -> Result<()> {
-    let held = held(place)?;
+    let held = held(place)?.all;
     if held + options.count + RESERVE > IDS {
         return refused(format_args!(
             "{held} cgroups are held: {} more would leave less than {RESERVE} ids",
@@ -213,65 +297,113 @@ pub(super) fn plan(options: &CgroupLeak) -> Result<Vec<String>> {
 }
 
 pub(super) fn make(options: &CgroupLeak, run: &mut Run) -> Result<()> {
-    let place = Place::find(&options.kubepods)?;
-    check(options, &place)?;
-    let begin = if options.dying { prepare_dying(&place, run)? } else { prepare_orphans(&place, run)? };
-    let (mut made, over) = (0, options.over);
-    let until = std::time::Instant::now();
-    run_until(options.count, over, run, |number| {
-        made = number + 1;
-        if options.dying {
-            die(&place, number, &begin)
-        } else {
-            place.make(&begin.join(place.container(number))).map(drop)
-        }
-    })?;
-    let place = &place;
-    let what = if options.dying { "dying memory cgroups" } else { "orphaned container-like cgroups" };
-    super::say(format_args!("{made} {what} after {}s", until.elapsed().as_secs()));
-    run.every_second(|_, _| Ok(format!("{made} {what}; the kernel holds {} cgroups in all", held(place)?)))
-}
-
-/// Calls for each number, evenly over a time.
-fn run_until(count: u64, over: Duration, run: &mut Run, mut each: impl FnMut(u64) -> Result<()>) -> Result<()> {
-    let pause = over.div_f64(count as f64);
-    for number in 0..count {
-        run.go_on()?;
-        each(number)?;
-        if !pause.is_zero() {
-            run.stop.wait(pause);
-        }
-        if number % 500 == 499 {
-            super::say(format_args!("{} of {count}", number + 1));
-        }
-        if std::time::Instant::now() > run.until {
-            return failed("the time is over before the fault was complete");
-        }
-    }
-    Ok(())
+    let place = &Place::find(&options.kubepods)?;
+    check(options, place)?;
+    let begun = Instant::now();
+    if options.dying { leave_dying(options, place, run, begun) } else { leave_orphans(options, place, run, begun) }
 }
 
 /// Directly in the QoS directory: there the kubelet leaves for good what is no pod.
-fn prepare_orphans(place: &Place, run: &mut Run) -> Result<PathBuf> {
+fn leave_orphans(options: &CgroupLeak, place: &Place, run: &mut Run, begun: Instant) -> Result<()> {
     place.prepare(&mut run.journal)?;
     let qos = place.qos();
     let prefix = place.container(0);
     // All but the number.
     let prefix = prefix.trim_end_matches(".scope");
     let prefix = &prefix[..prefix.len() - 26];
-    run.journal.note(Item::Cgroups(place.on_disk(&qos), prefix.to_owned()))?;
-    Ok(qos)
+    let directory = place.on_disk(&qos);
+    run.journal.note(Item::Cgroups(directory.clone(), prefix.to_owned()))?;
+    let check = |made: u64| {
+        let named = |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+        let there = directories(&directory).iter().filter(named).count() as u64;
+        if there == made {
+            return Ok(());
+        }
+        failed(format_args!(
+            "{} of the {made} cgroups in {} were removed: by a clean-up of this node, or with the whole tree by a kubelet that was \
+             started with another cgroup driver or cgroupRoot",
+            made - there.min(made),
+            directory.display()
+        ))
+    };
+    for_each_number(options, run, &check, |number| place.make(&qos.join(place.container(number))).map(drop))?;
+    hold(options, "orphaned container-like cgroups", place, run, begun, &check)
 }
 
-/// A tmpfs whose pages hold them.
-fn prepare_dying(place: &Place, run: &mut Run) -> Result<PathBuf> {
+/// Each held by a page of a tmpfs.
+fn leave_dying(options: &CgroupLeak, place: &Place, run: &mut Run, begun: Instant) -> Result<()> {
     let pages = Path::new("/run").join(format!("{MARK}{}-pages", Journal::number()));
     run.journal.note(Item::Dir(pages.clone()))?;
     tried(pages.display(), fs::create_dir(&pages))?;
     run.journal.note(Item::Mount(pages.clone()))?;
     mount_tmpfs(&pages, 256 << 20)?;
     run.journal.note(Item::Cgroups(place.mount.clone(), format!("{MARK}{}-", Journal::number())))?;
-    Ok(pages)
+    let check = |made: u64| {
+        let there = fs::read_dir(&pages).map_or(0, Iterator::count) as u64;
+        if !is_mounted(&pages) || there < made {
+            return failed(format_args!(
+                "{there} of the {made} pages in {} are left, which hold the dying cgroups: somebody unmounted it or cleaned it up",
+                pages.display()
+            ));
+        }
+        let dying = held(place)?.dying;
+        // Of those that others left some may go meanwhile; a half is beyond doubt.
+        if dying < made / 2 {
+            return failed(format_args!(
+                "the kernel holds {dying} dying cgroups in all, and {made} were left dying: this kernel lets go of one whose pages \
+                 are still there",
+            ));
+        }
+        Ok(())
+    };
+    for_each_number(options, run, &check, |number| die(place, number, &pages))?;
+    hold(options, "dying memory cgroups", place, run, begun, &check)
+}
+
+fn hold(
+    options: &CgroupLeak,
+    what: &str,
+    place: &Place,
+    run: &mut Run,
+    begun: Instant,
+    check: &dyn Fn(u64) -> Result<()>,
+) -> Result<()> {
+    let made = options.count;
+    super::say(format_args!("{made} {what} after {}s", begun.elapsed().as_secs()));
+    run.every_second(|_, _| {
+        check(made)?;
+        Ok(format!("{made} {what}; the kernel holds {} cgroups in all", held(place)?.all))
+    })
+}
+
+/// Calls for each number, evenly over a time, and looks about once a second whether what was made is still there.
+fn for_each_number(
+    options: &CgroupLeak,
+    run: &mut Run,
+    check: &dyn Fn(u64) -> Result<()>,
+    mut each: impl FnMut(u64) -> Result<()>,
+) -> Result<()> {
+    let count = options.count;
+    let pause = options.over.div_f64(count as f64);
+    let mut checked = Instant::now();
+    for number in 0..count {
+        run.go_on()?;
+        each(number)?;
+        let next = Instant::now() + pause;
+        while !run.stop.wait(next.saturating_duration_since(Instant::now()).min(SECOND)) && Instant::now() < next {}
+        if checked.elapsed() >= SECOND {
+            run.journal.check()?;
+            check(number + 1)?;
+            checked = Instant::now();
+        }
+        if number % 500 == 499 {
+            super::say(format_args!("{} of {count}", number + 1));
+        }
+        if Instant::now() > run.until {
+            return failed("the time is over before the fault was complete");
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn mount_tmpfs(at: &Path, size: u64) -> Result<()> {
@@ -291,9 +423,9 @@ fn die(place: &Place, number: u64, pages: &Path) -> Result<()> {
         return failed("a page could not be written");
     }
     let path = place.on_disk(&name);
-    let until = std::time::Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + Duration::from_secs(5);
     while let Err(error) = fs::remove_dir(&path) {
-        if std::time::Instant::now() > until {
+        if Instant::now() > until {
             return failed(format_args!("{}: {error}", path.display()));
         }
         std::thread::sleep(Duration::from_millis(2));

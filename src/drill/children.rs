@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,13 +12,18 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_de
 use rustix::thread::set_thread_uid;
 
 use super::cli::Helper;
-use super::{FAILED, Result, WELL, complain, tried};
+use super::{FAILED, Result, WELL, complain, connections, tried};
 
 /// Starts one. It does its work once [`go`] is called.
 pub(super) fn spawn(arguments: &[&str]) -> Result<Child> {
+    spawn_with(arguments, Stdio::null())
+}
+
+/// One that says something on its standard output.
+pub(super) fn spawn_with(arguments: &[&str], output: Stdio) -> Result<Child> {
     let ours = tried("the program's own path", std::env::current_exe())?;
     let mut command = Command::new(ours);
-    command.arg("helper").args(arguments).stdin(Stdio::piped()).stdout(Stdio::null());
+    command.arg("helper").args(arguments).stdin(Stdio::piped()).stdout(output);
     tried("a process of the drill", command.spawn())
 }
 
@@ -52,16 +56,13 @@ pub(super) fn helper(helper: Helper) -> u8 {
 fn work(helper: Helper) -> std::io::Result<Box<dyn std::any::Any>> {
     match helper {
         Helper::OpenFiles { count, limit } => {
-            let count = count.min(limit_files(limit)?);
+            limit_files(limit)?;
             Ok(Box::new((0..count).map(|_| File::open("/dev/null")).collect::<std::io::Result<Vec<_>>>()?))
         }
         Helper::Connections { count, limit, socket, every_ms } => {
-            let mut held = Vec::new();
-            for _ in 0..count.min(limit_files(limit)?) {
-                held.push(UnixStream::connect(&socket)?);
-                std::thread::sleep(Duration::from_millis(every_ms));
-            }
-            Ok(Box::new(held))
+            limit_files(limit)?;
+            connections::hold(count, &socket, Duration::from_millis(every_ms))?;
+            Ok(Box::new(()))
         }
         Helper::Inotify { instances, watches, uid, directory } => watch(instances, watches, uid, &directory),
         Helper::Write { file, bytes } => {
@@ -75,12 +76,14 @@ fn work(helper: Helper) -> std::io::Result<Box<dyn std::any::Any>> {
     }
 }
 
-/// Sets its own limit of open files, and tells how many it may open: a few stay free for its own needs.
-fn limit_files(limit: u64) -> std::io::Result<u64> {
+/// Sets its own limit of open files.
+fn limit_files(limit: u64) -> std::io::Result<()> {
     let hard = getrlimit(Resource::Nofile).maximum;
-    let limit = hard.map_or(limit, |hard| limit.min(hard));
-    setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: hard })?;
-    Ok(limit.saturating_sub(8))
+    let maximum = hard.map(|hard| hard.max(limit));
+    setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum }).map_err(|errno| {
+        let hard = hard.unwrap_or(u64::MAX);
+        std::io::Error::other(format!("a limit of {limit} open files: {errno} (the hard limit is {hard})"))
+    })
 }
 
 fn watch(instances: u64, watches: u64, uid: u32, directory: &Path) -> std::io::Result<Box<dyn std::any::Any>> {

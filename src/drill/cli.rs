@@ -59,6 +59,9 @@ pub(super) enum Drill {
     Helper(Helper),
     #[command(hide = true)]
     Watchdog { journal: PathBuf },
+    /// Makes a file and a process, and panics: for the test of that end
+    #[command(hide = true)]
+    Panic,
 }
 
 /// A process of a drill's own.
@@ -73,7 +76,8 @@ pub(super) enum Helper {
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Kubepods {
-    /// The kubepods cgroup, relative to the memory hierarchy; default: kubepods or kubepods.slice, whichever exists
+    /// The kubepods cgroup, relative to the memory hierarchy; default: that of the kubelet that runs, or what is
+    /// called kubepods or kubepods.slice
     #[arg(long, value_name = "CGROUP")]
     pub(super) kubepods: Option<PathBuf>,
     /// Make that cgroup if it does not exist
@@ -130,9 +134,9 @@ pub(super) struct Inotify {
 
 #[derive(clap::Args, Debug)]
 pub(super) struct MemoryVolume {
-    /// The kubelet's root directory
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet")]
-    pub(super) kubelet_root_dir: PathBuf,
+    /// The kubelet's root directory; default: that of the kubelet that runs, else /var/lib/kubelet
+    #[arg(long, value_name = "DIR")]
+    pub(super) kubelet_root_dir: Option<PathBuf>,
     /// The container's memory limit, in bytes (suffixes Ki, Mi, Gi)
     #[arg(long, value_name = "BYTES", default_value = "32Mi", value_parser = bytes)]
     pub(super) limit: u64,
@@ -149,7 +153,7 @@ pub(super) struct MemoryVolume {
     pub(super) kubepods: Kubepods,
 }
 
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(group(clap::ArgGroup::new("where").required(true).args(["mount", "path"])))]
 pub(super) struct Disk {
     /// Mount an ext4 of its own here and fill that; an empty directory, made if it does not exist
@@ -197,6 +201,9 @@ pub(super) struct PodInterface {
     /// Time after which what the interface sat on is made anew, so that its alert resolves; default: the last 75 s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(super) back_after: Option<Duration>,
+    /// The kubelet's root directory; default: that of the kubelet that runs. Without one the pod gets no volume
+    #[arg(long, value_name = "DIR")]
+    pub(super) kubelet_root_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(super) kubepods: Kubepods,
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustix::fs::{StatVfs, statvfs};
 
 use super::cli::Disk;
-use super::journal::{Item, Journal, MARK, is_mounted};
-use super::volume::make_dirs;
+use super::journal::{Item, Journal, MARK};
+use super::paths::{is_mounted, real};
 use super::{Result, Run, failed, refused, run as command, tried};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,15 @@ fn target(options: &Disk) -> Result<(&Path, PathBuf)> {
     Ok((on, on.join(format!("{MARK}{}.fill", Journal::number()))))
 }
 
-fn check(options: &Disk, what: What) -> Result<()> {
+/// With paths as the journal takes them.
+fn check(options: &Disk, what: What) -> Result<Disk> {
+    let whole = |path: &Option<PathBuf>| path.as_deref().map(real).transpose();
+    let options = Disk {
+        mount: whole(&options.mount)?,
+        path: whole(&options.path)?,
+        image_dir: real(&options.image_dir)?,
+        ..options.clone()
+    };
     if let Some(at) = &options.mount {
         if is_mounted(at) {
             return refused(format_args!("{} is a mount point", at.display()));
@@ -63,11 +71,11 @@ fn check(options: &Disk, what: What) -> Result<()> {
             return refused(format_args!("{}: no such directory", path.display()));
         }
     }
-    Ok(())
+    Ok(options)
 }
 
 pub(super) fn plan(options: &Disk, what: What) -> Result<Vec<String>> {
-    check(options, what)?;
+    let options = &check(options, what)?;
     let mut lines = Vec::new();
     if let Some(at) = &options.mount {
         lines.push(format!(
@@ -94,7 +102,7 @@ fn left(what: What, stat: &StatVfs) -> u64 {
 }
 
 pub(super) fn make(options: &Disk, what: What, run: &mut Run) -> Result<()> {
-    check(options, what)?;
+    let options = &check(options, what)?;
     let (on, fill) = target(options)?;
     if let Some(at) = &options.mount {
         let image = image(options);
@@ -106,7 +114,7 @@ pub(super) fn make(options: &Disk, what: What, run: &mut Run) -> Result<()> {
         // Few inodes are soon used up; many take long and much of the image.
         let inodes: &[&str] = if what == What::Inodes { &["-N", "4096"] } else { &[] };
         command("mkfs.ext4", &[&["-q", "-F"], inodes, &[&image]].concat())?;
-        make_dirs(&mut run.journal, at)?;
+        run.journal.make_dirs(at)?;
         run.journal.note(Item::Mount(at.clone()))?;
         // The kernel frees a loop device that mount made with the mount.
         command("mount", &["-o", "loop", &image, &at.to_string_lossy()])?;
@@ -125,6 +133,8 @@ pub(super) fn make(options: &Disk, what: What, run: &mut Run) -> Result<()> {
         } else {
             begin.elapsed().div_f64(options.over.as_secs_f64()).as_secs_f64().min(1.0)
         };
+        run.journal.check()?;
+        filler.check(options.mount.as_deref())?;
         let full = filler.fill_to((whole as f64 * part) as u64, run)?;
         let now = left(what, &tried(on.display(), statvfs(on))?);
         super::say(format_args!("t={}s {now} of {capacity} left on {}", begin.elapsed().as_secs(), on.display()));
@@ -134,6 +144,7 @@ pub(super) fn make(options: &Disk, what: What, run: &mut Run) -> Result<()> {
         run.stop.wait(Duration::from_millis(500));
     }
     run.every_second(|_, _| {
+        filler.check(options.mount.as_deref())?;
         let now = left(what, &tried(on.display(), statvfs(on))?);
         Ok(format!("{now} of {capacity} left on {}", on.display()))
     })
@@ -150,6 +161,21 @@ struct Filler<'a> {
 }
 
 impl Filler<'_> {
+    /// An error once what was taken is free again, or taken from another file system than was meant.
+    fn check(&self, mounted: Option<&Path>) -> Result<()> {
+        if let Some(at) = mounted.filter(|at| !is_mounted(at)) {
+            return failed(format_args!("{} was unmounted by somebody else", at.display()));
+        }
+        let there = fs::metadata(&self.fill).map(|meta| if meta.is_dir() { u64::MAX } else { meta.len() });
+        if self.count == 0 || there.is_ok_and(|bytes| bytes >= self.count) {
+            return Ok(());
+        }
+        failed(format_args!(
+            "{} was removed or cut by somebody else: whoever cleans this disk up took it along",
+            self.fill.display()
+        ))
+    }
+
     /// Goes on until so much is there in all; true once nothing more may be taken.
     fn fill_to(&mut self, count: u64, run: &Run) -> Result<bool> {
         while self.count < count && !run.stop.asked() {

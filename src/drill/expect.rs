@@ -22,6 +22,10 @@ const fn page(alert: &'static str, within: u64, note: &'static str) -> Page {
 
 const HOUR: u64 = 3600;
 
+/// `headroom_memory_volume_*` of a pod that the runtime does not know.
+const UNNAMED: &str =
+    "a minute earlier without a container runtime: else the exporter waits for a name that never comes";
+
 fn pages(drill: &Drill) -> Vec<Page> {
     match drill {
         Drill::CgroupLeak(options) if options.dying => {
@@ -34,16 +38,17 @@ fn pages(drill: &Drill) -> Vec<Page> {
         Drill::OpenFiles(_) => vec![page("HeadroomProcessNearFdLimit", 175, "where --limit is at least 256")],
         Drill::Inotify(_) => vec![page("HeadroomInotifyInstancesNearLimit", 355, "")],
         Drill::MemoryVolume(options) => {
-            let near = page("HeadroomMemoryVolumeNearLimit", 115, "");
-            let kill = if options.near_for.is_zero() { "" } else { "after the first kill" };
-            vec![near, page("HeadroomMemoryVolumeOomLoop", 115, kill)]
+            let near = page("HeadroomMemoryVolumeNearLimit", 175, UNNAMED);
+            let (within, note) =
+                if options.near_for.is_zero() { (175, UNNAMED) } else { (115, "after the first kill") };
+            vec![near, page("HeadroomMemoryVolumeOomLoop", within, note)]
         }
         Drill::Disk(_) | Drill::Inodes(_) => vec![
             page("HeadroomEvictionNear", 115, "once less than 1.3 times the threshold is left of nodefs or imagefs"),
             page(
                 "HeadroomEvictionPredicted",
                 1060,
-                "with --over 20m or more, if what is left then is less than an hour away",
+                "with --over 20m or more, if what is left then is less than a quarter of an hour away, by a trend of that time",
             ),
         ],
         Drill::StalledConnection(options) if options.pid.is_some() => {
@@ -54,7 +59,7 @@ fn pages(drill: &Drill) -> Vec<Page> {
             page("HeadroomHostParentInterfaceDown", 40, "after the deletion"),
             page("HeadroomPodWithoutNetworkInterface", 115, "after the deletion"),
         ],
-        Drill::Clean | Drill::Helper(_) | Drill::Watchdog { .. } => Vec::new(),
+        Drill::Clean | Drill::Panic | Drill::Helper(_) | Drill::Watchdog { .. } => Vec::new(),
     }
 }
 

@@ -1,27 +1,30 @@
-//! Open files, connections to the runtime's socket, inotify.
+//! The drills `open-files`, without a socket, and `inotify`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
 
 use super::cli::{Inotify, OpenFiles};
 use super::journal::{Item, Journal, MARK};
-use super::{Result, Run, children, failed, refused, tried};
+use super::paths::real;
+use super::{Result, Run, children, failed, refused, runtime_socket, tried};
 
-/// Never more connections to a socket that others need.
-const MOST_CONNECTIONS: u64 = 2000;
 /// Never more than this part of the system-wide table.
 const PART_OF_TABLE: u64 = 2;
+/// Descriptors of the process that are none of the opened files.
+const SPARE: u64 = 8;
 
 fn count(options: &OpenFiles) -> Result<u64> {
-    if options.runtime_socket.is_some() {
-        let count = options.count.unwrap_or(100);
-        return if count > MOST_CONNECTIONS {
-            refused(format_args!("at most {MOST_CONNECTIONS} connections"))
-        } else {
-            Ok(count)
-        };
-    }
     let count = options.count.unwrap_or(options.limit * 95 / 100);
+    if count + SPARE > options.limit && options.count.is_some() {
+        return refused(format_args!(
+            "a process with a limit of {} holds {} open files at most: raise --limit",
+            options.limit,
+            options.limit - SPARE
+        ));
+    }
+    let count = count.min(options.limit - SPARE);
     let table = tried("file-nr", fs::read_to_string("/proc/sys/fs/file-nr"))?;
     let numbers: Vec<u64> = table.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let [allocated, _, limit] = *numbers.as_slice() else { return failed("file-nr: not three numbers") };
@@ -34,45 +37,48 @@ fn count(options: &OpenFiles) -> Result<u64> {
 }
 
 pub(super) fn plan_open(options: &OpenFiles) -> Result<Vec<String>> {
-    let count = count(options)?;
     let made = match &options.runtime_socket {
         Some(socket) => format!(
-            "start a process that opens a connection to {} every {} ms, {count} in all; see \
-             headroom_runtime_socket_connections, alert on one client holding many",
+            "start a process that opens a connection to {} every {} ms, {} in all, says as much on each as its server asks for, \
+             and makes those anew that are closed; see headroom_runtime_socket_connections, alert on one client holding many",
             socket.display(),
-            options.every.as_millis()
+            options.every.as_millis(),
+            runtime_socket::count(options)?
         ),
         None => format!(
-            "start a process with a limit of {} that opens {count} files; see headroom_process_open_fds and \
+            "start a process with a limit of {} that opens {} files; see headroom_process_open_fds and \
              headroom_process_fd_limit with comm=\"headroom-drill\", alert on a process near its limit",
-            options.limit
+            options.limit,
+            count(options)?
         ),
     };
     Ok(vec![made])
 }
 
 pub(super) fn make_open(options: &OpenFiles, run: &mut Run) -> Result<()> {
-    let count = count(options)?.to_string();
-    let mut child = match &options.runtime_socket {
-        Some(socket) => children::spawn(&[
-            "connections",
-            &count,
-            &options.limit.to_string(),
-            &socket.to_string_lossy(),
-            &options.every.as_millis().to_string(),
-        ])?,
-        None => children::spawn(&["open-files", &count, &options.limit.to_string()])?,
-    };
+    if let Some(socket) = &options.runtime_socket {
+        return runtime_socket::make(options, socket, run);
+    }
+    let count = count(options)?;
+    let mut child = children::spawn(&["open-files", &count.to_string(), &options.limit.to_string()])?;
     children::go(&mut child)?;
     let pid = run.journal.adopt(child)?;
-    watch_fds(run, pid)
+    run.every_second(|_, elapsed| {
+        let held = held(pid, |_| true)?;
+        if held < count && elapsed >= LONGEST_START {
+            return failed(format_args!("process {pid} holds only {held} of {count} file descriptors"));
+        }
+        Ok(format!("pid {pid} holds {held} file descriptors"))
+    })
 }
 
-fn watch_fds(run: &mut Run, pid: u32) -> Result<()> {
-    run.every_second(|_, _| match fs::read_dir(format!("/proc/{pid}/fd")) {
-        Ok(fds) => Ok(format!("pid {pid} holds {} file descriptors", fds.count())),
-        Err(error) => failed(format_args!("the process of the drill is gone: {error}")),
-    })
+/// How long a process of the drill may take to open what it shall hold.
+const LONGEST_START: Duration = Duration::from_secs(30);
+
+/// Descriptors of a process that lead to such things.
+fn held(pid: u32, wanted: impl Fn(&Path) -> bool) -> Result<u64> {
+    let fds = tried(format_args!("process {pid} of the drill"), fs::read_dir(format!("/proc/{pid}/fd")))?;
+    Ok(fds.flatten().filter(|fd| fs::read_link(fd.path()).is_ok_and(|link| wanted(&link))).count() as u64)
 }
 
 fn instances(options: &Inotify) -> Result<u64> {
@@ -94,14 +100,15 @@ pub(super) fn plan_inotify(options: &Inotify) -> Result<Vec<String>> {
 
 pub(super) fn make_inotify(options: &Inotify, run: &mut Run) -> Result<()> {
     let instances = instances(options)?;
-    let directory = options.scratch.join(format!("{MARK}{}", Journal::number()));
+    let directory = real(&options.scratch)?.join(format!("{MARK}{}", Journal::number()));
     if directory.exists() {
         return refused(format_args!("{} exists", directory.display()));
     }
     run.journal.note(Item::Tree(directory.clone()))?;
     tried(directory.display(), fs::create_dir(&directory))?;
     tried(directory.display(), fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)))?;
-    for number in 0..options.watches.div_ceil(instances) {
+    let files = options.watches.div_ceil(instances);
+    for number in 0..files {
         run.go_on()?;
         let file = directory.join(number.to_string());
         tried(file.display(), fs::write(&file, ""))?;
@@ -111,5 +118,21 @@ pub(super) fn make_inotify(options: &Inotify, run: &mut Run) -> Result<()> {
         children::spawn(&["inotify", &instances.to_string(), &watches, &uid, &directory.to_string_lossy()])?;
     children::go(&mut child)?;
     let pid = run.journal.adopt(child)?;
-    watch_fds(run, pid)
+    run.every_second(|_, elapsed| {
+        let held = held(pid, |link| link.as_os_str() == "anon_inode:inotify")?;
+        if held < instances && elapsed >= LONGEST_START {
+            return failed(format_args!("process {pid} holds only {held} of {instances} inotify instances"));
+        }
+        // A watch goes with its file.
+        let left = fs::read_dir(&directory).map_or(0, Iterator::count) as u64;
+        if left < files {
+            return failed(format_args!(
+                "{} of the {files} watched files in {} were removed, and the watches with them: --scratch names a directory that \
+                 nobody cleans up",
+                files - left,
+                directory.display()
+            ));
+        }
+        Ok(format!("pid {pid} holds {held} inotify instances and {} watches", options.watches))
+    })
 }

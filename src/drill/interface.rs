@@ -1,16 +1,27 @@
 //! The drill `pod-interface`: a pod in a network namespace of its own loses its macvlan with the parent. Nothing but
 //! what it made itself is ever touched.
+//!
+//! The pod has two containers with a process each, as one that runs has its pause container and another: of a pod with
+//! one, that no runtime knows, nobody could say that it is not about to end. And beside a kubelet it has a volume, or
+//! that would remove it.
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::cgroups::Place;
 use super::cli::PodInterface;
+use super::emptydir::EmptyDir;
 use super::journal::{Item, Journal, MARK, SHORT};
-use super::{Result, Run, run as command, tried};
+use super::kubelet::RootDir;
+use super::{Result, Run, failed, run as command, tried};
 
 /// At least one scrape must see that it is back, or the exporter tells of its loss until it is restarted.
 const LAST: Duration = Duration::from_secs(75);
+const CONTAINERS: u64 = 2;
+/// Nothing is written into the volume.
+const VOLUME: u64 = 1 << 20;
 
 fn make_parent(parent: &str, other: &str) -> Result<()> {
     command("ip", &["link", "add", parent, "type", "veth", "peer", "name", other])?;
@@ -26,9 +37,14 @@ fn names() -> (String, String, String) {
 pub(super) fn plan(options: &PodInterface) -> Result<Vec<String>> {
     Place::find(&options.kubepods)?;
     let (namespace, parent, other) = names();
+    let volume = match RootDir::if_any(options.kubelet_root_dir.as_deref())? {
+        Some(root) => format!("a volume below {} ({})", root.path.display(), root.why),
+        None => "no volume: no kubelet runs here".to_owned(),
+    };
     Ok(vec![
         format!(
-            "make the network namespace {namespace}, a veth pair {parent} and {other}, a macvlan eth0 on it inside, and a pod's cgroup with a process there"
+            "make the network namespace {namespace}, a veth pair {parent} and {other}, a macvlan eth0 on it inside, and a pod's \
+             cgroup with two processes there and {volume}"
         ),
         format!(
             "delete {parent} after {}s, and make it anew {}, without what sat on it; see headroom_pods_without_network_interface and \
@@ -44,6 +60,7 @@ pub(super) fn plan(options: &PodInterface) -> Result<Vec<String>> {
 
 pub(super) fn make(options: &PodInterface, run: &mut Run) -> Result<()> {
     let place = Place::find(&options.kubepods)?;
+    let root = RootDir::if_any(options.kubelet_root_dir.as_deref())?;
     let (namespace, parent, other) = names();
     run.journal.note(Item::Netns(namespace.clone()))?;
     command("ip", &["netns", "add", &namespace])?;
@@ -55,18 +72,29 @@ pub(super) fn make(options: &PodInterface, run: &mut Run) -> Result<()> {
     command("ip", &["link", "set", &passing, "netns", &namespace, "name", "eth0"])?;
     command("ip", &["-n", &namespace, "link", "set", "eth0", "up"])?;
 
-    let pod = place.make_pod(&mut run.journal)?;
-    let ours = tried("the program's own path", std::env::current_exe())?;
-    let mut inside = Command::new("ip");
-    inside.args(["netns", "exec", &namespace]).arg(ours).args(["helper", "sleep"]).stdin(Stdio::piped());
-    let mut child = tried("a process in the namespace", inside.stdout(Stdio::null()).spawn())?;
-    super::children::go(&mut child)?;
-    pod.put(run.journal.adopt(child)?)?;
+    let uid = place.note_pod(&mut run.journal)?;
+    let volume = match &root {
+        Some(root) => Some(EmptyDir::make(&mut run.journal, root, &uid, VOLUME)?),
+        None => None,
+    };
+    let pod = place.make_pod(uid, CONTAINERS)?;
+    let mut processes = Vec::new();
+    for container in 0..CONTAINERS as usize {
+        let pid = start_inside(run, &namespace)?;
+        pod.put(container, pid)?;
+        processes.push((container, pid));
+    }
 
     let whole = run.until.saturating_duration_since(std::time::Instant::now());
     let back = options.back_after.unwrap_or_else(|| whole.saturating_sub(LAST)).max(options.after);
     let (mut deleted, mut is_back) = (false, false);
     run.every_second(|_, elapsed| {
+        pod.check()?;
+        for &(container, pid) in &processes {
+            pod.check_holds(container, pid)?;
+        }
+        volume.iter().try_for_each(EmptyDir::check)?;
+        check_links(&namespace, &parent, deleted, is_back)?;
         let elapsed = elapsed + Duration::from_millis(50);
         if !deleted && elapsed >= options.after {
             command("ip", &["link", "del", &parent])?;
@@ -77,8 +105,47 @@ pub(super) fn make(options: &PodInterface, run: &mut Run) -> Result<()> {
             super::say(format_args!("made {parent} anew"));
             is_back = true;
         }
-        let links = command("ip", &["-n", &namespace, "-o", "link"])?;
-        let has = links.lines().filter(|line| !line.contains(": lo:")).count();
-        Ok(format!("pod {} has {has} interfaces besides lo", pod.uid))
+        Ok(format!("pod {} has {} interfaces besides lo", pod.uid, interfaces(&namespace)?))
     })
+}
+
+/// A process of the drill in its network namespace.
+fn start_inside(run: &mut Run, namespace: &str) -> Result<u32> {
+    let ours = tried("the program's own path", std::env::current_exe())?;
+    let mut inside = Command::new("ip");
+    inside.args(["netns", "exec", namespace]).arg(ours).args(["helper", "sleep"]).stdin(Stdio::piped());
+    let mut child = tried("a process in the namespace", inside.stdout(Stdio::null()).spawn())?;
+    super::children::go(&mut child)?;
+    run.journal.adopt(child)
+}
+
+fn interfaces(namespace: &str) -> Result<usize> {
+    let links = command("ip", &["-n", namespace, "-o", "link"])?;
+    Ok(links.lines().filter(|line| !line.contains(": lo:")).count())
+}
+
+/// An error if somebody else took an interface away, or put one there.
+fn check_links(namespace: &str, parent: &str, deleted: bool, is_back: bool) -> Result<()> {
+    if !Path::new("/run/netns").join(namespace).exists() {
+        return failed(format_args!("the network namespace {namespace} was removed (ip netns del)"));
+    }
+    let inside = interfaces(namespace)?;
+    if !deleted && inside == 0 {
+        return failed(
+            "the pod lost its interface before the drill took it away: something on this node deletes interfaces",
+        );
+    }
+    if deleted && inside > 0 {
+        return failed(
+            "the pod got an interface again: something on this node makes interfaces in the namespaces of pods",
+        );
+    }
+    // With their names, in the namespace that we are in.
+    let there = fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    let there = there.lines().any(|line| line.trim_start().starts_with(&format!("{parent}:")));
+    if there == deleted && !is_back || is_back && !there {
+        let what = if there { "made anew" } else { "deleted" };
+        return failed(format_args!("{parent} was {what} by somebody else: something on this node manages interfaces"));
+    }
+    Ok(())
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::paths::is_mounted;
 use super::{LEFT, Result, WELL, complain, failed, refused, run, say, tried};
 
 /// What each name begins with.
@@ -45,6 +46,8 @@ pub(super) enum Item {
     Link(String),
     /// What `iptables -D INPUT` takes, and which iptables.
     Rule(String, String),
+    /// Nothing: the network namespace and the mount namespace of the drill, in which alone the rest is found.
+    Namespaces(String, String),
 }
 
 impl Item {
@@ -60,6 +63,20 @@ impl Item {
             Item::Netns(name) => format!("netns\t{name}"),
             Item::Link(name) => format!("link\t{name}"),
             Item::Rule(program, rule) => format!("rule\t{program}\t{rule}"),
+            Item::Namespaces(network, mounts) => format!("namespaces\t{network}\t{mounts}"),
+        }
+    }
+
+    /// Where it is, if that is a path.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Item::Cgroup(path)
+            | Item::Cgroups(path, _)
+            | Item::Mount(path)
+            | Item::File(path)
+            | Item::Tree(path)
+            | Item::Dir(path) => Some(path),
+            Item::Process(..) | Item::Netns(_) | Item::Link(_) | Item::Rule(..) | Item::Namespaces(..) => None,
         }
     }
 
@@ -83,13 +100,24 @@ impl Item {
             ["rule", program @ ("iptables" | "ip6tables"), rule] if rule.contains(MARK) => {
                 Item::Rule(program.to_owned(), rule.to_owned())
             }
+            ["namespaces", network, mounts] => Item::Namespaces(network.to_owned(), mounts.to_owned()),
             _ => return None,
         })
+    }
+
+    /// Our own.
+    fn namespaces() -> Self {
+        let of = |kind: &str| {
+            let link = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap_or_default();
+            link.to_string_lossy().into_owned()
+        };
+        Item::Namespaces(of("net"), of("mnt"))
     }
 
     /// True once it is gone.
     fn undo(&self) -> bool {
         match self {
+            Item::Namespaces(..) => true,
             Item::Process(pid, start) => {
                 let pid_of = || i32::try_from(*pid).ok().and_then(Pid::from_raw);
                 if let Some(pid_of) = pid_of().filter(|_| started(*pid).as_ref() == Some(start)) {
@@ -101,7 +129,7 @@ impl Item {
             Item::Cgroup(path) => eventually(|| remove_cgroup(path)),
             Item::Cgroups(parent, prefix) => eventually(|| {
                 let named = |name: &str| name.starts_with(prefix);
-                list(parent).into_iter().filter(|path| named(&name_of(path))).all(|path| remove_cgroup(&path))
+                directories(parent).into_iter().filter(|path| named(&name_of(path))).all(|path| remove_cgroup(&path))
             }),
             Item::Mount(path) => {
                 let text = path.to_string_lossy();
@@ -141,14 +169,15 @@ fn gone(removed: std::io::Result<()>) -> bool {
     removed.map_or_else(|error| error.kind() == std::io::ErrorKind::NotFound, |()| true)
 }
 
-fn list(path: &Path) -> Vec<PathBuf> {
+/// Those right below it.
+pub(super) fn directories(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
 /// Its processes are killed: a container's own children among them.
 fn remove_cgroup(path: &Path) -> bool {
-    list(path).iter().for_each(|below| {
+    directories(path).iter().for_each(|below| {
         remove_cgroup(below);
     });
     for pid in fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default().lines() {
@@ -158,11 +187,6 @@ fn remove_cgroup(path: &Path) -> bool {
     }
     let _ = fs::remove_dir(path);
     !path.exists()
-}
-
-pub(super) fn is_mounted(path: &Path) -> bool {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    table.lines().any(|line| line.split(' ').nth(4).is_some_and(|point| Path::new(point) == path))
 }
 
 fn eventually(mut so: impl FnMut() -> bool) -> bool {
@@ -193,6 +217,28 @@ fn is_zombie(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| stat.first().is_some_and(|state| state == "Z"))
 }
 
+/// What cannot be seen from here of what these items name, if anything. It would be taken for gone.
+fn hidden(items: &[Item]) -> Option<String> {
+    let Item::Namespaces(network, mounts) = Item::namespaces() else { return None };
+    let (theirs, of_mounts) = items.iter().find_map(|item| match item {
+        Item::Namespaces(network, mounts) => Some((network, mounts)),
+        _ => None,
+    })?;
+    let in_network = |item: &Item| matches!(item, Item::Link(_) | Item::Rule(..));
+    let in_mounts = |item: &Item| matches!(item, Item::Mount(path) if !is_mounted(path));
+    let elsewhere = if *theirs != network && items.iter().any(in_network) {
+        format!("network namespace {theirs}")
+    } else if *of_mounts != mounts && items.iter().any(in_mounts) {
+        format!("mount namespace {of_mounts}")
+    } else {
+        return None;
+    };
+    Some(format!(
+        "it is of a drill in another {elsewhere}: run clean there (nsenter, ip netns exec). If that namespace is gone, so is what was \
+         in it: then remove the journal"
+    ))
+}
+
 /// The journal of one drill.
 pub(super) struct Journal {
     path: PathBuf,
@@ -213,6 +259,7 @@ impl Journal {
         tried(path.display(), file.lock())?;
         let mut journal =
             Journal { path, file, items: Vec::new(), children: Vec::new(), watchdog: None, undone: false };
+        journal.note(Item::namespaces())?;
         let ours = tried("the program's own path", std::env::current_exe())?;
         let mut watchdog = Command::new(ours);
         watchdog.arg("watchdog").arg(&journal.path).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -229,11 +276,52 @@ impl Journal {
     /// To be called before the thing is made.
     pub(super) fn note(&mut self, item: Item) -> Result<()> {
         let line = item.line();
-        if line.contains('\n') || Item::parse(&line).as_ref() != Some(&item) {
+        let anywhere = item.path().is_none_or(Path::is_absolute);
+        if !anywhere || line.contains('\n') || Item::parse(&line).as_ref() != Some(&item) {
             return refused(format_args!("a name that cannot be written down: {line:?}"));
         }
         tried(self.path.display(), self.file.write_all(format!("{line}\n").as_bytes()))?;
         self.items.push(item);
+        Ok(())
+    }
+
+    /// Makes a directory with its parents, each written down.
+    pub(super) fn make_dirs(&mut self, path: &Path) -> Result<()> {
+        let mut missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
+        missing.reverse();
+        for path in missing {
+            self.note(Item::Dir(path.to_owned()))?;
+            tried(path.display(), fs::create_dir(path))?;
+        }
+        Ok(())
+    }
+
+    /// An error once one of the drill's processes has ended, or what cleans up behind it is gone.
+    pub(super) fn check(&mut self) -> Result<()> {
+        for child in &mut self.children {
+            if let Some(status) = tried("a process of the drill", child.try_wait())? {
+                return failed(format_args!(
+                    "process {} of the drill has ended ({status}): look whether somebody or the OOM killer killed it (dmesg)",
+                    child.id()
+                ));
+            }
+        }
+        if let Some(watchdog) = &mut self.watchdog
+            && let Some(status) = tried("the watchdog", watchdog.try_wait())?
+        {
+            return failed(format_args!(
+                "the watchdog, process {}, has ended ({status}): without it a drill that is killed leaves everything behind",
+                watchdog.id()
+            ));
+        }
+        let number = |meta: fs::Metadata| (meta.dev(), meta.ino());
+        let open = tried(self.path.display(), self.file.metadata())?;
+        if fs::symlink_metadata(&self.path).map(number).ok() != Some(number(open)) {
+            return failed(format_args!(
+                "the journal {} was removed: without it headroom-drill clean finds nothing",
+                self.path.display()
+            ));
+        }
         Ok(())
     }
 
@@ -284,7 +372,7 @@ fn undo_all(path: &Path, items: &[Item]) -> bool {
             whole = false;
         }
     }
-    whole && fs::remove_file(path).is_ok()
+    whole && gone(fs::remove_file(path))
 }
 
 /// Waits for the end of its standard input, which is the end of the drill, and undoes what that did not.
@@ -337,7 +425,12 @@ pub(super) fn describe(state_dir: &Path) -> String {
     for path in journals(state_dir) {
         let alive = File::open(&path).is_ok_and(|file| file.try_lock().is_err());
         let _ = writeln!(text, "{}: {}", path.display(), if alive { "running, left alone" } else { "would be undone" });
-        for item in read(&path).iter().rev().filter(|_| !alive) {
+        let items = if alive { Vec::new() } else { read(&path) };
+        if let Some(why) = hidden(&items) {
+            let _ = writeln!(text, "would be left: {why}");
+            continue;
+        }
+        for item in items.iter().rev().filter(|item| !matches!(item, Item::Namespaces(..))) {
             let _ = writeln!(text, "would remove {}", item.line().replace('\t', " "));
         }
     }
@@ -356,8 +449,14 @@ pub(super) fn clean(state_dir: &Path) -> Result<bool> {
         if file.try_lock().is_err() {
             continue;
         }
+        let items = read(&path);
+        if let Some(why) = hidden(&items) {
+            complain(format_args!("{}: {why}", path.display()));
+            left = true;
+            continue;
+        }
         say(format_args!("undoing what a killed drill left: {}", path.display()));
-        left |= !undo_all(&path, &read(&path));
+        left |= !undo_all(&path, &items);
     }
     Ok(left)
 }
@@ -379,6 +478,7 @@ mod tests {
             Item::Netns(format!("{MARK}1")),
             Item::Link(format!("{SHORT}1a")),
             Item::Rule("iptables".to_owned(), format!("-p tcp --comment {MARK}1 -j DROP")),
+            Item::Namespaces("net:[1]".to_owned(), "mnt:[2]".to_owned()),
         ];
         for item in items {
             assert_eq!(Item::parse(&item.line()).as_ref(), Some(&item));

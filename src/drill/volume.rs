@@ -1,62 +1,44 @@
 //! The drill `memory-volume`: a container with a limit writes more than that into a tmpfs that outlives it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 use super::cgroups::{self, Place};
 use super::cli::MemoryVolume;
-use super::journal::{Item, Journal, MARK};
+use super::emptydir::{self, EmptyDir};
+use super::kubelet::RootDir;
 use super::{Result, Run, children, refused, tried};
 
 /// More memory than this is never taken.
 const MOST: u64 = 1 << 30;
 
-fn volume(options: &MemoryVolume) -> PathBuf {
-    let below = format!("pods/{}/volumes/kubernetes.io~empty-dir/{MARK}cache", cgroups::pod_uid());
-    options.kubelet_root_dir.join(below)
-}
-
-fn check(options: &MemoryVolume) -> Result<()> {
+fn check(options: &MemoryVolume) -> Result<RootDir> {
     if options.size <= options.limit || options.size > MOST || options.limit < 8 << 20 {
         return refused("the limit must be at least 8Mi, the size larger than the limit and at most 1Gi");
     }
-    if !options.kubelet_root_dir.is_dir() {
-        return refused(format_args!("{}: no such directory", options.kubelet_root_dir.display()));
-    }
-    Ok(())
+    RootDir::find(options.kubelet_root_dir.as_deref())
 }
 
 pub(super) fn plan(options: &MemoryVolume) -> Result<Vec<String>> {
-    check(options)?;
+    let root = check(options)?;
     Place::find(&options.kubepods)?;
-    Ok(vec![
-        format!("make a pod's cgroup with a memory limit of {} bytes and a tmpfs of {} at {}", options.limit, options.size,
-            volume(options).display()),
-        if options.near_for.is_zero() {
-            String::new()
-        } else {
-            format!("write seven eighths of the limit, and leave it so for {}s", options.near_for.as_secs())
-        },
+    let mut lines = vec![format!(
+        "make a pod's cgroup with a memory limit of {} bytes and a tmpfs of {} at {} ({})",
+        options.limit,
+        options.size,
+        emptydir::place(&root, &cgroups::pod_uid()).display(),
+        root.why
+    )];
+    if !options.near_for.is_zero() {
+        lines.push(format!("write seven eighths of the limit, and leave it so for {}s", options.near_for.as_secs()));
+    }
+    lines.push(
         "write from inside until the kernel kills the writer, and start it again; see headroom_memory_volume_used_bytes \
          close to headroom_memory_volume_limit_bytes and headroom_oom_kills_total rising, alert on the loop"
             .to_owned(),
-    ]
-    .into_iter()
-    .filter(|line| !line.is_empty())
-    .collect())
-}
-
-/// Makes a directory with its parents, each written down.
-pub(super) fn make_dirs(journal: &mut Journal, path: &Path) -> Result<()> {
-    let mut missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
-    missing.reverse();
-    for path in missing {
-        journal.note(Item::Dir(path.to_owned()))?;
-        tried(path.display(), fs::create_dir(path))?;
-    }
-    Ok(())
+    );
+    Ok(lines)
 }
 
 /// A writer, killed when dropped.
@@ -70,20 +52,20 @@ impl Drop for Writer {
 }
 
 pub(super) fn make(options: &MemoryVolume, run: &mut Run) -> Result<()> {
-    check(options)?;
+    let root = check(options)?;
     let place = Place::find(&options.kubepods)?;
-    let volume = volume(options);
-    // The mount first: what it holds keeps the cgroup from going, so it must be undone before.
-    let pod = place.make_pod(&mut run.journal)?;
+    // Written down first and made last: what the volume holds keeps the cgroup from going, so it must be undone before.
+    let uid = place.note_pod(&mut run.journal)?;
+    let volume = EmptyDir::make(&mut run.journal, &root, &uid, options.size)?;
+    let pod = place.make_pod(uid, 1)?;
     pod.limit(options.limit)?;
-    make_dirs(&mut run.journal, &volume)?;
-    run.journal.note(Item::Mount(volume.clone()))?;
-    cgroups::mount_tmpfs(&volume, options.size)?;
-    let file = volume.join("fill");
+    let file = volume.path.join("fill");
     let mut writer: Option<Writer> = None;
     let mut start_at = Instant::now();
     let (mut starts, mut near) = (0, !options.near_for.is_zero());
     run.every_second(|_, elapsed| {
+        pod.check()?;
+        volume.check()?;
         if near && elapsed >= options.near_for {
             // The container's first life ends by itself. What it wrote stays.
             (near, writer) = (false, None);
@@ -97,7 +79,7 @@ pub(super) fn make(options: &MemoryVolume, run: &mut Run) -> Result<()> {
         if writer.is_none() && Instant::now() >= start_at {
             let bytes = if near { options.limit / 8 * 7 } else { options.size };
             let mut child = Writer(children::spawn(&["write", &file.to_string_lossy(), &bytes.to_string()])?);
-            pod.put(child.0.id())?;
+            pod.put(0, child.0.id())?;
             children::go(&mut child.0)?;
             writer = Some(child);
             starts += 1;

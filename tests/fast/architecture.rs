@@ -69,7 +69,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // Makes failures for the binary headroom-drill, so it writes; the exporter knows nothing of it.
-    ("drill", &["values", "host", "error"]),
+    ("drill", &["kubelet", "values", "host", "error"]),
     ("catalog", &["config", "http", "services", "modes", "scrape", "self_metrics", "metric"]),
 ];
 

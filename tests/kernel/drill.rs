@@ -52,7 +52,8 @@ impl Lab {
 
     fn start(&self, arguments: &str) -> Drill {
         let mut command = self.command(&format!("--i-know-this-node --for 2m {arguments}"));
-        Drill(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
+        let said = fs::File::create(self.path("said")).unwrap();
+        Drill(command.stdin(Stdio::null()).stdout(said.try_clone().unwrap()).stderr(said).spawn().unwrap())
     }
 
     fn orphans(&self) -> usize {
@@ -85,6 +86,12 @@ impl Drill {
 
     fn end(mut self, signal: Signal) -> Option<i32> {
         self.signal(signal);
+        self.0.wait().unwrap().code()
+    }
+
+    /// How it ended by itself.
+    fn ended(mut self) -> Option<i32> {
+        eventually("it ends", || self.0.try_wait().unwrap().is_some());
         self.0.wait().unwrap().code()
     }
 
@@ -148,6 +155,8 @@ fn clean_removes_what_a_drill_and_its_watchdog_left() {
     eventually("the orphans are there", || lab.orphans() == 30);
     let output = lab.output("clean");
     assert_eq!((output.status.code(), lab.orphans()), (Some(0), 30), "one that runs is left alone");
+    // Stopped, or it would see that its watchdog is gone.
+    drill.signal(Signal::STOP);
     for child in drill.children() {
         kill_process(Pid::from_raw(child).unwrap(), Signal::KILL).unwrap();
     }
@@ -157,6 +166,47 @@ fn clean_removes_what_a_drill_and_its_watchdog_left() {
     assert_eq!(lab.orphans(), 30, "a dry run");
     assert_eq!(lab.output("clean").status.code(), Some(0));
     lab.nothing_left();
+}
+
+/// What cannot be seen is not gone: its journal stays until `clean` is run where it is.
+#[test]
+fn clean_leaves_what_is_in_another_network_namespace() {
+    alone!();
+    let Some(lab) = Lab::open("elsewhere") else { return };
+    if !common::has("python3") || !common::has("iptables") {
+        skip!("no python3 or no iptables");
+    }
+    shell("ip netns add elsewhere; ip -n elsewhere link set lo up");
+    let there = |command: &Command| {
+        let mut inside = Command::new("ip");
+        inside.args(["netns", "exec", "elsewhere"]).arg(command.get_program()).args(command.get_args());
+        inside
+    };
+    let mut listener = Command::new("python3");
+    let listen =
+        "import socket, sys; s = socket.create_server(('127.0.0.1', 7001)); print(flush=True); sys.stdin.read()";
+    listener.args(["-c", listen]);
+    let mut listener = there(&listener).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    std::io::Read::read_exact(listener.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+    let words = "--i-know-this-node stalled-connection --connect 127.0.0.1:7001";
+    let drill = Drill(there(&lab.command(words)).stdout(Stdio::null()).spawn().unwrap());
+    let rules = || shell("ip netns exec elsewhere iptables -w -S INPUT").matches("headroom-drill").count();
+    eventually("the rule is there", || rules() == 1);
+    drill.signal(Signal::STOP);
+    for child in drill.children() {
+        kill_process(Pid::from_raw(child).unwrap(), Signal::KILL).unwrap();
+    }
+    drill.end(Signal::KILL);
+    let output = lab.output("clean");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(3) && said.contains("in another network namespace net:["), "{said}");
+    assert_eq!((rules(), lab.journals()), (1, 1));
+    let output = there(&lab.command("clean")).output().unwrap();
+    assert_eq!((output.status.code(), rules()), (Some(0), 0), "{}", String::from_utf8_lossy(&output.stderr));
+    lab.nothing_left();
+    drop(listener.stdin.take());
+    listener.wait().unwrap();
+    shell("ip netns del elsewhere");
 }
 
 #[test]
@@ -202,16 +252,275 @@ fn a_process_near_its_limit_of_open_files() {
     lab.nothing_left();
 }
 
+/// A server that says nothing, of which nothing is known, and the first connection that asks which protocol it has.
 #[test]
 fn connections_that_leak() {
     let Some(lab) = Lab::open("socket") else { return };
     let listener = std::os::unix::net::UnixListener::bind(lab.path("docker.sock")).unwrap();
     let socket = lab.path("docker.sock");
     let drill = lab.start(&format!("open-files --runtime-socket {} --count 5 --every 20ms", socket.display()));
-    let held: Vec<_> = (0..5).map(|_| listener.accept().unwrap()).collect();
-    assert_eq!(held.len(), 5);
+    let said = Said::of(&lab);
+    let held: Vec<_> = (0..7).map(|_| listener.accept().unwrap()).collect();
+    said.soon(" holds 5 of 5 connections");
+    // One that the server closes is made anew.
+    drop(held);
+    let again: Vec<_> = (0..5).map(|_| listener.accept().unwrap()).collect();
+    assert_eq!(again.len(), 5);
+    said.soon("5 were lost, the last because the server closed it");
     assert_eq!(drill.end(Signal::TERM), Some(0));
     lab.nothing_left();
+}
+
+/// gRPC closes what has not said the preface of HTTP/2; a server of HTTP/1.1 what asked nothing. Both keep a drill's.
+#[test]
+fn connections_that_a_server_keeps() {
+    let Some(lab) = Lab::open("kept") else { return };
+    if !common::has("python3") {
+        skip!("no python3");
+    }
+    for (protocol, says) in [("h2", "(HTTP/2)"), ("h1", "(HTTP/1.1)")] {
+        let socket = lab.path(protocol);
+        let mut server = Command::new("python3");
+        server.args(["-c", SERVER, protocol]).arg(&socket).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut server = server.spawn().unwrap();
+        eventually("the server listens", || socket.exists());
+        let drill = lab.start(&format!("open-files --runtime-socket {} --count 20 --every 5ms", socket.display()));
+        let said = Said::of(&lab);
+        said.soon(&format!(" holds 20 of 20 connections to {} {says}", socket.display()));
+        // Four times as long as this server waits for a first word.
+        std::thread::sleep(std::time::Duration::from_secs(4));
+        let last = said.last();
+        assert!(last.contains("holds 20 of 20") && !last.contains("lost"), "{last}");
+        assert_eq!(drill.end(Signal::TERM), Some(0));
+        drop(server.stdin.take());
+        server.wait().unwrap();
+        lab.nothing_left();
+    }
+}
+
+/// Closes each connection that has said nothing for a second, as grpc-go does after 120, and asks by SETTINGS and PING
+/// who speaks HTTP/2: three pings without an answer end it too.
+const SERVER: &str = r"
+import select, socket, sys, threading, time
+protocol, path = sys.argv[1:]
+server = socket.socket(socket.AF_UNIX)
+server.bind(path)
+server.listen(64)
+def h2(one):
+    one.settimeout(1)
+    got = b''
+    while len(got) < 24:
+        more = one.recv(4096)
+        if not more: return
+        got += more
+    if not got.startswith(b'PRI * HTTP/2.0'): return
+    one.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    while True:
+        one.sendall(bytes([0, 0, 8, 6, 0, 0, 0, 0, 0]) + b'headroom')
+        until, got = time.time() + 2, b''
+        while bytes([0, 0, 8, 6, 1, 0, 0, 0, 0]) + b'headroom' not in got:
+            one.settimeout(max(0.01, until - time.time()))
+            more = one.recv(4096)
+            if not more: return
+            got += more
+        time.sleep(0.3)
+def h1(one):
+    one.settimeout(1)
+    got = one.recv(4096)
+    if got.startswith(b'PRI'):
+        one.sendall(b'HTTP/1.1 505 HTTP Version Not Supported\r\nConnection: close\r\n\r\n')
+        return
+    if not got.startswith(b'HEAD '): return
+    one.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n')
+    one.settimeout(None)
+    one.recv(1)
+def serve(one):
+    try: globals()[protocol](one)
+    except OSError: pass
+    one.close()
+def accept():
+    while True: threading.Thread(target=serve, args=server.accept()[:1], daemon=True).start()
+threading.Thread(target=accept, daemon=True).start()
+sys.stdin.read()
+";
+
+/// What the drill of a lab said.
+struct Said(PathBuf);
+
+impl Said {
+    fn of(lab: &Lab) -> Self {
+        Said(lab.path("said"))
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(&self.0).unwrap_or_default()
+    }
+
+    fn last(&self) -> String {
+        self.text().lines().last().unwrap_or_default().to_owned()
+    }
+
+    fn soon(&self, what: &str) {
+        let until = std::time::Instant::now() + common::patience(15);
+        while !self.text().contains(what) {
+            assert!(std::time::Instant::now() < until, "{what:?} was not said: {}", self.text());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+/// Each drill once it stands, what takes from it, and what it says of that: it ends, with everything else cleaned up.
+#[test]
+fn what_is_taken_from_a_drill_ends_it() {
+    alone!();
+    let Some(lab) = Lab::open("taken") else { return };
+    let (dir, memory) = (lab.dir.path().display().to_string(), lab.memory.display().to_string());
+    let (kubepods, cgroup) = (lab.kubepods(), lab.cgroup.clone());
+    let root = lab.path("kubelet");
+    fs::create_dir(&root).unwrap();
+    let root = format!("--kubelet-root-dir {}", root.display());
+    let qos = format!("{memory}/{cgroup}/kubepods/besteffort");
+    let fill = format!("{dir}/headroom-drill-$DRILL.fill");
+    let helper = "kill -9 $(tr ' ' '\\n' </proc/$DRILL/task/$DRILL/children | tail -n 1)";
+    let unmount = format!("umount -l {dir}/kubelet/pods/*/volumes/kubernetes.io~empty-dir/headroom-drill-cache");
+    let pages = "rm /run/headroom-drill-$DRILL-pages/3".to_owned();
+    // As a kubelet does it.
+    let pod = format!(
+        "for path in {qos}/pod*/6*; do kill -9 $(cat $path/cgroup.procs); done; sleep 0.3
+         rmdir {qos}/pod*/6* {qos}/pod* 2>/dev/null || true"
+    );
+    let cases: Vec<(String, &str, String, &str)> = vec![
+        (format!("cgroup-leak --count 9 {kubepods}"), "t=0s", format!("rmdir {qos}/*4"), "1 of the 9 cgroups"),
+        (format!("cgroup-leak --dying --count 9 {kubepods}"), "t=0s", pages, "8 of the 9 pages"),
+        ("open-files --limit 100".to_owned(), "t=1s", helper.to_owned(), "has ended (signal: 9"),
+        (
+            format!("inotify --instances 2 --watches 4 --scratch {dir}"),
+            "t=1s",
+            format!("rm {dir}/headroom-drill-$DRILL/1"),
+            "1 of the 2 watched files",
+        ),
+        (format!("memory-volume {root} {kubepods}"), " starts, ", unmount.clone(), "was unmounted"),
+        (format!("pod-interface {root} {kubepods}"), "has 1 interfaces", unmount, "was unmounted"),
+        (format!("pod-interface {root} {kubepods}"), "has 1 interfaces", pod, "of the drill has ended"),
+        (
+            format!("pod-interface {root} {kubepods}"),
+            "has 1 interfaces",
+            "ip link del hrdrill-$(printf %x $DRILL)a".to_owned(),
+            "the pod lost its interface before",
+        ),
+        (
+            format!("disk --mount {dir}/full --size 16Mi --image-dir {dir}"),
+            "t=1s",
+            format!("umount -l {dir}/full"),
+            "was unmounted by somebody else",
+        ),
+        (
+            format!("inodes --mount {dir}/full --size 16Mi --image-dir {dir}"),
+            "t=1s",
+            format!("rm -r {}", fill.replace(&dir, &format!("{dir}/full"))),
+            "was removed or cut",
+        ),
+        ("open-files --limit 100".to_owned(), "t=1s", format!("rm {dir}/state/*"), "the journal"),
+        (
+            "open-files --limit 100".to_owned(),
+            "t=1s",
+            "kill -9 $(cut -d' ' -f1 /proc/$DRILL/task/$DRILL/children)".to_owned(),
+            "the watchdog",
+        ),
+    ];
+    for (words, stands, take, says) in &cases {
+        let drill = lab.start(words);
+        let said = Said::of(&lab);
+        said.soon(stands);
+        shell(&format!("DRILL={}; {take}", drill.0.id()));
+        assert_eq!(drill.ended(), Some(1), "{words}: {}", said.text());
+        let text = said.text();
+        assert!(text.contains("FAILED: ") && text.contains(says), "{words}: {says:?}: {text}");
+        assert!(text.contains("all cleaned up") && !text.contains("NOT all"), "{words}: {text}");
+        lab.nothing_left();
+    }
+}
+
+/// The rule that drops the replies.
+#[test]
+fn a_rule_that_is_flushed_ends_the_drill() {
+    alone!();
+    let Some(lab) = Lab::open("flushed") else { return };
+    if !common::has("iptables") {
+        skip!("no iptables");
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut kept = Vec::new();
+    for (take, says) in [
+        ("iptables -w -F INPUT", "1 of the 1 rules"),
+        ("iptables -w -I INPUT -p tcp -j ACCEPT", "replies still arrive"),
+    ] {
+        let drill = lab.start(&format!("stalled-connection --connect {address}"));
+        kept.push(listener.accept().unwrap());
+        let said = Said::of(&lab);
+        said.soon("t=2s");
+        shell(take);
+        assert_eq!(drill.ended(), Some(1), "{take}: {}", said.text());
+        assert!(said.text().contains(says), "{says:?}: {}", said.text());
+        lab.nothing_left();
+        shell("iptables -w -F INPUT");
+    }
+    // What is given up is no loss: the drill has done what it should.
+    let own = std::net::TcpStream::connect(address).unwrap();
+    let drill = lab.start(&format!("stalled-connection --pid {} --port {}", std::process::id(), address.port()));
+    let said = Said::of(&lab);
+    said.soon("t=1s");
+    drop((own, kept));
+    assert_eq!(drill.ended(), Some(0), "{}", said.text());
+    assert!(said.text().contains("gave up every stalled connection"), "{}", said.text());
+    lab.nothing_left();
+}
+
+#[test]
+fn a_drill_that_panics_cleans_up() {
+    let Some(lab) = Lab::open("panic") else { return };
+    let drill = lab.start("panic");
+    let (said, file) = (Said::of(&lab), std::env::temp_dir().join(format!("headroom-drill-{}-panic", drill.0.id())));
+    assert_eq!(drill.ended(), Some(101), "{}", said.text());
+    let text = said.text();
+    assert!(text.contains(&format!("with {} and process", file.display())), "{text}");
+    let pid = text.split("and process ").nth(1).unwrap().lines().next().unwrap();
+    assert!(!file.exists() && !Path::new("/proc").join(pid).exists(), "{text}");
+    lab.nothing_left();
+}
+
+/// Where the kubelet keeps its pods is asked of the one that runs.
+#[test]
+fn the_running_kubelet_says_where() {
+    alone!();
+    let Some(lab) = Lab::open("where") else { return };
+    let (root, link, fake) = (lab.path("root"), lab.path("link"), lab.path("kubelet"));
+    fs::create_dir(&root).unwrap();
+    std::os::unix::fs::symlink(&root, &link).unwrap();
+    fs::write(&fake, "#!/bin/sh\nread word\n").unwrap();
+    fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let plan = |flag: &str| {
+        let output = lab.output(&format!("--dry-run memory-volume {flag}{}", lab.kubepods()));
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    assert!(plan("").contains("/var/lib/kubelet") && plan("").contains("no kubelet runs here"), "{}", plan(""));
+    let mut kubelet = Command::new(&fake);
+    let mut kubelet = kubelet.arg(format!("--root-dir={}", link.display())).stdin(Stdio::piped()).spawn().unwrap();
+    let of_it = format!("at {}/pods/", root.display());
+    eventually("the kubelet's root directory, without links", || plan("").contains(&of_it));
+    assert!(plan("").contains(&format!("of the kubelet, process {}", kubelet.id())), "{}", plan(""));
+    let named = plan(&format!("--kubelet-root-dir {} ", lab.dir.path().display()));
+    assert!(named.contains(&format!("at {}/pods/", lab.dir.path().display())), "{named}");
+    // What is below a link is found again where mount tables have it.
+    let drill = lab.start(&format!("memory-volume {}", lab.kubepods()));
+    let mounted = || fs::read_to_string("/proc/self/mountinfo").unwrap().contains(root.to_str().unwrap());
+    eventually("it is mounted there", mounted);
+    drill.end(Signal::KILL);
+    lab.nothing_left();
+    eventually("its directories are gone", || fs::read_dir(&root).unwrap().count() == 0);
+    drop(kubelet.stdin.take());
+    kubelet.wait().unwrap();
 }
 
 #[test]
@@ -360,7 +669,7 @@ fn the_pages_that_drills_promise_are_alerts_and_documented() {
         format!("disk --mount {dir}/disk --image-dir {dir}"),
         format!("inodes --mount {dir}/disk --image-dir {dir}"),
         format!("stalled-connection --pid {} --port {port}", std::process::id()),
-        format!("pod-interface {kubepods}"),
+        format!("pod-interface --kubelet-root-dir {dir} {kubepods}"),
     ] {
         let output = lab.output(&format!("--dry-run --for 6h {drill}"));
         let said = String::from_utf8(output.stdout).unwrap();
@@ -393,7 +702,9 @@ fn orphans_in_slices() {
     assert!(scopes().iter().map(id).all(|id| id.len() == 64 && id.starts_with(HEX)), "{:?}", scopes());
     assert_eq!(drill.end(Signal::TERM), Some(0));
     lab.nothing_left();
-    let pod = lab.start(&format!("pod-interface --after 1m --kubepods {top} --make-kubepods"));
+    let root = lab.dir.path().display();
+    let pod =
+        lab.start(&format!("pod-interface --after 1m --kubelet-root-dir {root} --kubepods {top} --make-kubepods"));
     let named = || {
         fs::read_dir(&qos).into_iter().flatten().flatten().any(|entry| {
             let name = entry.file_name().into_string().unwrap();

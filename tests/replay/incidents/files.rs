@@ -36,7 +36,7 @@ pub fn i4_a_client_that_leaks_connections_to_the_runtime() {
     // Who else has such a user on this machine has its inotify as well.
     let uid = 300_000 + fastrand::u32(..100_000);
     let inotify = Drill::start(&machine.namespace, &format!("inotify --uid {uid}"));
-    let leak = "open-files --runtime-socket /run/docker.sock --every 40ms --count 390 --limit 400";
+    let leak = "open-files --runtime-socket /run/docker.sock --every 40ms --count 380 --limit 400";
     let mut agent = Drill::start(&machine.namespace, leak);
     let fault = agent.says("t=0s");
     let of = [("mode", "open_files"), ("comm", "headroom-drill")];
