@@ -2,8 +2,9 @@
 //!
 //! A sweep reads the name of every process, so it is made rarely: a process that was found is only looked at again to
 //! see that it is still there. Of one that has the name of a kubelet, or of a program that has one inside
-//! ([`super::embedded`]), is read whose it is ([`super::identity`]), and only of this machine's own what it was
-//! told: reading a command line waits for the memory lock of that process, which a stuck one holds and a hostile one can hold.
+//! ([`super::embedded`]), is read whose it is ([`super::identity`]), and only of this machine's own what it was told:
+//! reading a command line waits for the memory lock of that process, which a stuck one holds and a hostile one can
+//! hold.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};

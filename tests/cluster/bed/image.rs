@@ -45,8 +45,8 @@ pub(crate) fn import_archive(archive: &Path) {
 }
 
 /// Puts the image that is released into the store, as `tests/release` has built it since this build of the exporter;
-/// else this build in an image that is laid out and configured as the Containerfile says. A build for tests is not static:
-/// the libraries that it is linked to come along.
+/// else this build in an image that is laid out and configured as the Containerfile says. A build for tests is not
+/// static: the libraries that it is linked to come along.
 pub(crate) fn import_exporter(dir: &Path) {
     let released = Path::new(env!("CARGO_TARGET_TMPDIR")).join("image.tar");
     let made = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
