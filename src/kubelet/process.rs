@@ -26,9 +26,6 @@ const CONTROL_PLANE: [&str; 2] = ["kube-apiserver", "etcd"];
 /// More who look like a kubelet are not told of.
 const MOST_PASSED_OVER: usize = 16;
 
-/// Names of processes that may run a kubelet under another name: its script, or the program of many commands.
-const SHELLS: [&str; 9] = ["hyperkube", "sh", "bash", "dash", "ash", "ksh", "zsh", "busybox", "exe"];
-
 /// A kubelet that runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KubeletProcess {
@@ -167,7 +164,7 @@ impl Sweep {
 
     fn make(host: &Host, pids: &Pids, all: &[u32], uid: u32, deadline: Deadline) -> Result<Self> {
         let mut sweep = Sweep { at: Instant::now(), kubelet: None, passed_over: Vec::new(), control_plane: None };
-        let (mut named, mut embedders, mut shells) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut named, mut embedders) = (Vec::new(), Vec::new());
         for (index, &pid) in all.iter().enumerate() {
             if index.is_multiple_of(64) && deadline.expired() {
                 return Err(Error::new(
@@ -180,8 +177,6 @@ impl Sweep {
                 named.push(Known { pid, comm });
             } else if let Some(embedder) = Embedder::of_comm(&comm) {
                 embedders.push((embedder, Known { pid, comm }));
-            } else if SHELLS.contains(&comm.as_str()) {
-                shells.push(Known { pid, comm });
             } else if sweep.control_plane.is_none()
                 && CONTROL_PLANE.contains(&comm.as_str())
                 && identity::is_of_the_control_plane(pids, pid).unwrap_or(false)
@@ -204,10 +199,18 @@ impl Sweep {
             }
         }
         if candidates.is_empty() {
-            let own = |known: &Known| identity::against_a_kubelet(pids, known.pid, uid).is_ok_and(|why| why.is_none());
-            let is = |known: &Known| own(known) && pids.cmdline(known.pid).is_ok_and(|argv| is_kubelet(&argv));
-            let found = shells.into_iter().filter(is);
-            candidates.extend(found.map(|known| Candidate { known, inside: None }));
+            // By another name: a script's shell, the program of many commands.
+            for (index, &pid) in all.iter().enumerate() {
+                if index.is_multiple_of(64) && deadline.expired() {
+                    break;
+                }
+                if identity::against_a_kubelet(pids, pid, uid).is_ok_and(|why| why.is_none())
+                    && pids.cmdline(pid).is_ok_and(|argv| is_kubelet(&argv))
+                    && let Ok(comm) = pids.comm(pid)
+                {
+                    candidates.push(Candidate { known: Known { pid, comm }, inside: None });
+                }
+            }
         }
         sweep.choose(pids, candidates);
         Ok(sweep)
