@@ -58,18 +58,12 @@ impl Cluster {
     /// # Panics
     /// If all of it is there and the node does not become Ready.
     pub(crate) fn start() -> Result<Self, String> {
-        Self::start_on(None)
+        Self::start_on(|_| {})
     }
 
-    /// The same with a file system of its own, an ext4 of so many bytes, below the kubelet's root directory. There the
-    /// kubelet does evict.
-    ///
-    /// # Errors
-    /// As [`Cluster::start`].
-    ///
-    /// # Panics
-    /// As [`Cluster::start`].
-    pub(crate) fn start_on(disk: Option<u64>) -> Result<Self, String> {
+    /// The same after `prepare` had the cluster's folder, before the first daemon: a file system of its own for the
+    /// kubelet, for instance.
+    pub(crate) fn start_on(prepare: impl FnOnce(&Path)) -> Result<Self, String> {
         let kubernetes = lacking()?;
         let lock = common::machine_lock();
         let begun = Instant::now();
@@ -77,14 +71,7 @@ impl Cluster {
         let ground = Ground::prepare(folder.path())?;
         pki::issue(folder.path());
         configuration::write(folder.path(), ground.systemd, Kubelet::Signed);
-        if let Some(bytes) = disk {
-            configuration::evict(folder.path());
-            let (image, root) = (folder.path().join("kubelet.img"), folder.path().join("kubelet"));
-            let (image, root) = (image.display(), root.display());
-            common::shell(&format!(
-                "truncate -s {bytes} {image}; mke2fs -q -t ext4 {image}; mkdir -p {root}; mount -o loop {image} {root}"
-            ));
-        }
+        prepare(folder.path());
         let mut cluster = Cluster { daemons: BTreeMap::new(), ground, folder, kubernetes, _lock: lock };
         for name in ["etcd", "containerd", "kube-apiserver"] {
             cluster.launch(name);
@@ -215,6 +202,24 @@ impl Drop for Cluster {
 pub(crate) fn exporter_binary() -> PathBuf {
     std::env::var_os("HEADROOM_TEST_EXPORTER")
         .map_or_else(|| env!("CARGO_BIN_EXE_headroom-exporter").into(), PathBuf::from)
+}
+
+/// A file system of the kubelet's own, an ext4 of so many bytes, for [`Cluster::start_on`].
+pub(crate) fn kubelet_disk(folder: &Path, bytes: u64) {
+    let (image, root) = (folder.join("nodefs.img"), folder.join("kubelet"));
+    fs::File::create(&image).unwrap().set_len(bytes).unwrap();
+    common::shell(&format!("mkfs.ext4 -q -F -N 8192 {0}; mount -o loop {0} {1}", image.display(), root.display()));
+}
+
+/// The same, and the kubelet evicts there.
+pub(crate) fn kubelet_disk_that_evicts(folder: &Path, bytes: u64) {
+    configuration::evict(folder);
+    kubelet_disk(folder, bytes);
+}
+
+/// `headroom-drill`.
+pub(crate) fn drill_binary() -> PathBuf {
+    std::env::var_os("HEADROOM_TEST_DRILL").map_or_else(|| env!("CARGO_BIN_EXE_headroom-drill").into(), PathBuf::from)
 }
 
 /// The folder of Kubernetes' commands, or what is missing.

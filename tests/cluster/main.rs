@@ -10,6 +10,7 @@
 //!
 //! - `HEADROOM_TEST_KUBERNETES`: the folder with Kubernetes' commands [default: `target/tools/kubernetes-<version>`];
 //! - `HEADROOM_TEST_EXPORTER`: the exporter [default: cargo's];
+//! - `HEADROOM_TEST_DRILL`: `headroom-drill`, by a file of that name [default: cargo's];
 //! - `HEADROOM_TEST_DEPLOY`: a copy of `deploy/`, for the test `deployed` [default: the source tree's];
 //! - `HEADROOM_TEST_ALONE=<test>`: run this test right here, in no namespaces: the machine is its own. With
 //!   `--exact <test>`.
@@ -24,6 +25,7 @@ mod bed;
 mod checks;
 mod churn;
 mod deployed;
+mod drills;
 mod faults;
 mod page;
 mod pages;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::bed::{BUSYBOX, Cluster, NODE};
+use crate::bed::{self, BUSYBOX, Cluster, NODE};
 use crate::checks::{Checks, say};
 use crate::common::{self, Exporter};
 use crate::page::Page;
@@ -23,7 +23,7 @@ fn from_the_fault_to_the_page() {
     if !common::has("prometheus") {
         skip!("prometheus (Debian package) is not installed");
     }
-    let mut cluster = match Cluster::start_on(Some(DISK)) {
+    let mut cluster = match Cluster::start_on(|folder| bed::kubelet_disk_that_evicts(folder, DISK)) {
         Ok(cluster) => cluster,
         Err(why) => skip!("{why}"),
     };
