@@ -34,8 +34,10 @@ pub struct Mount {
     pub mountpoint: PathBuf,
     /// `ext4`, `overlay`, …
     pub fstype: String,
-    /// The *superblock* is read-only: what an ext4 does after an I/O error. A read-only bind mount of a healthy file
-    /// system (which is how we see the host from a pod) does not count.
+    /// It takes no writes: its *superblock* is read-only, as btrfs and, before Linux 6.12, ext4 make it after an error;
+    /// ext4 says that it has stopped itself (`emergency_ro`, `shutdown`; Linux 6.15); or not even its directory opens,
+    /// as of an XFS that has shut down. A read-only bind mount of a healthy file system (which is how we see the host
+    /// from a pod) does not count. An ext4 of Linux 6.12 to 6.14 that has stopped itself shows nothing of it.
     pub readonly: bool,
 }
 
@@ -57,7 +59,7 @@ impl Mount {
             device: unescape(device),
             mountpoint: unescape(mountpoint).into(),
             fstype: fstype.to_owned(),
-            readonly: options.split(',').any(|option| option == "ro"),
+            readonly: options.split(',').any(|option| ["ro", "emergency_ro", "shutdown"].contains(&option)),
         })
     }
 }
@@ -211,13 +213,26 @@ fn live(root: &Path, path: &Path) -> Result<Filesystem> {
     let os = |error: std::io::Error| Error::os(path.display(), &error);
     let fd = read::open_in_root(root, path, OFlags::PATH | OFlags::CLOEXEC).map_err(os)?;
     let stat = rustix::fs::fstatvfs(&fd).map_err(|errno| os(errno.into()))?;
+    let mut mount = mount_of(root, fd.as_raw_fd());
+    if let Some(mount) = &mut mount {
+        mount.readonly |= is_dead(&fd);
+    }
     Ok(Filesystem {
         capacity_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
         available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
         inodes: stat.f_files,
         inodes_free: stat.f_ffree,
-        mount: mount_of(root, fd.as_raw_fd()),
+        mount,
     })
+}
+
+/// True if the file system does not open this directory of its own: `statfs` answers from memory after all else has
+/// failed. Opened and not read, it is not marked as read either.
+fn is_dead(directory: &OwnedFd) -> bool {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    // EIO, and EUCLEAN for what is corrupt; others (that we may not, that it is no directory) are no word on the disk.
+    let opened = rustix::fs::openat(directory, c".", flags, rustix::fs::Mode::empty());
+    matches!(opened, Err(rustix::io::Errno::IO | rustix::io::Errno::UCLEAN))
 }
 
 /// The mount that an open file lies on, by its mount id: exact where a device number is not (btrfs subvolumes, stacked
@@ -246,6 +261,10 @@ mod tests {
         assert_eq!((mount.device.as_str(), mount.fstype.as_str(), mount.readonly), (r"/dev/ro\ot", "ext3", true));
         let bind = Mount::parse("27 1 254:0 / /host ro,relatime - ext4 /dev/vda rw").unwrap();
         assert!(!bind.readonly, "a read-only bind mount of a writable file system");
+        for options in ["rw,errors=remount-ro,emergency_ro", "rw,shutdown", "ro,relatime"] {
+            assert!(Mount::parse(&format!("27 1 7:0 / /a rw,relatime - ext4 /dev/loop0 {options}")).unwrap().readonly);
+        }
+        assert!(!Mount::parse("27 1 7:0 / /a rw - ext4 /dev/loop0 rw,errors=remount-ro").unwrap().readonly);
         assert_eq!(Mount::parse("no separator"), None);
     }
 

@@ -189,7 +189,7 @@ pub static FILESYSTEM_READONLY: Metric = Metric::gauge(
     "headroom_filesystem_readonly",
     Unit::None,
     &["role"],
-    "1 if the file system itself is read-only, as ext4 becomes after an I/O error: nothing can be freed there. A read-only mount of a writable file system is 0.",
+    "1 if the file system takes no writes, as ext4, XFS and btrfs do not after an error: read-only, stopped, or not even its directory opens. A read-only mount of a healthy file system is 0.",
 );
 
 /// When images are collected.

@@ -44,13 +44,22 @@ impl Mounted {
         Ok(Mounted { at, _image: None })
     }
 
-    /// 64 MB of ext4 with 5 % kept for root.
+    /// 64 MB of ext4 with 5 % kept for root. After an error it takes no writes.
     fn ext4() -> Result<Self, String> {
-        let (at, image) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
-        image.as_file().set_len(64 << 20).unwrap();
-        let path = image.path().to_str().unwrap();
         let eager = "lazy_itable_init=0,lazy_journal_init=0";
-        run("mkfs.ext4", &["-q", "-F", "-m", "5", "-N", "2048", "-E", eager, path])?;
+        let make = ["mkfs.ext4", "-q", "-F", "-m", "5", "-N", "2048", "-e", "remount-ro", "-E", eager];
+        Self::on_a_loop(64 << 20, &make)
+    }
+
+    fn xfs() -> Result<Self, String> {
+        Self::on_a_loop(320 << 20, &["mkfs.xfs", "-q", "-f"])
+    }
+
+    fn on_a_loop(bytes: u64, make: &[&str]) -> Result<Self, String> {
+        let (at, image) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        image.as_file().set_len(bytes).unwrap();
+        let path = image.path().to_str().unwrap();
+        run(make[0], &[&make[1..], &[path]].concat())?;
         run("mount", &["-o", "loop", path, at.path().to_str().unwrap()])?;
         Ok(Mounted { at, _image: Some(image) })
     }
@@ -171,6 +180,41 @@ fn bytes_run_out_on_ext4() {
 
     run("mount", &["-o", "remount,ro", disk.name()]).unwrap();
     assert_eq!(collect(&settings).value(&FILESYSTEM_READONLY, &["nodefs"]), Some(1.0));
+}
+
+/// Whatever the mount table says: as the kernel does it when a disk fails.
+#[test]
+fn a_file_system_that_has_stopped_itself_takes_no_writes() {
+    alone!();
+    let config = tempfile::NamedTempFile::new().unwrap();
+    match Mounted::ext4() {
+        Err(error) => common::say_skip(format_args!("no loop-mounted ext4: {error}")),
+        Ok(disk) => {
+            let settings = nodefs(disk.path(), config.path());
+            assert_eq!(collect(&settings).value(&FILESYSTEM_READONLY, &["nodefs"]), Some(0.0));
+            let device = run("findmnt", &["-n", "-o", "SOURCE", disk.name()]).unwrap();
+            let trigger = format!("/sys/fs/ext4/{}/trigger_fs_error", device.trim_start_matches("/dev/"));
+            std::fs::write(trigger, "1").unwrap();
+            assert!(std::fs::write(disk.path().join("new"), "x").is_err(), "it takes no writes");
+            let options = run("findmnt", &["-n", "-o", "FS-OPTIONS", disk.name()]).unwrap();
+            if options.split(',').any(|option| ["ro", "emergency_ro"].contains(&option)) {
+                assert_eq!(collect(&settings).value(&FILESYSTEM_READONLY, &["nodefs"]), Some(1.0), "{options}");
+            } else {
+                common::not_in_this_kernel(format_args!("an ext4 that says that it has stopped itself: {options}"));
+            }
+        }
+    }
+    match Mounted::xfs() {
+        Err(error) => common::not_in_this_kernel(format_args!("XFS, or its programs: {error}")),
+        Ok(disk) => {
+            let settings = nodefs(disk.path(), config.path());
+            assert_eq!(collect(&settings).value(&FILESYSTEM_READONLY, &["nodefs"]), Some(0.0));
+            run("xfs_io", &["-x", "-c", "shutdown", disk.name()]).unwrap();
+            let samples = collect(&settings);
+            assert_eq!(samples.value(&FILESYSTEM_READONLY, &["nodefs"]), Some(1.0));
+            assert!(samples.value(&CAPACITY_BYTES, &["nodefs.available"]).is_some(), "statfs answers all the same");
+        }
+    }
 }
 
 #[test]
