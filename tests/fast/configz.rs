@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use headroom::error::{Error, Reason};
-use headroom::host::filesystem::{Filesystem, Mount};
-use headroom::host::{Deadline, Host, Roots};
+use headroom::host::{Deadline, Host};
 use headroom::kubelet::configuration::{Configuration, KubeletInputs, Text};
 use headroom::kubelet::configz::{Address, Answer, Ask, Configz, Settings, drift};
 use headroom::kubelet::flags::Flags;
@@ -23,6 +22,7 @@ use headroom::services::Services;
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 
 use crate::common::tls_server::{Act, Authority, Identity, Server};
+use crate::machine::Files;
 
 const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.secret-of-the-first-hour.sig";
 
@@ -41,49 +41,29 @@ fn recorded() -> String {
 
 /// A machine made of files, and the files that we ourselves are given.
 struct Machine {
-    dir: tempfile::TempDir,
+    files: Files,
 }
 
 impl Machine {
     fn new() -> Self {
-        let machine = Machine { dir: tempfile::tempdir().unwrap() };
-        machine.write("proc/meminfo", "MemTotal: 8388608 kB\nMemAvailable: 2097152 kB\n");
-        machine.write("proc/loadavg", "0.26 0.47 0.58 2/309 12826\n");
-        machine.write("proc/sys/kernel/pid_max", "4194304\n");
-        machine.write("proc/sys/kernel/threads-max", "30000\n");
+        let machine = Machine { files: Files::new() };
+        machine.files.limit_pods();
         machine.write("proc/sys/kernel/hostname", "Node-7\n");
-        machine.write("sys/fs/cgroup/memory.stat", "anon 1073741824\nfile 1073741824\ninactive_file 0\n");
-        machine.write("sys/fs/cgroup/kubepods.slice/memory.max", "6442450944\n");
-        machine.write("sys/fs/cgroup/kubepods.slice/memory.current", "1073741824\n");
-        machine.write("sys/fs/cgroup/kubepods.slice/memory.stat", "inactive_file 0\n");
-        machine.write("root/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/metadata.db", "");
         machine.write("root/var/lib/kubelet/x", "");
         machine.write("token", &format!("{TOKEN}\n"));
         machine
     }
 
     fn path(&self, path: &str) -> PathBuf {
-        self.dir.path().join(path)
+        self.files.path(path)
     }
 
     fn write(&self, path: &str, text: &str) {
-        let path = self.path(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        self.files.write(path, text);
     }
 
     fn host(&self) -> Host {
-        let mount =
-            Mount { device: "/dev/vda1".into(), mountpoint: "/".into(), fstype: "ext4".into(), readonly: false };
-        let disk = Filesystem {
-            capacity_bytes: 100 << 30,
-            available_bytes: 30 << 30,
-            inodes: 1_000_000,
-            inodes_free: 500_000,
-            mount: Some(mount),
-        };
-        let roots = Roots { proc: self.path("proc"), sys: self.path("sys"), root: self.path("root") };
-        Host::recorded(roots, vec![("/".into(), disk)])
+        self.files.host()
     }
 
     /// A kubelet process that started at this clock tick.

@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
-use headroom::host::filesystem::{Filesystem, Mount};
-use headroom::host::{Deadline, Host, Roots};
+use headroom::host::Deadline;
 use headroom::kubelet::handle;
 use headroom::metric::Samples;
 use headroom::modes::{Context, eviction};
 use headroom::services::Services;
+
+use crate::machine::Files;
 
 const SERVICE: &str = "/system.slice/k.service";
 const POD: &str = "/kubepods/burstable/pod11111111-2222-3333-4444-555555555555/x";
@@ -17,26 +18,18 @@ const DROPIN: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletCo
                       evictionHard: {imagefs.available: 5%, nodefs.available: 5%}\n";
 
 struct Machine {
-    dir: tempfile::TempDir,
+    files: Files,
 }
 
 impl Machine {
     fn new() -> Self {
-        let machine = Machine { dir: tempfile::tempdir().unwrap() };
-        machine.write("proc/meminfo", "MemTotal: 8388608 kB\nMemAvailable: 2097152 kB\n");
-        machine.write("proc/loadavg", "0.26 0.47 0.58 2/309 12826\n");
-        machine.write("proc/sys/kernel/pid_max", "4194304\n");
-        machine.write("proc/sys/kernel/threads-max", "30000\n");
+        let machine = Machine { files: Files::new() };
         machine.write("proc/sys/kernel/hostname", "node-7\n");
-        machine.write("sys/fs/cgroup/memory.stat", "anon 1073741824\nfile 1073741824\ninactive_file 0\n");
-        machine.write("root/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/metadata.db", "");
         machine
     }
 
     fn write(&self, path: &str, text: &str) {
-        let path = self.dir.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        self.files.write(path, text);
     }
 
     /// A process of this user, in this cgroup, with these pids from the machine's pid namespace inwards.
@@ -53,18 +46,7 @@ impl Machine {
     }
 
     fn page(&self, kubelet: handle::Settings) -> Samples {
-        let mount =
-            Mount { device: "/dev/vda1".into(), mountpoint: "/".into(), fstype: "ext4".into(), readonly: false };
-        let disk = Filesystem {
-            capacity_bytes: 100 << 30,
-            available_bytes: 30 << 30,
-            inodes: 1_000_000,
-            inodes_free: 500_000,
-            mount: Some(mount),
-        };
-        let at = |name: &str| self.dir.path().join(name);
-        let roots = Roots { proc: at("proc"), sys: at("sys"), root: at("root") };
-        let host = Host::recorded(roots, vec![("/".into(), disk)]);
+        let host = self.files.host();
         let collector = (eviction::MODE.build)(&Default::default(), &Services::with_kubelet(kubelet));
         collector.collect(Context::new(&host, Deadline::after(Duration::from_secs(20)))).unwrap()
     }
@@ -132,7 +114,7 @@ fn microk8s_and_its_file_of_flags() {
     assert!(thresholds.contains(&format!("nodefs.available {}", 1 << 30)), "{thresholds:?}");
     assert_eq!(sources, ["flag"]);
     // Without that file nothing is known, and the defaults would be a guess.
-    std::fs::remove_file(machine.dir.path().join("root/var/snap/microk8s/7/args/kubelet")).unwrap();
+    std::fs::remove_file(machine.files.path("root/var/snap/microk8s/7/args/kubelet")).unwrap();
     let page = machine.page(handle::Settings::default());
     assert_eq!(told(&page), (Vec::new(), Vec::new()));
     assert!(errors(&page).contains("/var/snap/microk8s/7/args/kubelet"), "{}", errors(&page));

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use headroom::error::Reason;
-use headroom::host::filesystem::{Filesystem, Mount};
 use headroom::host::{Deadline, Host, Roots};
 use headroom::kubelet::handle;
 use headroom::kubelet::process::Finder;
@@ -21,37 +20,23 @@ use headroom::metric::Samples;
 use headroom::modes::{Context, eviction};
 use headroom::services::{CONTROL_PLANE, Services};
 
-const GIB: u64 = 1 << 30;
-const DISK: u64 = 100 * GIB;
-const INODES: u64 = 1_000_000;
-const MEMORY: u64 = 8 * GIB;
-const PIDS: u64 = 30_000;
+use crate::machine::{DISK, Files, GIB, INODES, MEMORY, PIDS};
 
 /// A machine made of files, with one disk, on which a kubelet runs or not.
 struct Machine {
-    dir: tempfile::TempDir,
+    files: Files,
     settings: Overrides,
 }
 
 impl Machine {
     fn new() -> Self {
-        let machine = Machine { dir: tempfile::tempdir().unwrap(), settings: Overrides::default() };
-        machine.write("proc/meminfo", &format!("MemTotal: {} kB\nMemAvailable: {} kB\n", MEMORY / 1024, MEMORY / 4096));
-        machine.write("proc/loadavg", "0.26 0.47 0.58 2/309 12826\n");
-        machine.write("proc/sys/kernel/pid_max", "4194304\n");
-        machine.write("proc/sys/kernel/threads-max", &format!("{PIDS}\n"));
-        machine.write("sys/fs/cgroup/memory.stat", "anon 1073741824\nfile 1073741824\ninactive_file 0\n");
-        machine.write("sys/fs/cgroup/kubepods.slice/memory.max", &format!("{}\n", 6 * GIB));
-        machine.write("sys/fs/cgroup/kubepods.slice/memory.current", &format!("{GIB}\n"));
-        machine.write("sys/fs/cgroup/kubepods.slice/memory.stat", "inactive_file 0\n");
-        machine.write("root/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/metadata.db", "");
-        machine
+        let files = Files::new();
+        files.limit_pods();
+        Machine { files, settings: Overrides::default() }
     }
 
     fn write(&self, path: &str, text: &str) {
-        let path = self.dir.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        self.files.write(path, text);
     }
 
     fn kubelet(self, flags: &[&str]) -> Self {
@@ -64,17 +49,7 @@ impl Machine {
     }
 
     fn host(&self) -> Host {
-        let at = |name| self.dir.path().join(name);
-        let mount =
-            Mount { device: "/dev/vda1".into(), mountpoint: "/".into(), fstype: "ext4".into(), readonly: false };
-        let disk = Filesystem {
-            capacity_bytes: DISK,
-            available_bytes: 30 * GIB,
-            inodes: INODES,
-            inodes_free: INODES / 2,
-            mount: Some(mount),
-        };
-        Host::recorded(Roots { proc: at("proc"), sys: at("sys"), root: at("root") }, vec![("/".into(), disk)])
+        self.files.host()
     }
 
     fn services(&self) -> Services {
@@ -208,7 +183,7 @@ fn recorded(case: &Path) -> Machine {
         flags.push("--config=/etc/kubernetes/config.yaml");
     }
     if case.join("conf.d").exists() {
-        copy(&case.join("conf.d"), &machine.dir.path().join("root/etc/kubernetes/conf.d"));
+        copy(&case.join("conf.d"), &machine.files.path("root/etc/kubernetes/conf.d"));
         flags.push("--config-dir=/etc/kubernetes/conf.d");
     }
     machine.kubelet(&flags)
@@ -296,7 +271,7 @@ fn machine(config: Option<&str>, dropins: Dropins<'_>, flags: &[&str]) -> Machin
         flags.push("--config=/etc/kubernetes/config.yaml");
     }
     if let Some(dropins) = dropins {
-        std::fs::create_dir_all(machine.dir.path().join("root/etc/kubernetes/conf.d")).unwrap();
+        std::fs::create_dir_all(machine.files.path("root/etc/kubernetes/conf.d")).unwrap();
         for (path, text) in dropins {
             machine.write(&format!("root/etc/kubernetes/conf.d/{path}"), &format!("{HEAD}{text}"));
         }

@@ -19,5 +19,6 @@ mod dashboards;
 mod distributions;
 mod eviction_configz;
 mod eviction_node;
+mod machine;
 mod parity;
 mod verdict;
