@@ -13,7 +13,7 @@ pub enum Server {
 
 impl Server {
     /// The port of a URL that names none.
-    pub(super) fn default_port(self) -> u16 {
+    pub(crate) fn default_port(self) -> u16 {
         match self {
             Server::Apiserver => 443,
             Server::Kubelet => 10250,

@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 
 use super::config_file::{self, Role};
 use super::flags::Flags;
+use crate::client::Server;
 use crate::error::{Error, Result};
 
 /// What a kubelet fills in for a `--config` file without `evictionHard` (`pkg/kubelet/eviction/defaults_linux.go:22`).
@@ -34,9 +35,6 @@ pub const DEFAULT_EVICTION_HARD: [(&str, &str); 5] = [
 
 /// Where the kubelet keeps the logs of pods unless it is told otherwise.
 pub const DEFAULT_POD_LOGS_DIR: &str = "/var/log/pods";
-
-/// Where a kubelet's API listens unless it is told otherwise.
-pub(super) const PORT: u16 = 10250;
 
 /// One place that a configuration came from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -275,7 +273,7 @@ impl Configuration {
             port: integer(map, "port")?
                 .and_then(|port| u16::try_from(port).ok())
                 .filter(|port| *port != 0)
-                .unwrap_or(PORT),
+                .unwrap_or_else(|| Server::Kubelet.default_port()),
             tls_cert_file: string(map, "tlsCertFile")?.filter(|file| !file.is_empty()).map(PathBuf::from),
         })
     }

@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::CertificateDer;
 
-use super::configuration::{Configuration, PORT};
+use super::configuration::Configuration;
 use super::flags::Flags;
 use super::process::KubeletProcess;
 use super::thresholds::Thresholds;
@@ -51,7 +51,7 @@ use crate::client::connect::Connector;
 use crate::client::credentials::{Token, certificates, present, service_account};
 use crate::client::request::Request;
 use crate::client::target::{Material, Target, Tls};
-use crate::client::{Exchange, Outcome, http1};
+use crate::client::{Exchange, Outcome, Server, http1};
 use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
 use crate::values::{defaults, some_time};
@@ -243,7 +243,9 @@ impl Configz {
             Ask::At(address) => (address.clone(), address.is_loopback()),
             // A kubelet listens on addresses of its own machine only.
             Ask::Never | Ask::IfToken => {
-                let (ip, port) = files.as_ref().map_or((Ipv4Addr::LOCALHOST.into(), PORT), Configuration::api);
+                let (ip, port) = files
+                    .as_ref()
+                    .map_or((Ipv4Addr::LOCALHOST.into(), Server::Kubelet.default_port()), Configuration::api);
                 (Address::of_kubelet(ip, port), true)
             }
         };
