@@ -55,7 +55,7 @@ impl Host {
     /// (`mounts_open_common`).
     pub fn mount_table(&self, pid: u32) -> Result<String> {
         self.read(self.proc(format!("{pid}/mountinfo"))).map_err(|error| {
-            let zombie = || self.pids().and_then(|pids| pids.cmdline(pid)).is_ok_and(|argv| argv.is_empty());
+            let zombie = || self.pids().is_ok_and(|pids| pids.is_zombie(pid));
             if error.reason() == Reason::Io && zombie() {
                 Error::new(Reason::Vanished, error.to_string())
             } else {
@@ -103,6 +103,11 @@ impl Pids {
     /// The operating system's; gone if it exited.
     pub fn cmdline(&self, pid: u32) -> Result<Vec<String>> {
         self.read(pid, "cmdline", LONGEST_CMDLINE).map(|bytes| strings(&bytes))
+    }
+
+    /// True if it ended and nobody has noticed yet: it has no arguments any more. Nor has a kernel thread.
+    pub fn is_zombie(&self, pid: u32) -> bool {
+        self.cmdline(pid).is_ok_and(|argv| argv.is_empty())
     }
 
     /// The environment that it was started with, `NAME=value` each: `/proc/PID/environ`. What a program sets for itself

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::configuration::{Configuration, Source, Text};
+use super::configuration::{Configuration, KubeletInputs, Source, Text};
 use super::configz::drift::{self, Drift};
 use super::configz::{self, Configz, Running};
 use super::http2::Http2;
@@ -98,6 +98,7 @@ pub struct Look {
     sources: Sources,
     /// Nobody runs now, and these are the sources of who did.
     away: bool,
+    inputs: OnceLock<Result<KubeletInputs>>,
     effective: OnceLock<Effective>,
 }
 
@@ -140,7 +141,8 @@ impl Kubelet {
             if let Some(process) = process {
                 known.note(process, &sources);
             }
-            Arc::new(Look { known: Arc::clone(known), found, sources, away, effective: OnceLock::new() })
+            let (inputs, effective) = (OnceLock::new(), OnceLock::new());
+            Arc::new(Look { known: Arc::clone(known), found, sources, away, inputs, effective })
         };
         let landed = self.0.looks.since(since, deadline, look);
         landed
@@ -312,7 +314,7 @@ impl Look {
     fn ask_or_read(&self, host: &Host, deadline: Deadline) -> Effective {
         let mut effective = Effective::default();
         let overrides = &self.known.settings.overrides;
-        let files = || self.read_files(host, deadline).and_then(|inputs| inputs.effective()).ok();
+        let files = || self.inputs(host, deadline).and_then(KubeletInputs::effective).ok();
         let answer = self.known.configz.ask(host, self.process(), self.sources.flags(), files, deadline);
         // Whoever did not answer us is a kubelet with thresholds of its own: the defaults would be a guess.
         let known = answer.error.is_none()
@@ -320,31 +322,30 @@ impl Look {
             || overrides.config.is_some()
             || overrides.config_dir.is_some();
         match answer.running {
-            Some(running) => self.take_running(running, host, deadline, &mut effective),
+            Some(running) => {
+                self.take_running(running, host, deadline, &mut effective);
+                effective.errors.extend(answer.error);
+            }
             // Without a look at the processes we do not know that there is no kubelet: its defaults would be a guess.
-            None if self.found.is_ok() && known => self.take_files(host, deadline, &mut effective),
-            None => {}
-        }
-        // Thresholds are known or they are not: how they became known is no failure.
-        if effective.configuration.is_some()
-            && !effective.sources.iter().any(|source| matches!(source, Source::Configz(_)))
-        {
-            effective.unasked = answer.error;
-        } else {
-            effective.errors.extend(answer.error);
+            None => {
+                if self.found.is_ok() && known {
+                    self.take_files(host, deadline, &mut effective);
+                }
+                // Thresholds are known or they are not: how they became known is no failure.
+                match effective.configuration {
+                    Some(_) => effective.unasked = answer.error,
+                    None => effective.errors.extend(answer.error),
+                }
+            }
         }
         effective
     }
 
-    /// Why files do not tell what the kubelet runs with, though some may be there.
-    fn unknown(&self) -> Option<Error> {
+    /// Why nobody's defaults are this node's, though no kubelet of its own was found.
+    fn rootless(&self) -> Option<Error> {
         let Overrides { config, config_dir, .. } = &self.known.settings.overrides;
         if config.is_some() || config_dir.is_some() {
             return None;
-        }
-        if let Some(untold) = self.process().and_then(|process| process.untold.as_ref()) {
-            let what = format!("what this node's kubelet was told, inside another program: {untold}");
-            return Some(Error::new(untold.reason(), format!("{what}; its thresholds are unknown")));
         }
         let found = self.found.as_ref().ok().filter(|found| found.kubelet.is_none() && !self.away)?;
         let rootless = found.passed_over.iter().find(|passed| matches!(passed.why, Why::User(_)))?;
@@ -352,9 +353,13 @@ impl Look {
         Some(Error::new(Reason::Denied, format!("process {pid} ({comm}) looks like this node's kubelet, and {why}")))
     }
 
-    fn read_files(&self, host: &Host, deadline: Deadline) -> Result<super::configuration::KubeletInputs> {
-        let sources = self.sources.clone();
-        host.bounded("the kubelet's configuration", deadline, move || sources.read(deadline))
+    /// What it was told, read once.
+    fn inputs(&self, host: &Host, deadline: Deadline) -> Result<&KubeletInputs> {
+        let read = || {
+            let sources = self.sources.clone();
+            host.bounded("the kubelet's configuration", deadline, move || sources.read(deadline))
+        };
+        self.inputs.get_or_init(read).as_ref().map_err(Clone::clone)
     }
 
     /// The kubelet's own word counts. Its files and flags are read beside it to see what its next start would change,
@@ -362,7 +367,7 @@ impl Look {
     fn take_running(&self, running: Running, host: &Host, deadline: Deadline, effective: &mut Effective) {
         effective.sources.push(Source::Configz(running.url));
         // Without its command line we do not know which files are the kubelet's, nor what it would make of them.
-        if let Some(Ok(inputs)) = self.sources.flags().map(|_| self.read_files(host, deadline)) {
+        if let Some(Ok(inputs)) = self.sources.flags().map(|_| self.inputs(host, deadline)) {
             effective.sources.extend(inputs.sources());
             let next = inputs.effective();
             let drift = next
@@ -377,10 +382,10 @@ impl Look {
     }
 
     fn take_files(&self, host: &Host, deadline: Deadline, effective: &mut Effective) {
-        if let Some(unknown) = self.unknown() {
-            return effective.errors.push(unknown);
+        if let Some(rootless) = self.rootless() {
+            return effective.errors.push(rootless);
         }
-        let inputs = match self.read_files(host, deadline) {
+        let inputs = match self.inputs(host, deadline) {
             Ok(inputs) => inputs,
             Err(error) => return effective.errors.push(error),
         };

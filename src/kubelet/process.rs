@@ -121,12 +121,14 @@ impl Finder {
             }
         };
         let kubelet = match &sweep.kubelet {
-            Some(Candidate { known, inside: Some(inside) }) if known.is_there(&pids) => Some(inside.clone()),
-            Some(Candidate { inside: Some(_), .. }) | None => None,
-            Some(Candidate { known, inside: None }) => match pids.cmdline(known.pid) {
+            None => None,
+            Some(Candidate { known: Known { pid, .. }, inside }) => match pids.cmdline(*pid) {
                 // A zombie: it ended and nobody has noticed yet.
                 Ok(argv) if argv.is_empty() => None,
-                Ok(argv) => Some(KubeletProcess { pid: known.pid, arguments: arguments(&argv).to_vec(), untold: None }),
+                Ok(argv) => {
+                    let own = || KubeletProcess { pid: *pid, arguments: arguments(&argv).to_vec(), untold: None };
+                    Some(inside.clone().unwrap_or_else(own))
+                }
                 // It exited between two looks; the next scrape sweeps.
                 Err(error) if error.is_gone() => None,
                 Err(error) => {
@@ -187,7 +189,8 @@ impl Sweep {
         let mut candidates = Vec::new();
         for known in named {
             // Who it is first: a command line can be made to block by its process.
-            if sweep.admits(pids, &known, uid) && !is_zombie(pids, known.pid) {
+            // A zombie has a name and no arguments. An unreadable command line is an error to be told, later.
+            if sweep.admits(pids, &known, uid) && !pids.is_zombie(known.pid) {
                 candidates.push(Candidate { known, inside: None });
             }
         }
@@ -275,11 +278,6 @@ impl Sweep {
         });
         self.passed_over.extend(others.take(MOST_PASSED_OVER));
     }
-}
-
-/// A zombie has a name and no arguments. An unreadable command line is an error to be told, later.
-fn is_zombie(pids: &Pids, pid: u32) -> bool {
-    pids.cmdline(pid).is_ok_and(|argv| argv.is_empty())
 }
 
 /// True if this is a kubelet's command line: the program itself, `hyperkube kubelet`, or a shell that runs a script of

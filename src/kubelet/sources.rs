@@ -49,6 +49,8 @@ pub const DEFAULT_ROOT_DIR: &str = "/var/lib/kubelet";
 #[derive(Clone, Debug)]
 pub struct Sources {
     flags: Option<Flags>,
+    /// Why these are not all that the kubelet was told.
+    untold: Option<Error>,
     overrides: Overrides,
     /// The machine's root, and the kubelet's own: it may run in a container.
     machine: Tree,
@@ -67,7 +69,8 @@ impl Sources {
         });
         let cwd = kubelet.filter(|_| relative).map(|kubelet| host.pids().and_then(|pids| pids.cwd(kubelet.pid)));
         let inside = kubelet.map(|kubelet| host.tree_of(kubelet.pid));
-        Sources { flags, overrides: overrides.clone(), machine: host.tree(), inside, cwd }
+        let untold = kubelet.and_then(|kubelet| kubelet.untold.clone());
+        Sources { flags, untold, overrides: overrides.clone(), machine: host.tree(), inside, cwd }
     }
 
     /// The same once that process is gone: its number may be another's.
@@ -80,15 +83,22 @@ impl Sources {
         self.flags.as_ref()
     }
 
+    /// An error where what the kubelet was told is not all known: what is missing from it is no default then.
+    fn told(&self) -> Result<()> {
+        let Some(untold) = &self.untold else { return Ok(()) };
+        let reason = if untold.is_gone() { Reason::Malformed } else { untold.reason() };
+        Err(Error::new(reason, format!("what this node's kubelet was told, inside another program: {untold}")))
+    }
+
     /// The directory whose file system is nodefs.
     ///
     /// # Errors
-    /// If the kubelet's is relative and its working directory cannot be read.
+    /// If the kubelet's is relative and its working directory cannot be read, or is not known.
     pub fn root_dir(&self) -> Result<PathBuf> {
         match (&self.overrides.root_dir, self.flags.as_ref().and_then(|flags| flags.root_dir.as_ref())) {
             (Some(ours), _) => Ok(ours.clone()),
             (None, Some(theirs)) => self.absolute(theirs),
-            (None, None) => Ok(DEFAULT_ROOT_DIR.into()),
+            (None, None) => self.told().map(|()| DEFAULT_ROOT_DIR.into()),
         }
     }
 
@@ -99,7 +109,8 @@ impl Sources {
     /// If the machine's name cannot be read.
     pub fn node_name(&self, host: &Host) -> Result<String> {
         let given = self.flags.as_ref().and_then(|flags| flags.hostname_override.clone());
-        let name = given.map_or_else(|| host.read(host.proc("sys/kernel/hostname")), Ok)?;
+        let machine = || self.told().and_then(|()| host.read(host.proc("sys/kernel/hostname")));
+        let name = given.map_or_else(machine, Ok)?;
         Ok(name.trim().to_lowercase())
     }
 
@@ -109,7 +120,9 @@ impl Sources {
     /// Denied if we may not read it; malformed if it is not there.
     pub fn kubeconfig(&self) -> Result<Option<Text>> {
         let theirs = self.flags.as_ref().and_then(|flags| flags.kubeconfig.as_ref());
-        let Some(path) = self.named(self.overrides.kubeconfig.as_ref(), theirs, &KUBECONFIG)? else { return Ok(None) };
+        let Some(path) = self.named(self.overrides.kubeconfig.as_ref(), theirs, &KUBECONFIG)? else {
+            return self.told().map(|()| None);
+        };
         let text = self.in_either_tree(|tree| tree.read(&path)).map_err(|error| explain(error, &KUBECONFIG))?;
         Ok(Some(Text { path, text }))
     }
@@ -120,6 +133,9 @@ impl Sources {
     /// Denied if we may not; malformed if a file that was named is not there or cannot be read, which a kubelet would
     /// not start with either.
     pub fn read(&self, deadline: Deadline) -> Result<KubeletInputs> {
+        if self.overrides.config.is_none() && self.overrides.config_dir.is_none() {
+            self.told()?;
+        }
         let flag = |of: fn(&Flags) -> Option<&PathBuf>| self.flags.as_ref().and_then(of);
         let mut told = KubeletInputs { flags: self.flags.clone(), ..KubeletInputs::default() };
         let config = self.named(self.overrides.config.as_ref(), flag(|flags| flags.config.as_ref()), &CONFIG)?;

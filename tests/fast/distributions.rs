@@ -118,6 +118,20 @@ fn microk8s_and_its_file_of_flags() {
     let page = machine.page(handle::Settings::default());
     assert_eq!(told(&page), (Vec::new(), Vec::new()));
     assert!(errors(&page).contains("/var/snap/microk8s/7/args/kubelet"), "{}", errors(&page));
+    // Nor is its root directory or its kubeconfig the usual one; and one that has stopped has not been told more.
+    let host = machine.files.host();
+    let kubelet = handle::Kubelet::default();
+    let (deadline, running) = (Deadline::after(Duration::from_secs(20)), [Some(true), Some(false)]);
+    for runs in running {
+        let look = kubelet.look(&host, deadline, std::time::Instant::now()).unwrap();
+        assert_eq!(look.runs(), runs);
+        assert!(look.root_dir().is_err() && look.kubeconfig(&host, deadline).is_err());
+        assert!(
+            look.effective(&host, deadline).configuration.is_none() && look.effective(&host, deadline).drift.is_empty()
+        );
+        // A zombie: it has no arguments any more.
+        machine.write("proc/900/cmdline", "");
+    }
 }
 
 #[test]
