@@ -93,9 +93,9 @@ pub(super) async fn index(State(app): State<Arc<App>>) -> Result<Response, Refus
 
 /// The page, from the scrapes that are kept and the fresh one, if there is one.
 fn judged(app: &App, node: String, fresh: Option<&Arc<Taken>>) -> String {
-    let mut pages = app.recent.pages();
-    pages.extend(fresh.map(Arc::clone));
-    let newest = fresh.or(pages.last()).map(Arc::clone);
+    let pages = app.recent.pages_with(fresh);
+    // Judged at any earlier moment, a page would not have been taken yet, and its collectors would be off.
+    let newest = pages.last().map(Arc::clone);
     let mut history = History::new(&node, Limits::default());
     for page in &pages {
         // The fresh one may be among those that are kept; the second time it is ignored.

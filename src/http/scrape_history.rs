@@ -63,8 +63,17 @@ pub(super) struct Recent(Mutex<Vec<Arc<Taken>>>);
 
 impl Recent {
     /// Those that are kept.
-    pub(super) fn pages(&self) -> Vec<Arc<Taken>> {
+    fn pages(&self) -> Vec<Arc<Taken>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Those that are kept, and a fresh one, in the order of their times: one that was begun at the same moment may be
+    /// kept before the fresh one and be younger. The fresh one may be among those that are kept.
+    pub(super) fn pages_with(&self, fresh: Option<&Arc<Taken>>) -> Vec<Arc<Taken>> {
+        let mut pages = self.pages();
+        pages.extend(fresh.map(Arc::clone));
+        pages.sort_by_key(|page| page.at);
+        pages
     }
 
     /// Keeps one more, unless it comes right after the last.
@@ -115,6 +124,20 @@ mod tests {
     fn ages(recent: &Recent, now: u64) -> Vec<u64> {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now);
         recent.pages().iter().map(|page| now.duration_since(page.at).unwrap().as_secs()).collect()
+    }
+
+    #[test]
+    fn a_page_that_was_overtaken_is_not_the_newest() {
+        let recent = Recent::default();
+        recent.keep(&taken(100));
+        let times = |fresh: Option<u64>| {
+            let fresh = fresh.map(taken);
+            recent.pages_with(fresh.as_ref()).iter().map(|page| page.at).collect::<Vec<_>>()
+        };
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(times(Some(99)), [at(99), at(100)]);
+        assert_eq!(times(Some(101)), [at(100), at(101)]);
+        assert_eq!(times(None), [at(100)]);
     }
 
     #[test]

@@ -104,7 +104,7 @@ fn what_is_switched_off_is_said_to_be_off() {
     let exporter = Exporter::start(&[&ALONE[..], &["--no-collector.kmem"]].concat());
     let page = exporter.get("/", &[]).text();
     assert_eq!(verdicts(&page)["kmem"], "off");
-    assert!(page.contains("1 switched off") && !page.contains("collect[]=kmem"));
+    assert!(page.contains("1 switched off") && !page.contains("collect[]=kmem"), "{page}");
     assert!(page.rfind("<article id=\"kmem\"") > page.rfind("<article id=\"open_files\""), "it comes last");
     let bare: Vec<String> = MODES.iter().map(|mode| format!("--no-collector.{}", mode.id)).collect();
     let bare: Vec<&str> = bare.iter().map(String::as_str).collect();
