@@ -3,7 +3,7 @@
 //! Its numbers must come out of the same arithmetic here as there, so each piece is a pure function on texts, held
 //! against what real kubelets did: [`quantity`] (Go's and Kubernetes' number formats), [`flags`] (its command line),
 //! [`configuration`] (the precedence of its sources), [`thresholds`] (what they mean for eviction), [`signals`] (what
-//! is compared with them). Only [`process`] (finding it), [`sources`] (reading what it was told) and [`configz`]
+//! is compared with them), [`version`] (which of it depends on whose). Only [`process`] (finding it), [`sources`] (reading what it was told) and [`configz`]
 //! (asking it) touch the machine, and [`handle`] puts what they say together, once for all modes; [`http2`] is about
 //! its connection to the apiserver.
 //!
@@ -25,3 +25,4 @@ pub mod quantity;
 pub mod signals;
 pub mod sources;
 pub mod thresholds;
+pub mod version;

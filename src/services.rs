@@ -27,6 +27,13 @@ pub static KUBELET_RUNNING: Metric = Metric::gauge(
     "1 if the kubelet runs. 0 if it does not: its last known configuration, root directory and node name count until another is seen. Absent if none was seen since the exporter started.",
 );
 
+/// Which kubelet the arithmetic is that of.
+pub static KUBELET_INFO: Metric = Metric::info(
+    "headroom_kubelet_info",
+    &["version"],
+    "The kubelet's version, as this node's object gives it (--kubelet.version says another). Defaults and arithmetic follow it. Absent while it is unknown: then defaults are those of 1.36, and memory.available on cgroup v2 is the lower of two.",
+);
+
 /// Whether what several modes could not read is the runtime's doing: alerts on the exporter itself ask for it.
 pub static RUNTIME_UP: Metric = Metric::gauge(
     "headroom_runtime_up",
@@ -36,7 +43,7 @@ pub static RUNTIME_UP: Metric = Metric::gauge(
 );
 
 /// The metrics that are on the page whatever mode is off.
-pub static METRICS: &[&Metric] = &[&CONTROL_PLANE, &KUBELET_RUNNING, &RUNTIME_UP];
+pub static METRICS: &[&Metric] = &[&CONTROL_PLANE, &KUBELET_INFO, &KUBELET_RUNNING, &RUNTIME_UP];
 
 /// How each is found and asked.
 #[derive(Clone, Debug, Default)]
@@ -105,6 +112,9 @@ impl Services {
     /// mode that needs the same source says why.
     pub fn samples(&self, host: &Host, deadline: Deadline, since: Instant) -> Samples {
         let mut samples = Samples::new();
+        if let Some(version) = self.kubelet.version() {
+            samples.info(&KUBELET_INFO, &[&version.to_string()]);
+        }
         let Ok(look) = self.kubelet.look(host, deadline, since) else { return samples };
         let control_plane = look.found().ok().map(|found| found.control_plane);
         for (metric, is) in [(&CONTROL_PLANE, control_plane), (&KUBELET_RUNNING, look.runs())] {

@@ -20,6 +20,7 @@ use super::identity::Why;
 use super::process::{Finder, Found, KubeletProcess, PassedOver};
 use super::sources::{Overrides, Sources};
 use super::thresholds::Thresholds;
+use super::version::Version;
 use crate::error::{Error, Reason, Result};
 use crate::host::single_flight::SingleFlight;
 use crate::host::{Deadline, Host};
@@ -44,6 +45,17 @@ pub struct Settings {
         value_name = "NAME"
     )]
     pub node_name: Option<String>,
+    /// Which kubelet this is [default: as the node object says]
+    #[arg(
+        long_help = "The kubelet's version, such as v1.28.15 [default: as this node's object says, which the collector node_status reads; without it unknown]",
+        id = "kubelet.version",
+        long = "kubelet.version",
+        value_name = "VERSION",
+        value_parser = version_flag,
+        hide_short_help = true,
+        help_heading = "Kubelet"
+    )]
+    pub version: Option<Version>,
     /// Whose processes may be this node's kubelet
     #[arg(
         long_help = "The user whose process this node's kubelet is, if it is rootless: one of another user is passed over, as is one in a pod or in a container",
@@ -55,6 +67,14 @@ pub struct Settings {
         help_heading = "Kubelet"
     )]
     pub uid: u32,
+}
+
+/// A version on a command line.
+///
+/// # Errors
+/// If it is none of Kubernetes.
+pub fn version_flag(text: &str) -> std::result::Result<Version, String> {
+    Version::parse(text).ok_or_else(|| "expected a version of Kubernetes such as v1.28.15".to_owned())
 }
 
 /// The kubelet of this node. A clone is the same handle; the default one looks for a kubelet, and asks nobody.
@@ -75,6 +95,8 @@ struct Known {
     configz: Configz,
     /// Its environment, which never changes while it runs, by pid and start time.
     http2: Mutex<Option<((u32, u64), Http2)>>,
+    /// As the node object said last.
+    version: Mutex<Option<Version>>,
     last: Mutex<Option<Last>>,
 }
 
@@ -148,6 +170,21 @@ impl Kubelet {
         landed
             .map(|landed| landed.value)
             .ok_or_else(|| Error::new(Reason::Timeout, "the kubelet: a look under way did not end in time"))
+    }
+
+    /// Which one it is: `--kubelet.version`, else what somebody learned last. `None`: unknown.
+    pub fn version(&self) -> Option<Version> {
+        let learned = || self.0.known.version.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.0.known.settings.version.clone().or_else(learned)
+    }
+
+    /// Takes note of the version that its own node object gives, which no pod can write.
+    pub fn learn_version(&self, version: Version) {
+        let mut known = self.0.known.version.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() != Some(&version) {
+            tracing::info!(%version, "the kubelet's version, as its node object gives it");
+            *known = Some(version);
+        }
     }
 
     /// The name of its node: `--node-name`, else as the kubelet would name it. What is not given is looked up each

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::kubelet::version::Version;
 
 /// Far more conditions than any node has.
 const MOST_CONDITIONS: usize = 32;
@@ -49,6 +50,8 @@ pub(super) struct Node {
     /// Somebody keeps new pods away from it, as before it is taken out of the cluster.
     pub(super) unschedulable: bool,
     pub(super) conditions: Vec<Condition>,
+    /// Its kubelet's version, if it is one.
+    pub(super) kubelet: Option<Version>,
     /// Beyond the most that we keep.
     pub(super) dropped: u64,
 }
@@ -83,9 +86,19 @@ struct Taint {
 }
 
 #[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct NodeStatus {
     #[serde(default)]
     conditions: Vec<ConditionObject>,
+    #[serde(default)]
+    node_info: NodeInfo,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NodeInfo {
+    #[serde(default)]
+    kubelet_version: String,
 }
 
 #[derive(Deserialize)]
@@ -122,7 +135,8 @@ impl Node {
             return Err(malformed("Node", format!("is a {:?}", object.kind)));
         }
         let tainted = object.spec.taints.iter().any(|taint| REMOVAL.contains(&taint.key.as_str()));
-        let mut node = Node { unschedulable: object.spec.unschedulable || tainted, ..Node::default() };
+        let kubelet = Version::parse(&object.status.node_info.kubelet_version);
+        let mut node = Node { unschedulable: object.spec.unschedulable || tainted, kubelet, ..Node::default() };
         for condition in object.status.conditions {
             if node.conditions.len() == MOST_CONDITIONS {
                 node.dropped += 1;
@@ -224,6 +238,17 @@ mod tests {
         }
         let error = Lease::parse(br#"{"kind":"Lease","spec":{"renewTime":"yesterday"}}"#).unwrap_err();
         assert!(error.to_string().contains("yesterday"), "{error}");
+    }
+
+    #[test]
+    fn the_version_of_its_kubelet() {
+        let version = |text: &str| {
+            let body = format!(r#"{{"kind":"Node","status":{{"nodeInfo":{{"kubeletVersion":"{text}"}}}}}}"#);
+            Node::parse(body.as_bytes()).unwrap().kubelet.map(|version| version.minor())
+        };
+        assert_eq!(version("v1.28.15+rke2r1"), Some(28));
+        assert_eq!(version("v0.0.0-master+$Format:%H$"), None, "built by hand");
+        assert_eq!(Node::parse(br#"{"kind":"Node"}"#).unwrap().kubelet, None);
     }
 
     #[test]

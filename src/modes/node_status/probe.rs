@@ -134,8 +134,13 @@ impl Shared {
         let Some(client) = self.apiserver.client(&host) else { return };
         self.begin();
         let interval = self.interval(object);
-        // The first read of both soon, so that a new exporter has something to tell; then each on its own clock.
-        sleep(schedule::first(interval.min(self.settings.lease_interval))).await;
+        // The first read of both soon, so that a new exporter has something to tell; then each on its own clock. The
+        // node object says by which kubelet's arithmetic the first scrape is made.
+        let soon = match object {
+            Object::Node => interval.min(Duration::from_secs(1)),
+            Object::Lease => interval,
+        };
+        sleep(schedule::first(soon)).await;
         loop {
             let began = Instant::now();
             let asked = self.ask(object, &client, &host).await;
@@ -169,6 +174,9 @@ impl Shared {
             match object {
                 Object::Node => {
                     let object = body.map(|body| NodeObject::parse(&body)).transpose()?;
+                    if let Some(version) = object.as_ref().and_then(|node: &NodeObject| node.kubelet.clone()) {
+                        self.kubelet.learn_version(version);
+                    }
                     snapshot.node = Some(Read { at, object });
                 }
                 Object::Lease => {
