@@ -1,9 +1,9 @@
 //! What a kubelet would make of configuration files and flags that it has not seen yet, and the traps in them.
 //!
 //! The thresholds come from the code that the collector `eviction` reads a running kubelet's files with
-//! (`kubelet::configuration`, `kubelet::thresholds`), so the answer is that of kubelet 1.36, its figures to the byte.
-//! `traps` looks for what such a kubelet refuses, ignores, or takes for something else than was meant; `render` prints
-//! it.
+//! (`kubelet::configuration`, `kubelet::thresholds`), so the answer is that of kubelet 1.36, or of `--kubelet-version`,
+//! its figures to the byte. `traps` looks for what such a kubelet refuses, ignores, or takes for something else than
+//! was meant; `render` prints it.
 //!
 //! **When it misleads.** A field that has nothing to do with eviction is not looked at, so a file that passes may still
 //! be refused. What percentages come to depends on the node: give `--capacity`.
@@ -25,6 +25,7 @@ use crate::kubelet::provenance::{self, Provenance};
 use crate::kubelet::signals::Signal;
 use crate::kubelet::sources;
 use crate::kubelet::thresholds::{self, Thresholds};
+use crate::kubelet::version::Version;
 use crate::values::duration;
 
 /// For one configuration: files may be on a file system that hangs.
@@ -39,6 +40,8 @@ pub struct Options {
     pub config_dir: Option<PathBuf>,
     /// Further arguments of the kubelet.
     pub flags: Vec<String>,
+    /// Which kubelet is to run with it; `None`: the one that the rest was read from.
+    pub version: Option<Version>,
     /// What the node has.
     pub capacities: Vec<Capacity>,
     /// Print JSON.
@@ -149,7 +152,10 @@ pub fn check(options: &Options) -> Vec<Report> {
         .map(|config| {
             let told = sources::named(&host, config, config_dir, flags.clone(), Deadline::after(PATIENCE));
             match told {
-                Ok(told) => report(config, &told, &options.capacities),
+                Ok(told) => {
+                    let told = KubeletInputs { version: options.version.clone(), ..told };
+                    report(config, &told, &options.capacities)
+                }
                 Err(error) => unreadable(config, &error),
             }
         })

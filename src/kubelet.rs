@@ -3,9 +3,9 @@
 //! Its numbers must come out of the same arithmetic here as there, so each piece is a pure function on texts, held
 //! against what real kubelets did: [`quantity`] (Go's and Kubernetes' number formats), [`flags`] (its command line),
 //! [`configuration`] (the precedence of its sources), [`thresholds`] (what they mean for eviction), [`signals`] (what
-//! is compared with them), [`version`] (which of it depends on whose). Only [`process`] (finding it), [`sources`] (reading what it was told) and [`configz`]
-//! (asking it) touch the machine, and [`handle`] puts what they say together, once for all modes; [`http2`] is about
-//! its connection to the apiserver.
+//! is compared with them), [`version`] (by which some of it goes). Only [`process`] (finding it), [`sources`] (reading
+//! what it was told) and [`configz`] (asking it) touch the machine, and [`handle`] puts what they say together, once
+//! for all modes; [`http2`] is about its connection to the apiserver.
 //!
 //! Paths like `cmd/kubelet/app/server.go:216` in comments are of the kubernetes/kubernetes repository at 1.36.
 

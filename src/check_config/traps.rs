@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use super::{Limit, Row, source_name, yaml_line};
 use crate::error::Error;
-use crate::kubelet::configuration::{Configuration, DEFAULT_EVICTION_HARD, KubeletInputs, Source, Text};
+use crate::kubelet::configuration::{Configuration, KubeletInputs, Source, Text, default_eviction_hard};
 use crate::kubelet::provenance::{self, FIELDS, Provenance};
 use crate::kubelet::quantity;
 use crate::kubelet::signals::{Counts, Signal};
@@ -127,31 +127,39 @@ impl Finding {
     }
 }
 
-/// Fields about eviction and the collection of images that a kubelet 1.36 knows.
-const KNOWN: [&str; 12] = [
-    "evictionHard",
-    "evictionSoft",
-    "evictionSoftGracePeriod",
-    "evictionPressureTransitionPeriod",
-    "evictionMaxPodGracePeriod",
-    "evictionMinimumReclaim",
-    "mergeDefaultEvictionSettings",
-    "imageGCHighThresholdPercent",
-    "imageGCLowThresholdPercent",
-    "imageMinimumGCAge",
-    "imageMaximumGCAge",
-    "enforceNodeAllocatable",
+/// Fields about eviction and the collection of images that a kubelet 1.36 knows, and since which minor version.
+const KNOWN: [(&str, u32); 12] = [
+    ("evictionHard", 0),
+    ("evictionSoft", 0),
+    ("evictionSoftGracePeriod", 0),
+    ("evictionPressureTransitionPeriod", 0),
+    ("evictionMaxPodGracePeriod", 0),
+    ("evictionMinimumReclaim", 0),
+    ("mergeDefaultEvictionSettings", 33),
+    ("imageGCHighThresholdPercent", 0),
+    ("imageGCLowThresholdPercent", 0),
+    ("imageMinimumGCAge", 0),
+    ("imageMaximumGCAge", 29),
+    ("enforceNodeAllocatable", 0),
 ];
+
+/// The fields that this kubelet knows.
+fn known(told: &KubeletInputs) -> impl Iterator<Item = &'static str> {
+    let knows = |since| told.version.as_ref().is_none_or(|version| version.is_at_least(since));
+    KNOWN.iter().filter(move |(_, since)| knows(*since)).map(|(field, _)| *field)
+}
 
 /// What stands in the files and flags as they are written.
 pub(super) fn in_files(told: &KubeletInputs) -> Vec<Finding> {
     let mut found = Vec::new();
     for (source, document) in provenance::written(told) {
         let Ok(document) = document else { continue };
-        for field in document.keys().filter(|field| is_misspelt(field)) {
-            let right = KNOWN.iter().find(|known| known.eq_ignore_ascii_case(field));
-            let instead = right.map_or_else(|| format!("one of {}", KNOWN.join(", ")), |right| (*right).to_owned());
-            let what = format!("a kubelet does not know the field {field}: what it says has no effect");
+        for field in document.keys().filter(|field| is_misspelt(field, told)) {
+            let right = known(told).find(|known| known.eq_ignore_ascii_case(field));
+            let all = || format!("one of {}", known(told).collect::<Vec<_>>().join(", "));
+            let instead = right.map_or_else(all, str::to_owned);
+            let kubelet = told.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+            let what = format!("a kubelet{kubelet} does not know the field {field}: what it says has no effect");
             found.push(Finding::new("misspelt-field", what, instead).at(told, &source, field, None));
         }
         let is_dropin = matches!(source, Source::Dropin(_));
@@ -197,11 +205,11 @@ pub(super) fn in_files(told: &KubeletInputs) -> Vec<Finding> {
 }
 
 /// Looks like a field about eviction or image collection and is none.
-fn is_misspelt(field: &str) -> bool {
+fn is_misspelt(field: &str, told: &KubeletInputs) -> bool {
     let lower = field.to_ascii_lowercase();
     let about = lower.starts_with("eviction") || lower.starts_with("imagegc") || lower.starts_with("mergedefault");
-    let known = KNOWN.iter().any(|known| known.eq_ignore_ascii_case(field));
-    (about || known) && !KNOWN.contains(&field)
+    let meant = KNOWN.iter().any(|(known, _)| known.eq_ignore_ascii_case(field));
+    (about || meant) && !known(told).any(|known| known == field)
 }
 
 /// Units that people write and Kubernetes does not know.
@@ -294,7 +302,7 @@ fn lost(told: &KubeletInputs, provenance: &Provenance, found: &mut Vec<Finding>)
 /// Signals without a hard threshold.
 fn missing(told: &KubeletInputs, configuration: &Configuration, found: &mut Vec<Finding>) {
     let hard = &configuration.eviction_hard;
-    let gone: Vec<String> = DEFAULT_EVICTION_HARD
+    let gone: Vec<String> = default_eviction_hard(told.version.as_ref())
         .iter()
         .filter(|(signal, _)| !hard.contains_key(*signal))
         .map(|(signal, default)| format!("{signal} (default {default})"))
@@ -315,6 +323,7 @@ fn missing(told: &KubeletInputs, configuration: &Configuration, found: &mut Vec<
             format!("evictionHard names some signals, and these have no threshold any more: {}", gone.join(", "));
         let instead = match source {
             Source::Flag => "every signal in --eviction-hard",
+            _ if told.version.as_ref().is_some_and(|version| !version.is_at_least(33)) => "every signal by name",
             _ => "mergeDefaultEvictionSettings: true in the --config file, or every signal by name",
         };
         found.push(Finding::new("partial-map", what, instead).at(told, &source, FIELDS[0], None));

@@ -7,6 +7,8 @@ use clap::{Args as _, Command, FromArgMatches as _};
 
 use super::values::{COLORS, Color, capacity};
 use crate::check_config::{Capacity, Options};
+use crate::kubelet::handle::version_flag;
+use crate::kubelet::version::Version;
 
 pub(super) const NAME: &str = "check-config";
 
@@ -24,6 +26,9 @@ struct Flags {
     /// Flags of the kubelet in one argument, split at blanks
     #[arg(long = "kubelet-flags", value_name = "FLAGS", allow_hyphen_values = true)]
     kubelet_flags: Vec<String>,
+    /// Which kubelet is to start with it, such as 1.28 [default: as 1.36 does]
+    #[arg(long = "kubelet-version", value_name = "VERSION", value_parser = version_flag)]
+    version: Option<Version>,
     /// What a node has, so that percentages become figures: memory, nodefs, nodefs-inodes, imagefs, imagefs-inodes,
     /// pids
     #[arg(long = "capacity", value_name = "NAME=N", value_delimiter = ',', value_parser = capacity)]
@@ -56,13 +61,14 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn options(matches: &clap::ArgMatches) -> Result<Options, clap::Error> {
-    let Flags { files, configs, config_dir, kubelet_flags, capacities, json, color, further } =
+    let Flags { files, configs, config_dir, kubelet_flags, capacities, version, json, color, further } =
         Flags::from_arg_matches(matches)?;
     let split = kubelet_flags.iter().flat_map(|flags| flags.split_whitespace().map(str::to_owned));
     Ok(Options {
         configs: files.into_iter().chain(configs).collect(),
         config_dir,
         flags: split.chain(further).collect(),
+        version,
         capacities,
         json,
         color: Color::parse(&color).wanted(std::io::stdout().is_terminal()),

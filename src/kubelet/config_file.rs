@@ -84,6 +84,19 @@ pub(super) fn merge(target: &mut Map<String, Value>, patch: Map<String, Value>) 
     }
 }
 
+/// Lays one configuration over another: what it says counts, key by key, and nothing is taken away.
+pub(super) fn overlay(target: &mut Map<String, Value>, over: Map<String, Value>) {
+    for (key, value) in over {
+        match (value, target.get_mut(&key)) {
+            (Value::Object(over), Some(Value::Object(target))) => overlay(target, over),
+            (Value::Null, _) => {}
+            (value, _) => {
+                target.insert(key, value);
+            }
+        }
+    }
+}
+
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

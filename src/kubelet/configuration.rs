@@ -11,6 +11,13 @@
 //!
 //! So a kubelet with flags only has no hard threshold at all, and the same partial map means "only these" in the file
 //! and "these and the defaults" in a drop-in.
+//!
+//! That is 1.31 and later. Of the version that it is told (of an unknown one as of 1.36):
+//! - `imagefs.inodesFree` has a default since 1.30, and `mergeDefaultEvictionSettings` exists since 1.33;
+//! - up to 1.25 the four defaults stand in step 1 as well (`apis/config/v1beta1/defaults.go:211`);
+//! - drop-ins exist since 1.28. There each is a configuration of its own, with all defaults in it, that is laid over
+//!   what there is. In 1.29 and 1.30 they are patches of each other, and what comes of it is laid over the file (the
+//!   keys of the two are written otherwise): `null` takes away what an earlier drop-in said, and nothing of the file.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,18 +27,28 @@ use serde_json::{Map, Value};
 
 use super::config_file::{self, Role};
 use super::flags::Flags;
+use super::version::Version;
 use crate::client::Server;
 use crate::error::{Error, Result};
 
-/// What a kubelet fills in for a `--config` file without `evictionHard` (`pkg/kubelet/eviction/defaults_linux.go:22`).
-/// The comment of the API type leaves the last one out; the code has it. None of them is about pids.
-pub const DEFAULT_EVICTION_HARD: [(&str, &str); 5] = [
+const DEFAULT_EVICTION_HARD: [(&str, &str); 5] = [
     ("memory.available", "100Mi"),
     ("nodefs.available", "10%"),
     ("nodefs.inodesFree", "5%"),
     ("imagefs.available", "15%"),
     ("imagefs.inodesFree", "5%"),
 ];
+
+/// What a kubelet fills in for a `--config` file without `evictionHard` (`pkg/kubelet/eviction/defaults_linux.go:22`).
+/// The comment of the API type leaves the last one out; the code has it, since 1.30. None of them is about pids.
+pub fn default_eviction_hard(version: Option<&Version>) -> &'static [(&'static str, &'static str)] {
+    if before(version, 30) { &DEFAULT_EVICTION_HARD[..4] } else { &DEFAULT_EVICTION_HARD }
+}
+
+/// True if the version is known, and is none of these: an unknown kubelet is taken for a new one.
+fn before(version: Option<&Version>, minor: u32) -> bool {
+    version.is_some_and(|version| !version.is_at_least(minor))
+}
 
 /// Where the kubelet keeps the logs of pods unless it is told otherwise.
 pub const DEFAULT_POD_LOGS_DIR: &str = "/var/log/pods";
@@ -91,6 +108,8 @@ pub struct KubeletInputs {
     pub file: Option<Text>,
     /// The files of `--config-dir` in the order of the walk; `None` without that flag.
     pub dropins: Option<Vec<Text>>,
+    /// Which kubelet it is; `None`: unknown.
+    pub version: Option<Version>,
 }
 
 /// What it runs with. The maps are as `/configz` shows them: before they are parsed.
@@ -124,6 +143,8 @@ pub struct Configuration {
     pub port: u16,
     /// `tlsCertFile`: the certificate that its API shows, if it was given one.
     pub tls_cert_file: Option<PathBuf>,
+    /// Which kubelet is to run with it; `None`: unknown.
+    pub version: Option<Version>,
 }
 
 impl KubeletInputs {
@@ -147,6 +168,7 @@ impl KubeletInputs {
     pub fn effective(&self) -> Result<Configuration> {
         let merged = self.merged(|_, _| {})?;
         let mut configuration = Configuration::of(&merged).map_err(|error| self.blame(error))?;
+        configuration.version.clone_from(&self.version);
         if let Some(flags) = &self.flags {
             if let Some(refused) = &flags.refused {
                 return Err(refused.clone());
@@ -159,28 +181,50 @@ impl KubeletInputs {
 
     /// Its files merged; `step` sees the result after each of them.
     pub(super) fn merged(&self, mut step: impl FnMut(Source, &Map<String, Value>)) -> Result<Map<String, Value>> {
+        let version = self.version.as_ref();
         let mut merged = Map::new();
         match &self.file {
             Some(Text { path, text }) => {
-                merged = base(text).map_err(|error| error.context(path.display()))?;
-                if self.dropins.is_some() {
+                merged = base(text, version).map_err(|error| error.context(path.display()))?;
+                if self.dropins.is_some() && !before(version, 31) {
                     // The kubelet writes its configuration out and reads it back to patch it; an empty list is not
                     // written.
                     merged.retain(|_, value| !value.as_array().is_some_and(Vec::is_empty));
                 }
                 step(Source::File(path.clone()), &merged);
             }
-            None if self.flags.is_none() && self.dropins.is_none() => {
-                merged.insert("evictionHard".to_owned(), with_defaults(Map::new()));
+            // Nobody runs; or a kubelet that has the defaults however it is told.
+            None if self.dropins.is_none() && (self.flags.is_none() || before(version, 26)) => {
+                merged.insert("evictionHard".to_owned(), with_defaults(Map::new(), version));
                 step(Source::Default, &merged);
             }
             None => {}
         }
+        if let (Some(version), Some(_)) = (version, &self.dropins)
+            && !version.is_at_least(28)
+        {
+            return Err(Error::malformed(format!("a kubelet {version} does not know --config-dir: it came with 1.28")));
+        }
+        // What the drop-ins say together, where they are laid over the file at last.
+        let mut over = Map::new();
         for Text { path, text } in self.dropins.iter().flatten() {
-            let patch = config_file::parse(text, Role::Dropin).map_err(|error| error.context(path.display()))?;
-            config_file::merge(&mut merged, patch);
+            let about = |error: Error| error.context(path.display());
+            if before(version, 29) {
+                config_file::overlay(&mut merged, whole(text, version).map_err(about)?);
+            } else {
+                let patch = config_file::parse(text, Role::Dropin).map_err(about)?;
+                if before(version, 31) {
+                    config_file::merge(&mut over, patch);
+                    let mut seen = merged.clone();
+                    config_file::overlay(&mut seen, over.clone());
+                    step(Source::Dropin(path.clone()), &seen);
+                    continue;
+                }
+                config_file::merge(&mut merged, patch);
+            }
             step(Source::Dropin(path.clone()), &merged);
         }
+        config_file::overlay(&mut merged, over);
         Ok(merged)
     }
 
@@ -200,21 +244,47 @@ impl KubeletInputs {
     }
 }
 
+/// A drop-in of 1.28: a file like that of `--config`, with every default filled in
+/// (`pkg/kubelet/apis/config/v1beta1/defaults.go`, as far as it is of interest here).
+fn whole(text: &str, version: Option<&Version>) -> Result<Map<String, Value>> {
+    let mut map = base(text, version)?;
+    let mut default = |field: &str, value: Value| {
+        let missing = matches!(map.get(field), None | Some(Value::Null));
+        if missing || map.get(field) == Some(&Value::from("")) {
+            map.insert(field.to_owned(), value);
+        }
+    };
+    default("address", Value::from("0.0.0.0"));
+    default("port", Value::from(Server::Kubelet.default_port()));
+    default("containerRuntimeEndpoint", Value::from("unix:///run/containerd/containerd.sock"));
+    default("enforceNodeAllocatable", Value::from(vec!["pods"]));
+    default("imageGCHighThresholdPercent", Value::from(85));
+    default("imageGCLowThresholdPercent", Value::from(80));
+    // Nothing empty lies over anything (mergo's `WithOverride`).
+    map.retain(|_, value| match value {
+        Value::Array(list) => !list.is_empty(),
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::Bool(value) => *value,
+        _ => true,
+    });
+    Ok(map)
+}
+
 /// Step 2: the file of `--config` with the thresholds that the kubelet fills in.
-fn base(text: &str) -> Result<Map<String, Value>> {
+fn base(text: &str, version: Option<&Version>) -> Result<Map<String, Value>> {
     let mut map = config_file::parse(text, Role::Base)?;
     // The file is decoded into its type at once, so that a wrong value is refused even where a drop-in mends it later.
     Configuration::of(&map)?;
-    let merge = boolean(&map, "mergeDefaultEvictionSettings")?.unwrap_or(false);
+    let merge = boolean(&map, "mergeDefaultEvictionSettings")?.unwrap_or(false) && !before(version, 33);
     match map.get_mut("evictionHard") {
         None | Some(Value::Null) => {
-            map.insert("evictionHard".to_owned(), with_defaults(Map::new()));
+            map.insert("evictionHard".to_owned(), with_defaults(Map::new(), version));
         }
         Some(Value::Object(hard)) => {
             // A key without a value is the empty string to Go, not nothing.
             hard.values_mut().filter(|value| value.is_null()).for_each(|value| *value = Value::from(""));
             if merge {
-                *hard = match with_defaults(std::mem::take(hard)) {
+                *hard = match with_defaults(std::mem::take(hard), version) {
                     Value::Object(filled) => filled,
                     _ => Map::new(),
                 };
@@ -225,8 +295,8 @@ fn base(text: &str) -> Result<Map<String, Value>> {
     Ok(map)
 }
 
-fn with_defaults(mut hard: Map<String, Value>) -> Value {
-    for (signal, value) in DEFAULT_EVICTION_HARD {
+fn with_defaults(mut hard: Map<String, Value>, version: Option<&Version>) -> Value {
+    for &(signal, value) in default_eviction_hard(version) {
         hard.entry(signal).or_insert_with(|| Value::from(value));
     }
     Value::Object(hard)
@@ -275,6 +345,7 @@ impl Configuration {
                 .filter(|port| *port != 0)
                 .unwrap_or_else(|| Server::Kubelet.default_port()),
             tls_cert_file: string(map, "tlsCertFile")?.filter(|file| !file.is_empty()).map(PathBuf::from),
+            version: None,
         })
     }
 
@@ -301,6 +372,22 @@ impl Configuration {
         if flags.tls_cert_file.is_some() {
             self.tls_cert_file.clone_from(&flags.tls_cert_file);
         }
+    }
+
+    /// The signals that it names, each with the field.
+    pub fn eviction_signals(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let fields = [
+            ("evictionHard", &self.eviction_hard),
+            ("evictionSoft", &self.eviction_soft),
+            ("evictionSoftGracePeriod", &self.eviction_soft_grace_period),
+            ("evictionMinimumReclaim", &self.eviction_minimum_reclaim),
+        ];
+        fields.into_iter().flat_map(|(field, map)| map.keys().map(move |name| (field, name.as_str())))
+    }
+
+    /// True for a signal that kubelets know, but not this one.
+    pub fn refuses(&self, signal: &str) -> bool {
+        signal.starts_with("containerfs.") && before(self.version.as_ref(), 29)
     }
 
     /// Where its API is reached from its own machine: a kubelet that listens everywhere does so on the loopback too.

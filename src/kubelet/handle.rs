@@ -174,8 +174,7 @@ impl Kubelet {
 
     /// Which one it is: `--kubelet.version`, else what somebody learned last. `None`: unknown.
     pub fn version(&self) -> Option<Version> {
-        let learned = || self.0.known.version.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.0.known.settings.version.clone().or_else(learned)
+        self.0.known.version()
     }
 
     /// Takes note of the version that its own node object gives, which no pod can write.
@@ -220,6 +219,11 @@ impl Kubelet {
 }
 
 impl Known {
+    fn version(&self) -> Option<Version> {
+        let learned = || self.version.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.settings.version.clone().or_else(learned)
+    }
+
     fn lock_last(&self) -> MutexGuard<'_, Option<Last>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -394,7 +398,9 @@ impl Look {
     fn inputs(&self, host: &Host, deadline: Deadline) -> Result<&KubeletInputs> {
         let read = || {
             let sources = self.sources.clone();
-            host.bounded("the kubelet's configuration", deadline, move || sources.read(deadline))
+            let read = move || sources.read(deadline);
+            let inputs = host.bounded("the kubelet's configuration", deadline, read)?;
+            Ok(KubeletInputs { version: self.known.version(), ..inputs })
         };
         self.inputs.get_or_init(read).as_ref().map_err(Clone::clone)
     }

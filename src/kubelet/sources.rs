@@ -207,7 +207,7 @@ pub fn named(
         }
         Ok(found)
     });
-    Ok(KubeletInputs { flags: Some(flags), file: file.transpose()?, dropins: dropins.transpose()? })
+    Ok(KubeletInputs { flags: Some(flags), file: file.transpose()?, dropins: dropins.transpose()?, version: None })
 }
 
 /// A file that was named and is not there is not "this machine has no such thing".

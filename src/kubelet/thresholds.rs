@@ -63,6 +63,12 @@ impl Thresholds {
     /// # Errors
     /// Malformed where a kubelet would refuse to start.
     pub fn parse(configuration: &Configuration) -> Result<Self> {
+        for (field, name) in configuration.eviction_signals() {
+            if configuration.refuses(name) {
+                let which = "it came with 1.29, and an older kubelet does not start with it";
+                return Err(Error::malformed(format!("{field}: unsupported eviction signal {name:?}: {which}")));
+            }
+        }
         let mut all = Vec::new();
         for (signal, value) in statements("evictionHard", &configuration.eviction_hard)? {
             all.push(Threshold { signal, value, grace_period: Duration::ZERO });
@@ -91,8 +97,8 @@ impl Thresholds {
     }
 
     /// The same once the kubelet knows its file systems: whatever was configured for containerfs is replaced by the
-    /// thresholds of nodefs, or of imagefs if images have a device of their own (`helpers.go:186`). `None`: not known
-    /// yet, then there are none.
+    /// thresholds of nodefs, or of imagefs if images and the containers' layers have a device of their own together
+    /// (`helpers.go:186`). `None`: not known yet, then there are none.
     #[must_use]
     pub fn on_filesystems(mut self, dedicated_imagefs: Option<bool>) -> Self {
         let is_containerfs = |signal| matches!(signal, Signal::ContainerfsAvailable | Signal::ContainerfsInodesFree);

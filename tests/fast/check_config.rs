@@ -132,6 +132,26 @@ fn figures_are_the_kubelets_to_the_byte() {
 }
 
 #[test]
+fn of_another_version() {
+    let of = |version: &str, file: &str| {
+        let (value, _) = json(&[&format!("--kubelet-version={version}"), file]);
+        value["checks"][0].clone()
+    };
+    let default = |version: &str| {
+        let check = of(version, "tests/fixtures/eviction/configz-matrix/no-eviction-in-config/config.yaml");
+        let rows = check["thresholds"].as_array().unwrap().clone();
+        rows.into_iter().find(|row| row["signal"] == "imagefs.inodesFree").unwrap()["hard"]["value"].clone()
+    };
+    assert_eq!((default("v1.29.14"), default("1.30")), (Value::Null, Value::from("5%")));
+    let merge = "tests/fixtures/eviction/configz-matrix/partial-map-merge/config.yaml";
+    let finding = of("1.32.13", merge)["findings"][0]["what"].clone();
+    let text = finding.as_str().unwrap();
+    assert!(text.contains("1.32.13 does not know the field mergeDefaultEvictionSettings"), "{text}");
+    let output = exporter(&["check-config", "--kubelet-version=2.0", merge]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("v1.28.15"), "an example of what is expected");
+}
+
+#[test]
 fn sources_are_named() {
     let source = |arguments: &[String], signal: &str| {
         let (value, _) = run(arguments);

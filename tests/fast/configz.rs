@@ -152,6 +152,7 @@ fn told(flags: &str, config: Option<&Path>, dropins: Option<&Path>) -> KubeletIn
         flags: Some(Flags::parse(flags.lines())),
         file: config.map(|path| file(path.to_owned())),
         dropins: dropins.map(|_| names.into_iter().map(file).collect()),
+        version: None,
     }
 }
 
@@ -263,7 +264,7 @@ fn drift_is_a_difference_of_meaning() {
     let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
     let of = |yaml: &str| {
         let file = Some(Text { path: "/k".into(), text: format!("{head}{yaml}") });
-        KubeletInputs { flags: Some(Flags::default()), file, dropins: None }.effective().unwrap()
+        KubeletInputs { flags: Some(Flags::default()), file, ..KubeletInputs::default() }.effective().unwrap()
     };
     let vectors: [(&str, &str, &[&str]); 10] = [
         ("evictionHard: {memory.available: 1Gi}", "evictionHard: {memory.available: 1024Mi}", &[]),

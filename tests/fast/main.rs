@@ -22,3 +22,4 @@ mod eviction_node;
 mod machine;
 mod parity;
 mod verdict;
+mod versions;
