@@ -133,6 +133,9 @@ pub struct Inventory {
     pub images: Option<Images>,
     /// Mount points of the image file systems, in the runtime's order: the kubelet takes the first. Empty if unknown.
     pub image_filesystems: Vec<String>,
+    /// Mount point of the file system of the containers' writable layers, where the kubelet asks for it: of CRI-O only
+    /// (`pkg/kubelet/stats/cadvisor_stats_provider.go:318`; the other provider takes the images' for it).
+    pub container_filesystem: Option<String>,
     /// Calls that failed, when others answered.
     pub errors: Vec<Error>,
 }

@@ -2,7 +2,8 @@
 //! (`pkg/kubelet/eviction/helpers.go:848`).
 
 use crate::host::filesystem::Filesystem;
-use crate::host::text::keyed;
+use crate::host::text::{keyed, meminfo_bytes};
+use crate::kubelet::version::Version;
 
 /// One eviction signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,11 +106,19 @@ pub fn node_working_set_v1(usage: u64, stat: &str) -> Option<u64> {
     Some(working_set(usage, keyed(stat, "total_inactive_file")?))
 }
 
-/// The working set of the whole node on cgroup v2, whose root has no `memory.current`: `anon` + `file` of its
-/// `memory.stat` (opencontainers/cgroups `fs2/memory.go:224`). No kernel memory is in it.
-pub fn node_working_set_v2(stat: &str) -> Option<u64> {
-    let usage = keyed(stat, "anon")?.saturating_add(keyed(stat, "file")?);
-    Some(working_set(usage, keyed(stat, "inactive_file")?))
+/// The working set of the whole node on cgroup v2, whose root has no `memory.current`: since 1.29 `anon` + `file` of
+/// its `memory.stat` (opencontainers/cgroups `fs2/memory.go:224`), with no kernel memory in it; up to 1.28 all that is
+/// not free, with slab, page tables and huge pages in it (runc before 1.1.9). Of an unknown version the larger one.
+pub fn node_working_set_v2(version: Option<&Version>, stat: &str, meminfo: &str) -> Option<u64> {
+    let inactive = keyed(stat, "inactive_file")?;
+    let pages = || Some(keyed(stat, "anon")?.saturating_add(keyed(stat, "file")?));
+    let not_free = || meminfo_bytes(meminfo, "MemTotal")?.checked_sub(meminfo_bytes(meminfo, "MemFree")?);
+    let usage = match version {
+        Some(version) if version.is_at_least(29) => pages(),
+        Some(_) => not_free(),
+        None => Some(pages()?.max(not_free()?)),
+    };
+    Some(working_set(usage?, inactive))
 }
 
 /// `memory.available`.
@@ -174,9 +183,24 @@ mod tests {
         assert_eq!(node_working_set_v1(1_072_603_136, stat), Some(623_304_704));
         assert_eq!(node_working_set_v1(5, stat), Some(0));
         assert_eq!(node_working_set_v1(5, ""), None);
+    }
+
+    #[test]
+    fn the_working_set_on_v2_is_that_of_the_version() {
         let stat = "anon 488472576\nfile 607141888\nfile_mapped 1\ninactive_anon 7\ninactive_file 463081472\n";
-        assert_eq!(node_working_set_v2(stat), Some(632_532_992));
-        assert_eq!(node_working_set_v2("anon 1\ninactive_file 1"), None);
+        let meminfo = "MemTotal:        8000000 kB\nMemFree:         1000000 kB\n";
+        let of = |version: &str, stat, meminfo| node_working_set_v2(Version::parse(version).as_ref(), stat, meminfo);
+        assert_eq!(of("v1.29.0", stat, meminfo), Some(632_532_992));
+        assert_eq!(of("v1.28.15", stat, meminfo), Some(7_000_000 * 1024 - 463_081_472));
+        assert_eq!(of("?", stat, meminfo), Some(7_000_000 * 1024 - 463_081_472), "unknown: what warns sooner");
+        assert_eq!(of("?", stat, "MemTotal: 1000000 kB\nMemFree: 900000 kB\n"), Some(632_532_992));
+        assert_eq!(of("v1.29.0", "anon 1\ninactive_file 1", meminfo), None);
+        assert_eq!(of("v1.29.0", stat, ""), Some(632_532_992), "nobody asks it");
+        assert_eq!(of("v1.28.15", stat, "MemTotal: 8000000 kB\n"), None);
+        // Vector of both sources: 5,000,000 kB of pages, 7,000,000 kB not free.
+        let stat = "anon 5120000000\nfile 0\ninactive_file 0\n";
+        let available = |version| memory(8_000_000 * 1024, of(version, stat, meminfo).unwrap()).available;
+        assert_eq!((available("v1.28.15"), available("v1.29.0")), (1_024_000_000, 3_072_000_000));
     }
 
     #[test]

@@ -6,10 +6,11 @@
 //! It looks at the file system under its root directory and at the one under the runtime's images, not at the machine's
 //! total, and at the thresholds that *it* was given.
 //!
-//! **Evidence.** The arithmetic is the kubelet's, read from its 1.36 source and held against real nodes: see
-//! [`crate::kubelet`]. Sources: its command line and files; the runtime's image file system and images; `statfs(2)`;
-//! `/proc/meminfo` and the root memory cgroup (v1 `memory.usage_in_bytes`, v2 `memory.stat`); `/proc/loadavg`,
-//! `kernel.pid_max`, `kernel.threads-max`.
+//! **Evidence.** The arithmetic is the kubelet's, read from its sources of 1.24 to 1.36 and held against real nodes:
+//! see [`crate::kubelet`]. Where versions differ, this kubelet's counts; of an unknown one what warns sooner. Sources:
+//! its command line and files; the runtime's image file system and images; `statfs(2)`; `/proc/meminfo` and the root
+//! memory cgroup (v1 `memory.usage_in_bytes`, v2 `memory.stat`); `/proc/loadavg`, `kernel.pid_max`,
+//! `kernel.threads-max`.
 //!
 //! **What we export.** Per signal: available, capacity, thresholds (percentages resolved), headroom. Which file systems
 //! the roles fall on, where the configuration came from, when images are collected, whether a control plane runs here.
@@ -181,7 +182,7 @@ pub static CONFIG_DRIFT: Metric = Metric::gauge(
 pub static FILESYSTEM_INFO: Metric = Metric::info(
     "headroom_filesystem_info",
     &["role", "device", "mountpoint", "fstype"],
-    "The file system behind nodefs (kubelet root directory), imagefs (what the runtime names; without a runtime its store in the usual place) and containerfs (the kubelet takes it for imagefs). Two roles on one device share its bytes and its first threshold.",
+    "The file system behind nodefs (kubelet root directory), imagefs (what the runtime names; without a runtime its store in the usual place) and containerfs (the kubelet takes it for imagefs, unless CRI-O splits its store). Two roles on one device share its bytes and its first threshold.",
 );
 
 /// Whether it can be written.

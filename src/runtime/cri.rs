@@ -108,6 +108,7 @@ impl Client {
             containers: Vec::with_capacity(containers.containers.len()),
             images: None,
             image_filesystems: Vec::new(),
+            container_filesystem: None,
             errors: Vec::new(),
         };
         add_pods(&mut inventory, sandboxes, containers);
@@ -170,8 +171,14 @@ fn labelled(labels: &[cri_messages::Label]) -> Pod {
 }
 
 fn add_filesystems(inventory: &mut Inventory, filesystems: cri_messages::ImageFilesystems) {
-    let mountpoints = filesystems.image_filesystems.into_iter().filter_map(|usage| Some(usage.fs_id?.mountpoint));
-    inventory.image_filesystems = mountpoints.filter(|mountpoint| !mountpoint.is_empty()).collect();
+    let mountpoints = |all: Vec<cri_messages::FilesystemUsage>| {
+        let mountpoints = all.into_iter().filter_map(|usage| Some(usage.fs_id?.mountpoint));
+        mountpoints.filter(|mountpoint| !mountpoint.is_empty())
+    };
+    if inventory.identity.name == "cri-o" {
+        inventory.container_filesystem = mountpoints(filesystems.container_filesystems).next();
+    }
+    inventory.image_filesystems = mountpoints(filesystems.image_filesystems).collect();
 }
 
 /// The kubelet's image GC compares the id of each image with what each container says it runs, exited ones included,

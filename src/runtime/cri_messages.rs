@@ -137,6 +137,9 @@ pub(super) struct ImageFilesystems {
     /// In the runtime's order.
     #[prost(message, repeated, tag = "1")]
     pub(super) image_filesystems: Vec<FilesystemUsage>,
+    /// Since CRI of Kubernetes 1.29.
+    #[prost(message, repeated, tag = "2")]
+    pub(super) container_filesystems: Vec<FilesystemUsage>,
 }
 
 /// `FilesystemUsage`

@@ -89,6 +89,7 @@ impl Client {
             sandboxes: Vec::new(),
             images: None,
             image_filesystems: Some(root).filter(|root| !root.is_empty()).into_iter().collect(),
+            container_filesystem: None,
             errors: Vec::new(),
         };
         add_pods(&mut inventory, listed);

@@ -204,6 +204,7 @@ mod tests {
             sandboxes: uids.iter().map(sandbox).collect(),
             images: None,
             image_filesystems: Vec::new(),
+            container_filesystem: None,
             errors: Vec::new(),
         }
     }

@@ -64,6 +64,7 @@ pub(crate) fn recorded(node: &str) -> Inventory {
             .iter()
             .map(|one| text(&one["fs_id"]["mountpoint"]))
             .collect(),
+        container_filesystem: None,
         errors: Vec::new(),
     }
 }

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use headroom::host::filesystem::Filesystem;
 use headroom::host::{Deadline, Host};
+use headroom::kubelet::handle::Settings;
+use headroom::kubelet::version::Version;
 use headroom::metric::Samples;
 use headroom::modes::Context;
 use headroom::modes::eviction::{
@@ -63,9 +65,15 @@ impl Node {
     }
 
     fn collect(&self) -> Samples {
+        self.collect_of("v1.36.2")
+    }
+
+    /// As a kubelet of this version sees it.
+    fn collect_of(&self, version: &str) -> Samples {
+        let kubelet = Settings { version: Version::parse(version), ..Settings::default() };
         let host = Host::recorded(self.roots(), self.filesystems());
         let deadline = Deadline::after(Duration::from_secs(10));
-        let collector = (eviction::MODE.build)(&Default::default(), &Services::default());
+        let collector = (eviction::MODE.build)(&Default::default(), &Services::with_kubelet(kubelet));
         let mut samples = collector.collect(Context::new(&host, deadline)).unwrap();
         samples.refuse_duplicates();
         assert!(samples.errors().is_empty(), "{:?}", samples.errors());
@@ -174,6 +182,11 @@ fn cgroup_v2() {
         sum(&stats["memory"], ["availableBytes", "workingSetBytes"])
     );
     assert_eq!(signal(&AVAILABLE_BYTES, "memory.available"), Some(5_578_395_648.0));
+    // Free: 4816556 kB. What a kubelet of old has less than one of today is 175 MiB; its threshold is 100 MiB.
+    for version in ["v1.28.15", "unknown"] {
+        let available = node.collect_of(version).value(&AVAILABLE_BYTES, &["memory.available"]);
+        assert_eq!(available, Some(4_816_556.0 * 1024.0 + 463_081_472.0), "{version}");
+    }
     // Nothing moved in the pods between summary and files: equal to the byte.
     let pods = &stats["systemContainers"][1];
     assert_eq!(pods["name"], "pods");

@@ -20,7 +20,9 @@ pub(crate) struct Files {
 impl Files {
     pub(crate) fn new() -> Self {
         let files = Files { dir: tempfile::tempdir().unwrap() };
-        files.write("proc/meminfo", &format!("MemTotal: {} kB\nMemAvailable: {} kB\n", MEMORY / 1024, MEMORY / 4096));
+        let (total, quarter) = (MEMORY / 1024, MEMORY / 4096);
+        let meminfo = format!("MemTotal: {total} kB\nMemFree: {total} kB\nMemAvailable: {quarter} kB\n");
+        files.write("proc/meminfo", &meminfo);
         files.write("proc/loadavg", "0.26 0.47 0.58 2/309 12826\n");
         files.write("proc/sys/kernel/pid_max", "4194304\n");
         files.write("proc/sys/kernel/threads-max", &format!("{PIDS}\n"));

@@ -26,6 +26,8 @@ use std::time::Duration;
 
 use headroom::host::filesystem::Filesystem;
 use headroom::host::{Deadline, Host};
+use headroom::kubelet::handle::Settings;
+use headroom::kubelet::version::Version;
 use headroom::metric::{Metric, Samples};
 use headroom::modes::Context;
 use headroom::modes::eviction::{
@@ -120,10 +122,13 @@ impl Node {
             sandboxes: Vec::new(),
             images: None,
             image_filesystems: vec![store],
+            container_filesystem: None,
             errors: Vec::new(),
         }));
         let host = Host::recorded(self.roots(), filesystems);
-        let collector = (eviction::MODE.build)(&Default::default(), &Services::with_runtime(runtime));
+        let kubelet = Settings { version: Version::parse("v1.36.2"), ..Settings::default() };
+        let services = Services { runtime, ..Services::with_kubelet(kubelet) };
+        let collector = (eviction::MODE.build)(&Default::default(), &services);
         let context = Context::new(&host, Deadline::after(Duration::from_secs(10)));
         let mut samples = collector.collect(context).unwrap();
         samples.refuse_duplicates();

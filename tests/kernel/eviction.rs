@@ -255,7 +255,10 @@ fn memory_and_pids_by_shell_arithmetic() {
             usage=$(cat /sys/fs/cgroup/memory/memory.usage_in_bytes)
             inactive=$(awk '$1 == "total_inactive_file" {print $2}' /sys/fs/cgroup/memory/memory.stat)
         elif [ -e /sys/fs/cgroup/memory.stat ]; then
+            # The version of no kubelet here is known: of the two ways to count, the one that leaves less.
             usage=$(awk '$1 == "anon" || $1 == "file" {sum += $2} END {printf "%.0f", sum}' /sys/fs/cgroup/memory.stat)
+            not_free=$(awk '/^MemTotal:/ {sum += $2} /^MemFree:/ {sum -= $2} END {printf "%.0f", sum * 1024}' /proc/meminfo)
+            if [ "$not_free" -gt "$usage" ]; then usage=$not_free; fi
             inactive=$(awk '$1 == "inactive_file" {print $2}' /sys/fs/cgroup/memory.stat)
         else
             exit 0

@@ -1,6 +1,6 @@
 //! From what was read to what is exposed. Pure.
 
-use super::read::Snapshot;
+use super::read::{Containerfs, Snapshot};
 use super::*;
 use crate::host::filesystem::Filesystem;
 use crate::kubelet::configuration::{Configuration, Source};
@@ -15,8 +15,11 @@ const MOST_SOURCES: usize = 32;
 /// The numbers, and the errors of what is missing.
 pub(super) fn assess(snapshot: Snapshot) -> Samples {
     let mut samples = Samples::new();
-    // On the CRI path the kubelet takes the image file system for that of the containers' writable layers.
-    let containerfs = snapshot.imagefs.as_ref();
+    let containerfs = match &snapshot.containerfs {
+        Containerfs::Imagefs => snapshot.imagefs.as_ref(),
+        Containerfs::Own(filesystem) => Some(filesystem),
+        Containerfs::None => None,
+    };
     let observations = observations(&snapshot, containerfs);
     for &(signal, Observation { available, capacity }) in &observations {
         let [available_metric, capacity_metric, _] = by_unit(signal);
@@ -25,8 +28,10 @@ pub(super) fn assess(snapshot: Snapshot) -> Samples {
     }
     samples.push_some(&MEMORY_AVAILABLE, &[], snapshot.mem_available.map(|bytes| bytes as f64));
     if let Some((configuration, thresholds)) = &snapshot.kubelet {
-        let dedicated =
-            snapshot.nodefs.as_ref().zip(containerfs).and_then(|(node, image)| signals::dedicated(node, image));
+        let dedicated = match &snapshot.containerfs {
+            Containerfs::Own(_) => Some(false),
+            _ => snapshot.nodefs.as_ref().zip(containerfs).and_then(|(node, image)| signals::dedicated(node, image)),
+        };
         push_thresholds(&mut samples, &observations, &thresholds.clone().on_filesystems(dedicated));
         push_image_gc(&mut samples, configuration);
     }

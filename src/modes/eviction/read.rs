@@ -14,11 +14,24 @@ use crate::kubelet::handle::{Effective, Kubelet};
 use crate::kubelet::process::PassedOver;
 use crate::kubelet::signals::{self, Observation, Signal};
 use crate::kubelet::thresholds::Thresholds;
+use crate::kubelet::version::Version;
 use crate::modes::Context;
 use crate::runtime::{Images, Inventory, Runtime};
 
 /// How long the runtime may take.
 const RUNTIME: Duration = Duration::from_secs(5);
+
+/// What a kubelet takes for the file system of the containers' writable layers.
+#[derive(Clone, Debug, Default)]
+pub enum Containerfs {
+    /// That of the images: on the CRI path always.
+    #[default]
+    Imagefs,
+    /// One of its own, with the thresholds of nodefs (KEP-4191): of CRI-O, since 1.31.
+    Own(Filesystem),
+    /// None: before 1.29 there is no such signal.
+    None,
+}
 
 /// Everything that one scrape read.
 #[derive(Debug, Default)]
@@ -41,6 +54,8 @@ pub struct Snapshot {
     pub nodefs: Option<Filesystem>,
     /// The file system of the runtime's image store.
     pub imagefs: Option<Filesystem>,
+    /// The file system of the containers' writable layers, as this kubelet takes it.
+    pub containerfs: Containerfs,
     /// The images in it, where a runtime tells.
     pub images: Option<Images>,
     /// What could not be read.
@@ -60,7 +75,9 @@ impl Snapshot {
         let Context { host, deadline, began } = context;
         let mut snapshot = Snapshot::default();
         let mut statfs = Statfs { host, budget: CallBudget::new(deadline), asked: Vec::new() };
-        snapshot.read_memory(host);
+        let version = kubelet.version();
+        let before = |minor| version.as_ref().is_some_and(|version| !version.is_at_least(minor));
+        snapshot.read_memory(host, version.as_ref());
         snapshot.read_pids(host);
 
         let look = kubelet.look(host, deadline, began)?;
@@ -84,13 +101,21 @@ impl Snapshot {
         }
         // Last, so that a runtime that does not answer takes no time from the others.
         match runtime.inventory(host, deadline.part(RUNTIME)) {
-            Ok(inventory) => snapshot.take_images(&inventory, &mut statfs),
+            Ok(inventory) => {
+                snapshot.take_images(&inventory, &mut statfs);
+                if let Some(path) = inventory.container_filesystem.as_ref().filter(|_| !before(31)) {
+                    snapshot.take_containerfs(Path::new(path), &mut statfs);
+                }
+            }
             Err(error) if error.reason() == Reason::Absent => {
                 let imagefs = statfs.of_image_store(look.runtime_endpoint(host, deadline));
                 snapshot.imagefs = snapshot.ok(imagefs).flatten();
             }
             // Nor does the kubelet know an imagefs then, and what lies on the disk may be another runtime's.
             Err(error) => snapshot.errors.push(error.context("imagefs, by the runtime")),
+        }
+        if before(29) {
+            snapshot.containerfs = Containerfs::None;
         }
         Ok(snapshot)
     }
@@ -108,6 +133,16 @@ impl Snapshot {
         self.imagefs = self.ok(answer.map_err(|error| error.context("imagefs, by the runtime")));
     }
 
+    /// A split image store: images on one device and the containers' layers on another.
+    fn take_containerfs(&mut self, path: &Path, statfs: &mut Statfs<'_>) {
+        let own = self.ok(statfs.of(path).map_err(|error| error.context("containerfs, by the runtime")));
+        if let (Some(imagefs), Some(own)) = (&self.imagefs, own)
+            && signals::dedicated(imagefs, &own) == Some(true)
+        {
+            self.containerfs = Containerfs::Own(own);
+        }
+    }
+
     /// True if nothing of what a node has was there, and nothing stood in the way of reading it.
     pub fn is_empty(&self) -> bool {
         let observed = self.memory.is_some() || self.mem_available.is_some() || self.pids.is_some();
@@ -119,7 +154,7 @@ impl Snapshot {
         result.map_err(|error| self.errors.push(error)).ok()
     }
 
-    fn read_memory(&mut self, host: &Host) {
+    fn read_memory(&mut self, host: &Host, version: Option<&Version>) {
         let meminfo = host.read_some(host.proc("meminfo"));
         let Some(meminfo) = self.ok(meminfo).flatten() else { return };
         self.mem_available = text::meminfo_bytes(&meminfo, "MemAvailable");
@@ -127,7 +162,7 @@ impl Snapshot {
             self.errors.push(Error::malformed(format!("{}: no MemTotal", host.proc("meminfo").display())));
             return;
         };
-        let working_set = node_working_set(host);
+        let working_set = node_working_set(host, version, &meminfo);
         self.memory = self.ok(working_set).flatten().map(|working_set| signals::memory(total, working_set));
     }
 
@@ -151,7 +186,7 @@ impl Snapshot {
 
 /// The node's working set; `None` on a kernel that does not account memory by cgroup. A container's own cgroup, which a
 /// runtime shows in its `/sys`, has the same files: never the node's.
-fn node_working_set(host: &Host) -> Result<Option<u64>> {
+fn node_working_set(host: &Host, version: Option<&Version>, meminfo: &str) -> Result<Option<u64>> {
     let malformed =
         |path: &Path| Error::malformed(format!("{}: figures of the working set are missing", path.display()));
     // The v1 controller wins on a hybrid hierarchy: its cgroup2 has no memory controller.
@@ -170,7 +205,7 @@ fn node_working_set(host: &Host) -> Result<Option<u64>> {
     match host.read_some(&path)? {
         Some(stat) => {
             cgroup::is_the_machines(host, &host.sys("fs/cgroup"))?;
-            signals::node_working_set_v2(&stat).map(Some).ok_or_else(|| malformed(&path))
+            signals::node_working_set_v2(version, &stat, meminfo).map(Some).ok_or_else(|| malformed(&path))
         }
         // Fails if there are cgroups that we are not shown.
         None => Layout::find(host).map(|_| None).map_err(|error| error.context("memory.available")),

@@ -5,6 +5,7 @@ use crate::error::Reason;
 use crate::golden::inventory::recorded;
 use crate::host::filesystem::{Filesystem, Mount};
 use crate::host::{Deadline, Host, Roots};
+use crate::kubelet::version::Version;
 use crate::metric::Samples;
 use crate::runtime::Inventory;
 use crate::services::{self, Services};
@@ -19,7 +20,7 @@ struct Node(tempfile::TempDir);
 impl Node {
     fn new() -> Self {
         let node = Node(tempfile::tempdir().unwrap());
-        node.write("proc/meminfo", "MemTotal: 8 kB\nMemAvailable: 4 kB\n");
+        node.write("proc/meminfo", "MemTotal: 8 kB\nMemFree: 8 kB\nMemAvailable: 4 kB\n");
         node.write(&format!("root{USUAL}/x"), "");
         node
     }
@@ -105,6 +106,33 @@ fn a_runtime_that_does_not_answer_costs_imagefs_only() {
     assert_eq!(reasons(&samples), [Reason::Timeout]);
     assert_eq!(capacities(&samples), [None, None, Some(1000.0)]);
     assert_eq!(images(&samples), [None; 3]);
+}
+
+/// CRI-O with an `imagestore`: images on a disk of their own, the containers' layers beside the kubelet's directory.
+#[test]
+fn a_split_image_store_is_as_the_version_sees_it() {
+    let of = |version: &str, container: Option<&str>| {
+        let inventory = Inventory { container_filesystem: container.map(str::to_owned), ..inventory() };
+        let mut settings = services::Settings::default();
+        settings.kubelet.version = Version::parse(version);
+        settings.kubelet.overrides.config = Some("/k.yaml".into());
+        let services = Services { runtime: answers(inventory), ..Services::new(settings) };
+        let node = Node::new();
+        let thresholds = "evictionHard: {nodefs.available: 10%, imagefs.available: 20%}\n";
+        let head = "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\n";
+        node.write("root/k.yaml", &format!("{head}{thresholds}"));
+        let samples = node.collect(&*(MODE.build)(&Default::default(), &services));
+        assert_eq!(reasons(&samples), []);
+        let threshold = samples.value(&THRESHOLD_BYTES, &["containerfs.available", "hard"]);
+        (samples.value(&CAPACITY_BYTES, &["containerfs.available"]), threshold)
+    };
+    let split = Some("/var/lib");
+    assert_eq!(of("v1.36.2", split), (Some(1000.0), Some(100.0)), "its own disk, with nodefs' threshold");
+    assert_eq!(of("?", split), (Some(1000.0), Some(100.0)));
+    assert_eq!(of("v1.30.14", split), (Some(2000.0), Some(400.0)), "taken for imagefs");
+    assert_eq!(of("v1.36.2", Some(NAMED)), (Some(2000.0), Some(400.0)), "two directories of one device");
+    assert_eq!(of("v1.36.2", None), (Some(2000.0), Some(400.0)));
+    assert_eq!(of("v1.28.15", split), (None, None), "no such signal");
 }
 
 #[test]
