@@ -29,6 +29,8 @@
 //!   all.
 //! - A runtime counts an image by its own size: layers that two images share count twice, so deleting an image may free
 //!   less.
+//! - On ZFS a kubelet of 1.36 or later asks `zfs list`, which knows another capacity than `statfs(2)`: signals of disks
+//!   are missing there.
 //! - The kubelet knows the devices that were there when it started. An image store mounted since is a signal that it
 //!   does not see, though we do.
 

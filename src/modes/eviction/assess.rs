@@ -50,6 +50,13 @@ pub(super) fn assess(snapshot: Snapshot) -> Samples {
         samples.push(&IMAGES_BYTES, &[], images.bytes as f64);
         samples.push(&IMAGES_UNUSED_BYTES, &[], images.unused_bytes as f64);
     }
+    if snapshot.asks_zfs && roles.into_iter().any(|(_, filesystem)| filesystem.is_some_and(is_zfs)) {
+        samples.note(
+            "signals of ZFS are missing: a kubelet of 1.36 or later asks zfs(8) for them, and its capacity is another \
+             than statfs(2) gives (--kubelet.version says that this one is older)"
+                .to_owned(),
+        );
+    }
     snapshot.errors.into_iter().for_each(|error| samples.fail(error));
     for PassedOver { pid, comm, why } in snapshot.passed_over {
         samples.note(format!("process {pid} ({comm}) was passed over as this node's kubelet: {why}"));
@@ -64,7 +71,10 @@ pub(super) fn assess(snapshot: Snapshot) -> Samples {
 }
 
 fn observations(snapshot: &Snapshot, containerfs: Option<&Filesystem>) -> Vec<(Signal, Observation)> {
-    let (nodefs, imagefs) = (snapshot.nodefs.as_ref(), snapshot.imagefs.as_ref());
+    let seen =
+        |filesystem: Option<&'_ Filesystem>| filesystem.filter(|one| !(snapshot.asks_zfs && is_zfs(one))).cloned();
+    let [nodefs, imagefs, containerfs] = [snapshot.nodefs.as_ref(), snapshot.imagefs.as_ref(), containerfs].map(seen);
+    let (nodefs, imagefs, containerfs) = (nodefs.as_ref(), imagefs.as_ref(), containerfs.as_ref());
     let observe = |signal| match signal {
         Signal::MemoryAvailable => snapshot.memory,
         Signal::AllocatableMemoryAvailable => snapshot.allocatable,
@@ -113,6 +123,10 @@ fn push_filesystem(samples: &mut Samples, role: &str, filesystem: Option<&Filesy
     let mountpoint = mount.mountpoint.display().to_string();
     samples.info(&FILESYSTEM_INFO, &[role, &mount.device, &mountpoint, &mount.fstype]);
     samples.push(&FILESYSTEM_READONLY, &[role], f64::from(mount.readonly));
+}
+
+fn is_zfs(filesystem: &Filesystem) -> bool {
+    filesystem.mount.as_ref().is_some_and(|mount| mount.fstype == "zfs")
 }
 
 /// The families of a signal: available, capacity, threshold.

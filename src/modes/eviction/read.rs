@@ -56,6 +56,9 @@ pub struct Snapshot {
     pub imagefs: Option<Filesystem>,
     /// The file system of the containers' writable layers, as this kubelet takes it.
     pub containerfs: Containerfs,
+    /// This kubelet asks `zfs list` about ZFS, whose capacity is another than `statfs(2)` gives, and which counts no
+    /// inodes (cAdvisor's `fs/zfs/plugin.go`, since 1.36).
+    pub asks_zfs: bool,
     /// The images in it, where a runtime tells.
     pub images: Option<Images>,
     /// What could not be read.
@@ -77,6 +80,7 @@ impl Snapshot {
         let mut statfs = Statfs { host, budget: CallBudget::new(deadline), asked: Vec::new() };
         let version = kubelet.version();
         let before = |minor| version.as_ref().is_some_and(|version| !version.is_at_least(minor));
+        snapshot.asks_zfs = !before(36);
         snapshot.read_memory(host, version.as_ref());
         snapshot.read_pids(host);
 

@@ -32,9 +32,13 @@ impl Node {
     }
 
     fn collect(&self, collector: &dyn Collector) -> Samples {
+        self.collect_on("ext4", collector)
+    }
+
+    fn collect_on(&self, fstype: &str, collector: &dyn Collector) -> Samples {
         let at = |name: &str| self.0.path().join(name);
         let on = |device: &str, capacity_bytes: u64| {
-            let mount = Mount { device: device.into(), mountpoint: "/".into(), fstype: "ext4".into(), readonly: false };
+            let mount = Mount { device: device.into(), mountpoint: "/".into(), fstype: fstype.into(), readonly: false };
             let available_bytes = capacity_bytes / 2;
             Filesystem { capacity_bytes, available_bytes, inodes: 100, inodes_free: 50, mount: Some(mount) }
         };
@@ -133,6 +137,22 @@ fn a_split_image_store_is_as_the_version_sees_it() {
     assert_eq!(of("v1.36.2", Some(NAMED)), (Some(2000.0), Some(400.0)), "two directories of one device");
     assert_eq!(of("v1.36.2", None), (Some(2000.0), Some(400.0)));
     assert_eq!(of("v1.28.15", split), (None, None), "no such signal");
+}
+
+#[test]
+fn zfs_is_as_the_version_sees_it_or_missing() {
+    let of = |version: &str| {
+        let mut settings = services::Settings::default();
+        settings.kubelet.version = Version::parse(version);
+        let services = Services::new(settings);
+        let samples = Node::new().collect_on("zfs", &*(MODE.build)(&Default::default(), &services));
+        let info = samples.value(&FILESYSTEM_INFO, &["nodefs", "/dev/a", "/", "zfs"]);
+        assert_eq!((reasons(&samples), info), (vec![], Some(1.0)));
+        (capacities(&samples), samples.notes().iter().any(|note| note.contains("zfs(8)")))
+    };
+    assert_eq!(of("v1.35.1"), ([Some(1000.0); 3], false), "as statfs says");
+    assert_eq!(of("v1.36.0"), ([None; 3], true));
+    assert_eq!(of("?"), ([None; 3], true));
 }
 
 #[test]
