@@ -53,7 +53,7 @@ pub struct Thresholds {
     pub all: Vec<Threshold>,
     /// Grace periods of the soft ones, zero included.
     pub grace_periods: BTreeMap<Signal, Duration>,
-    /// How much more than the threshold the kubelet frees once it evicts.
+    /// How much more than the threshold must be there before the kubelet stops evicting.
     pub minimum_reclaim: BTreeMap<Signal, Value>,
 }
 
@@ -75,7 +75,7 @@ impl Thresholds {
         }
         let soft = statements("evictionSoft", &configuration.eviction_soft)?;
         let mut periods = grace_periods(&configuration.eviction_soft_grace_period)?;
-        let minimum_reclaim = minimum_reclaims(&configuration.eviction_minimum_reclaim)?;
+        let mut minimum_reclaim = minimum_reclaims(&configuration.eviction_minimum_reclaim)?;
         for &(signal, value) in &soft {
             let grace_period = *periods.get(&signal).ok_or_else(|| {
                 let signal = signal.as_str();
@@ -91,6 +91,9 @@ impl Thresholds {
             .filter(|threshold| enforced && threshold.signal == Signal::MemoryAvailable && threshold.is_hard())
             .map(|threshold| Threshold { signal: Signal::AllocatableMemoryAvailable, ..*threshold })
             .collect();
+        if let Some(&reclaim) = minimum_reclaim.get(&Signal::MemoryAvailable).filter(|_| !copies.is_empty()) {
+            minimum_reclaim.insert(Signal::AllocatableMemoryAvailable, reclaim);
+        }
         all.extend(copies);
         all.sort_by_key(|threshold| threshold.signal);
         Ok(Thresholds { all, grace_periods: periods, minimum_reclaim })
@@ -104,6 +107,7 @@ impl Thresholds {
         let is_containerfs = |signal| matches!(signal, Signal::ContainerfsAvailable | Signal::ContainerfsInodesFree);
         self.all.retain(|threshold| !is_containerfs(threshold.signal));
         self.grace_periods.retain(|&signal, _| !is_containerfs(signal));
+        self.minimum_reclaim.retain(|&signal, _| !is_containerfs(signal));
         let Some(dedicated) = dedicated_imagefs else { return self };
         let copy = |signal| match (dedicated, signal) {
             (false, Signal::NodefsAvailable) | (true, Signal::ImagefsAvailable) => Some(Signal::ContainerfsAvailable),
@@ -118,6 +122,8 @@ impl Thresholds {
         self.all.extend(copies);
         self.all.sort_by_key(|threshold| threshold.signal);
         self.grace_periods.extend(periods);
+        let reclaims: Vec<_> = self.minimum_reclaim.iter().filter_map(|(&s, &r)| Some((copy(s)?, r))).collect();
+        self.minimum_reclaim.extend(reclaims);
         self
     }
 
@@ -133,6 +139,12 @@ impl Thresholds {
             .filter(|threshold| threshold.signal == signal && threshold.is_hard() == hard)
             .map(|threshold| threshold.value.of(capacity))
             .reduce(f64::max)
+    }
+
+    /// How much more than its threshold must be available of a signal before the kubelet stops evicting. `None`: not
+    /// configured, or there is no threshold that it could be more than.
+    pub fn reclaim(&self, signal: Signal, capacity: u64) -> Option<f64> {
+        self.minimum_reclaim.get(&signal).filter(|_| self.watch(signal)).map(|reclaim| reclaim.of(capacity))
     }
 }
 
@@ -282,6 +294,30 @@ mod tests {
         assert!(!parse(&["--eviction-hard=pid.available<5%"]).unwrap().watch(Signal::AllocatableMemoryAvailable));
         let soft = ["--eviction-soft=memory.available<1Gi", "--eviction-soft-grace-period=memory.available=1m"];
         assert!(!parse(&soft).unwrap().watch(Signal::AllocatableMemoryAvailable));
+    }
+
+    /// As k3s and RKE2 start it: `GetThresholdQuantity` of the same capacity, and copied with the thresholds.
+    #[test]
+    fn minimum_reclaim_goes_with_its_threshold() {
+        let flags = [
+            "--eviction-hard=imagefs.available<5%,nodefs.available<5%,memory.available<100Mi",
+            "--eviction-minimum-reclaim=imagefs.available=10%,nodefs.available=1Gi,memory.available=7,pid.available=9",
+        ];
+        let parsed = parse(&flags).unwrap();
+        let reclaims = |dedicated| {
+            let thresholds = parsed.clone().on_filesystems(dedicated);
+            let signals = [Signal::NodefsAvailable, Signal::ImagefsAvailable, Signal::ContainerfsAvailable];
+            signals.map(|signal| thresholds.reclaim(signal, 382_318_592))
+        };
+        let (gib, tenth) = (Some(1_073_741_824.0), Some(38_231_859.0));
+        assert_eq!(reclaims(Some(false)), [gib, tenth, gib], "one device: as nodefs");
+        assert_eq!(reclaims(Some(true)), [gib, tenth, tenth], "a device of its own: as imagefs");
+        assert_eq!(reclaims(None), [gib, tenth, None], "not known");
+        assert_eq!(parsed.reclaim(Signal::AllocatableMemoryAvailable, 1), Some(7.0), "a copy of memory.available");
+        assert_eq!(parsed.reclaim(Signal::PidAvailable, 1), None, "of no threshold");
+        let own = parse(&["--eviction-minimum-reclaim=containerfs.available=1Gi"]).unwrap();
+        let own = own.on_filesystems(Some(false));
+        assert_eq!(own.minimum_reclaim.get(&Signal::ContainerfsAvailable), None, "replaced, as its threshold is");
     }
 
     #[test]

@@ -12,14 +12,17 @@
 //! memory cgroup (v1 `memory.usage_in_bytes`, v2 `memory.stat`); `/proc/loadavg`, `kernel.pid_max`,
 //! `kernel.threads-max`.
 //!
-//! **What we export.** Per signal: available, capacity, thresholds (percentages resolved), headroom. Which file systems
-//! the roles fall on, where the configuration came from, when images are collected, whether a control plane runs here.
+//! **What we export.** Per signal: available, capacity, thresholds and minimum reclaim (percentages resolved),
+//! headroom, whether the kubelet still evicts. Which file systems the roles fall on, where the configuration came from,
+//! when images are collected, whether a control plane runs here.
 //!
 //! **When it misleads.**
 //! - The kubelet reads its configuration at its start; a file that was edited since shows what it will do after the
 //!   next. Only with [`crate::kubelet::configz`] are the thresholds those of the running kubelet, and then
 //!   `headroom_eviction_config_drift` shows such an edit; without it there is no sign of one.
-//! - The kubelet looks every 10 s at figures that are up to 10 s old; ours are of this moment.
+//! - The kubelet looks every 10 s at figures that are up to 10 s old; ours are of this moment. What is crossed for less
+//!   than that may escape it, and is met for us until the minimum reclaim is free; what is crossed between two scrapes
+//!   escapes us.
 //! - `memory.available` has no kernel memory in it: a slab leak exhausts a node while it looks healthy. That is what
 //!   `headroom_memory_available_bytes` beside it is for.
 //! - Without a kubelet on the machine nodefs is the file system on which `/var/lib/kubelet` is or would be.
@@ -35,9 +38,12 @@
 //!   does not see, though we do.
 
 mod assess;
+mod met;
 mod read;
 #[cfg(test)]
 mod tests;
+
+use std::sync::{Mutex, PoisonError};
 
 use super::{Collector, Context, Mode};
 use crate::error::{Error, Result};
@@ -60,6 +66,10 @@ pub static MODE: Mode = Mode {
         &THRESHOLD_BYTES,
         &THRESHOLD_INODES,
         &THRESHOLD_PIDS,
+        &MINIMUM_RECLAIM_BYTES,
+        &MINIMUM_RECLAIM_INODES,
+        &MINIMUM_RECLAIM_PIDS,
+        &THRESHOLD_MET,
         &HEADROOM,
         &GRACE_PERIOD,
         &CONFIG_INFO,
@@ -73,7 +83,8 @@ pub static MODE: Mode = Mode {
         &MEMORY_AVAILABLE,
     ],
     build: |_settings, services| {
-        Box::new(Eviction { kubelet: services.kubelet.clone(), runtime: services.runtime.clone() })
+        let (kubelet, runtime) = (services.kubelet.clone(), services.runtime.clone());
+        Box::new(Eviction { kubelet, runtime, met: Mutex::default() })
     },
 };
 
@@ -149,12 +160,44 @@ pub static THRESHOLD_PIDS: Metric = Metric::gauge(
     "The kubelet evicts once fewer process ids than this are left: type hard at once, soft after the grace period. No series: no threshold, which is the kubelet's default.",
 );
 
+/// How much more is freed, in bytes.
+pub static MINIMUM_RECLAIM_BYTES: Metric = Metric::gauge(
+    "headroom_eviction_minimum_reclaim_bytes",
+    Unit::Bytes,
+    &["signal"],
+    "Once a threshold is crossed, the kubelet goes on evicting until this much more than the threshold is available (evictionMinimumReclaim). No series: until the threshold is.",
+);
+
+/// How much more is freed, in inodes.
+pub static MINIMUM_RECLAIM_INODES: Metric = Metric::gauge(
+    "headroom_eviction_minimum_reclaim_inodes",
+    Unit::None,
+    &["signal"],
+    "Once a threshold is crossed, the kubelet goes on evicting until this many more inodes than the threshold are free (evictionMinimumReclaim). No series: until the threshold is.",
+);
+
+/// How much more is freed, in process ids.
+pub static MINIMUM_RECLAIM_PIDS: Metric = Metric::gauge(
+    "headroom_eviction_minimum_reclaim_pids",
+    Unit::None,
+    &["signal"],
+    "Once a threshold is crossed, the kubelet goes on evicting until this many more process ids than the threshold are left (evictionMinimumReclaim). No series: until the threshold is.",
+);
+
+/// Whether the kubelet evicts, or goes on to.
+pub static THRESHOLD_MET: Metric = Metric::gauge(
+    "headroom_eviction_threshold_met",
+    Unit::None,
+    &["signal", "type"],
+    "1 from when a scrape sees the threshold crossed until threshold and minimum reclaim are available: so long the kubelet evicts, at a soft threshold once it was crossed for the grace period. No series: between the two, and whether it was crossed before is unknown, as after a start of the exporter or of the kubelet.",
+);
+
 /// How far a signal is from its threshold.
 pub static HEADROOM: Metric = Metric::gauge(
     "headroom_eviction_headroom_ratio",
     Unit::Ratio,
     &["signal", "type"],
-    "(available - threshold) / capacity of an eviction signal: how far this node is from eviction. Below 0 the kubelet is evicting (hard) or counting down its grace period (soft).",
+    "(available - threshold) / capacity of an eviction signal: how far this node is from eviction. Below 0 the kubelet is evicting (hard) or counting down its grace period (soft), and goes on above 0 while headroom_eviction_threshold_met is 1.",
 );
 
 /// How long a soft threshold may be crossed.
@@ -238,6 +281,7 @@ pub static MEMORY_AVAILABLE: Metric = Metric::gauge(
 struct Eviction {
     kubelet: Kubelet,
     runtime: Runtime,
+    met: Mutex<met::Met>,
 }
 
 impl Collector for Eviction {
@@ -246,6 +290,7 @@ impl Collector for Eviction {
         if snapshot.is_empty() {
             return Err(Error::absent("no memory, pid or file-system figures to be read on this machine"));
         }
-        Ok(assess::assess(snapshot))
+        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(assess::assess(snapshot, &mut met, context.began))
     }
 }

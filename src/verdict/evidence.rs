@@ -106,4 +106,29 @@ mod tests {
         assert_eq!(near.len(), 2, "{near:?}");
         assert!(near.iter().all(|series| series.contains("imagefs.available")), "{near:?}");
     }
+
+    /// Above its threshold, which was crossed: only the exporter's memory of that tells it from a node that is well.
+    #[test]
+    fn a_kubelet_that_goes_on_evicting_is_told_from_one_that_does_not() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let judged = |met: &[f64]| {
+            let mut history = History::new("node-a", Limits::default());
+            let labels = [("signal", "nodefs.available"), ("type", "hard")];
+            let ratio = [("headroom_eviction_headroom_ratio", labels, 0.03)];
+            let met = met.iter().map(|value| ("headroom_eviction_threshold_met", labels, *value));
+            history.add_rows(now, ratio.into_iter().chain(met));
+            let verdict = judge(&history, now, [("eviction", &[][..])]).remove(0);
+            let finding = verdict.findings.into_iter().find(|finding| finding.alert == "HeadroomEvictionNow")?;
+            let series = evidence(&finding, &history).into_iter().map(|(series, _)| series).collect::<Vec<_>>();
+            Some((finding.summary, series))
+        };
+        let (summary, series) = judged(&[1.0]).unwrap();
+        assert_eq!(
+            summary,
+            "node-a: nodefs.available was below its hard threshold, and its minimum reclaim is not free yet: the kubelet \
+             evicts pods"
+        );
+        assert!(series.iter().any(|series| series.starts_with("headroom_eviction_threshold_met")), "{series:?}");
+        assert_eq!((judged(&[0.0]), judged(&[])), (None, None));
+    }
 }

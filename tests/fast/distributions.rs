@@ -15,7 +15,8 @@ use crate::machine::Files;
 const SERVICE: &str = "/system.slice/k.service";
 const POD: &str = "/kubepods/burstable/pod11111111-2222-3333-4444-555555555555/x";
 const DROPIN: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
-                      evictionHard: {imagefs.available: 5%, nodefs.available: 5%}\n";
+                      evictionHard: {imagefs.available: 5%, nodefs.available: 5%}\n\
+                      evictionMinimumReclaim: {imagefs.available: 10%, nodefs.available: 10%}\n";
 
 struct Machine {
     files: Files,
@@ -58,7 +59,7 @@ fn told(page: &Samples) -> (Vec<String>, Vec<String>) {
     let thresholds = of("headroom_eviction_threshold_");
     let mut thresholds: Vec<String> = thresholds
         .iter()
-        .filter(|row| !row.labels[0].starts_with("containerfs"))
+        .filter(|row| !row.labels[0].starts_with("containerfs") && !row.metric.name.ends_with("_met"))
         .map(|row| format!("{} {}", row.labels[0], row.value))
         .collect();
     thresholds.sort();
@@ -84,6 +85,12 @@ fn k3s_evicts_at_five_percent_of_its_disks_and_at_nothing_else() {
         let (thresholds, sources) = told(&page);
         assert_eq!(thresholds, ["imagefs.available 5368709200", "nodefs.available 5368709200"]);
         assert_eq!(sources, ["dropin"]);
+        // Once it evicts, it does so up to 15 %.
+        for signal in ["imagefs.available", "nodefs.available", "containerfs.available"] {
+            let reclaim = page.value(&eviction::MINIMUM_RECLAIM_BYTES, &[signal]);
+            assert_eq!(reclaim, Some(10_737_418_400.0), "{signal}");
+            assert_eq!(page.value(&eviction::THRESHOLD_MET, &[signal, "hard"]), Some(0.0), "{signal}");
+        }
     }
 }
 

@@ -731,9 +731,9 @@ fn a_machine_without_any_of_it_is_not_applicable() {
 
 #[test]
 fn every_series_is_declared() {
-    let samples =
-        machine(Some("evictionSoft: {pid.available: 9%}\nevictionSoftGracePeriod: {pid.available: 1m}"), None, &[])
-            .collect();
+    let config = "evictionSoft: {pid.available: 9%}\nevictionSoftGracePeriod: {pid.available: 1m}\n\
+        evictionMinimumReclaim: {nodefs.available: 1Gi, nodefs.inodesFree: 2%, pid.available: '100'}";
+    let samples = machine(Some(config), None, &[]).collect();
     for row in samples.rows() {
         assert!(eviction::MODE.metrics.iter().any(|metric| std::ptr::eq(*metric, row.metric)), "{}", row.metric.name);
     }

@@ -12,11 +12,12 @@ use headroom::host::{Deadline, Host, Roots};
 use headroom::kubelet::handle;
 use headroom::kubelet::sources::Overrides;
 use headroom::metric::Samples;
-use headroom::modes::Context;
 use headroom::modes::eviction::{
     self, AVAILABLE_BYTES, AVAILABLE_INODES, AVAILABLE_PIDS, CAPACITY_BYTES, CAPACITY_INODES, CAPACITY_PIDS,
-    CONFIG_INFO, FILESYSTEM_INFO, FILESYSTEM_READONLY, HEADROOM, THRESHOLD_BYTES, THRESHOLD_INODES,
+    CONFIG_INFO, FILESYSTEM_INFO, FILESYSTEM_READONLY, HEADROOM, MINIMUM_RECLAIM_BYTES, THRESHOLD_BYTES,
+    THRESHOLD_INODES, THRESHOLD_MET,
 };
+use headroom::modes::{Collector, Context};
 use headroom::services::{CONTROL_PLANE, Services};
 
 use crate::common;
@@ -101,11 +102,17 @@ fn control_plane() -> Option<f64> {
 }
 
 fn collect(kubelet: &Overrides) -> Samples {
-    let services = services(kubelet);
+    look(&*collector(kubelet))
+}
+
+fn collector(kubelet: &Overrides) -> Box<dyn Collector> {
+    (eviction::MODE.build)(&Default::default(), &services(kubelet))
+}
+
+fn look(collector: &dyn Collector) -> Samples {
     let host = Host::new(Roots::default());
     let deadline = Deadline::after(Duration::from_secs(20));
-    let mut samples =
-        (eviction::MODE.build)(&Default::default(), &services).collect(Context::new(&host, deadline)).unwrap();
+    let mut samples = collector.collect(Context::new(&host, deadline)).unwrap();
     samples.refuse_duplicates();
     assert!(samples.errors().is_empty(), "{:?}", samples.errors());
     samples
@@ -244,6 +251,87 @@ fn inodes_run_out_on_tmpfs() {
 
 fn statvfs_inodes_free(disk: &Mounted) -> u64 {
     rustix::fs::statvfs(disk.path()).unwrap().f_ffree
+}
+
+/// As k3s and RKE2 start their kubelets.
+const RECLAIM: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+    evictionHard: {nodefs.available: 5%}\nevictionMinimumReclaim: {nodefs.available: 10%}\n";
+
+/// So much of a tmpfs is available afterwards.
+fn leave(disk: &Mounted, part: f64) {
+    let file = disk.path().join("fill");
+    let _ = std::fs::remove_file(&file);
+    let [capacity, available, ..] = statvfs(disk.path());
+    std::fs::write(file, vec![0x5a; (available - capacity * part) as usize]).unwrap();
+}
+
+fn met(collector: &dyn Collector) -> Option<f64> {
+    look(collector).value(&THRESHOLD_MET, &["nodefs.available", "hard"])
+}
+
+#[test]
+fn a_crossed_threshold_is_met_until_the_minimum_reclaim_is_free() {
+    alone!();
+    let disk = match Mounted::tmpfs("size=32m") {
+        Ok(disk) => disk,
+        Err(error) => return common::say_skip(format_args!("no tmpfs: {error}")),
+    };
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let settings = nodefs(disk.path(), config.path());
+    std::fs::write(config.path(), RECLAIM).unwrap();
+    let first = collector(&settings);
+    let reclaim = look(&*first).value(&MINIMUM_RECLAIM_BYTES, &["nodefs.available"]);
+    assert_eq!(reclaim, Some((statvfs(disk.path())[0] * f64::from(0.1_f32)).floor()));
+    for (part, expected) in [(0.5, 0.0), (0.08, 0.0), (0.04, 1.0), (0.08, 1.0), (0.03, 1.0), (0.14, 1.0)] {
+        leave(&disk, part);
+        assert_eq!(met(&*first), Some(expected), "{part}");
+    }
+    assert!(look(&*first).value(&HEADROOM, &["nodefs.available", "hard"]).unwrap() > 0.0);
+    // An exporter that starts now cannot tell.
+    let second = collector(&settings);
+    assert_eq!(met(&*second), None);
+    leave(&disk, 0.16);
+    assert_eq!((met(&*first), met(&*second)), (Some(0.0), Some(0.0)));
+    leave(&disk, 0.08);
+    assert_eq!((met(&*first), met(&*second)), (Some(0.0), Some(0.0)));
+}
+
+#[test]
+fn another_kubelet_has_met_nothing_yet() {
+    alone!();
+    if !no_kubelet_here() {
+        return;
+    }
+    let disk = match Mounted::tmpfs("size=32m") {
+        Ok(disk) => disk,
+        Err(error) => return common::say_skip(format_args!("no tmpfs: {error}")),
+    };
+    let dir = programs(&["kubelet"]);
+    std::fs::write(dir.path().join("k.yaml"), RECLAIM).unwrap();
+    let kubelet = || {
+        let mut command = Command::new(dir.path().join("kubelet"));
+        command.current_dir(dir.path()).args(["--config=k.yaml", "--root-dir", disk.name()]);
+        start(&mut command, "kubelet")
+    };
+    let exporter = collector(&Overrides::default());
+    let old = kubelet();
+    for (part, expected) in [(0.04, 1.0), (0.08, 1.0)] {
+        leave(&disk, part);
+        assert_eq!(met(&*exporter), Some(expected), "{part}");
+    }
+    drop(old);
+    assert_eq!(met(&*exporter), Some(1.0), "it is away, and nobody else is there");
+    let _new = kubelet();
+    // While there is none, processes are looked through every ten seconds.
+    let until = Instant::now() + common::patience(30);
+    while met(&*exporter).is_some() {
+        assert!(Instant::now() < until, "the new one is not seen");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    leave(&disk, 0.04);
+    assert_eq!(met(&*exporter), Some(1.0));
+    leave(&disk, 0.16);
+    assert_eq!(met(&*exporter), Some(0.0));
 }
 
 #[test]

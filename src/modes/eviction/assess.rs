@@ -1,5 +1,8 @@
 //! From what was read to what is exposed. Pure.
 
+use std::time::Instant;
+
+use super::met::{Met, Reading};
 use super::read::{Containerfs, Snapshot};
 use super::*;
 use crate::host::filesystem::Filesystem;
@@ -12,8 +15,8 @@ use crate::metric::{Metric, Samples};
 /// A configuration of more files than this is shown in part.
 const MOST_SOURCES: usize = 32;
 
-/// The numbers, and the errors of what is missing.
-pub(super) fn assess(snapshot: Snapshot) -> Samples {
+/// The numbers, and the errors of what is missing. `met` is what earlier looks have seen.
+pub(super) fn assess(snapshot: Snapshot, met: &mut Met, now: Instant) -> Samples {
     let mut samples = Samples::new();
     let containerfs = match &snapshot.containerfs {
         Containerfs::Imagefs => snapshot.imagefs.as_ref(),
@@ -22,17 +25,20 @@ pub(super) fn assess(snapshot: Snapshot) -> Samples {
     };
     let observations = observations(&snapshot, containerfs);
     for &(signal, Observation { available, capacity }) in &observations {
-        let [available_metric, capacity_metric, _] = by_unit(signal);
+        let [available_metric, capacity_metric, ..] = by_unit(signal);
         samples.push(available_metric, &[signal.as_str()], available as f64);
         samples.push(capacity_metric, &[signal.as_str()], capacity as f64);
     }
     samples.push_some(&MEMORY_AVAILABLE, &[], snapshot.mem_available.map(|bytes| bytes as f64));
+    met.is_of(snapshot.process);
     if let Some((configuration, thresholds)) = &snapshot.kubelet {
         let dedicated = match &snapshot.containerfs {
             Containerfs::Own(_) => Some(false),
             _ => snapshot.nodefs.as_ref().zip(containerfs).and_then(|(node, image)| signals::dedicated(node, image)),
         };
-        push_thresholds(&mut samples, &observations, &thresholds.clone().on_filesystems(dedicated));
+        let thresholds = thresholds.clone().on_filesystems(dedicated);
+        push_thresholds(&mut samples, &observations, &thresholds);
+        push_met(&mut samples, &observations, &thresholds, met, now);
         push_image_gc(&mut samples, configuration);
     }
     push_sources(&mut samples, &snapshot.sources);
@@ -105,6 +111,26 @@ fn push_thresholds(samples: &mut Samples, observations: &[(Signal, Observation)]
     }
 }
 
+fn push_met(
+    samples: &mut Samples,
+    observations: &[(Signal, Observation)],
+    thresholds: &Thresholds,
+    met: &mut Met,
+    now: Instant,
+) {
+    for &(signal, Observation { available, capacity }) in observations {
+        let reclaim = thresholds.reclaim(signal, capacity);
+        samples.push_some(by_unit(signal)[3], &[signal.as_str()], reclaim);
+        for (kind, hard) in [("hard", true), ("soft", false)] {
+            let Some(threshold) = thresholds.resolve(signal, hard, capacity) else { continue };
+            let reading = Reading::of(available as f64, threshold, reclaim.unwrap_or(0.0));
+            let grace = thresholds.grace_periods.get(&signal).copied().filter(|_| !hard).unwrap_or_default();
+            let is_met = met.look((signal, hard), reading, grace, now);
+            samples.push_some(&THRESHOLD_MET, &[signal.as_str(), kind], is_met.map(f64::from));
+        }
+    }
+}
+
 fn push_image_gc(samples: &mut Samples, configuration: &Configuration) {
     samples.push(&IMAGE_GC, &["high"], f64::from(configuration.image_gc_high_percent) / 100.0);
     samples.push(&IMAGE_GC, &["low"], f64::from(configuration.image_gc_low_percent) / 100.0);
@@ -129,11 +155,11 @@ fn is_zfs(filesystem: &Filesystem) -> bool {
     filesystem.mount.as_ref().is_some_and(|mount| mount.fstype == "zfs")
 }
 
-/// The families of a signal: available, capacity, threshold.
-fn by_unit(signal: Signal) -> [&'static Metric; 3] {
+/// The families of a signal: available, capacity, threshold, minimum reclaim.
+fn by_unit(signal: Signal) -> [&'static Metric; 4] {
     match signal.counts() {
-        Counts::Bytes => [&AVAILABLE_BYTES, &CAPACITY_BYTES, &THRESHOLD_BYTES],
-        Counts::Inodes => [&AVAILABLE_INODES, &CAPACITY_INODES, &THRESHOLD_INODES],
-        Counts::Pids => [&AVAILABLE_PIDS, &CAPACITY_PIDS, &THRESHOLD_PIDS],
+        Counts::Bytes => [&AVAILABLE_BYTES, &CAPACITY_BYTES, &THRESHOLD_BYTES, &MINIMUM_RECLAIM_BYTES],
+        Counts::Inodes => [&AVAILABLE_INODES, &CAPACITY_INODES, &THRESHOLD_INODES, &MINIMUM_RECLAIM_INODES],
+        Counts::Pids => [&AVAILABLE_PIDS, &CAPACITY_PIDS, &THRESHOLD_PIDS, &MINIMUM_RECLAIM_PIDS],
     }
 }

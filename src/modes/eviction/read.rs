@@ -65,6 +65,8 @@ pub struct Snapshot {
     pub errors: Vec<Error>,
     /// Why the kubelet itself could not be asked, where its files and flags tell all the same.
     pub unasked: Option<Error>,
+    /// Its process and when that started; `None` while it does not run or cannot be looked at.
+    pub process: Option<(u32, u64)>,
     /// Who looks like this node's kubelet and is not.
     pub passed_over: Vec<PassedOver>,
 }
@@ -87,6 +89,8 @@ impl Snapshot {
         let look = kubelet.look(host, deadline, began)?;
         let found =
             snapshot.ok(look.found()).map(|found| snapshot.passed_over.clone_from(&found.passed_over)).is_some();
+        snapshot.process =
+            look.process().and_then(|kubelet| Some((kubelet.pid, host.pids().ok()?.started(kubelet.pid).ok()?)));
         let Effective { configuration, sources, drift, errors, unasked } = look.effective(host, deadline).clone();
         (snapshot.kubelet, snapshot.sources, snapshot.drift) = (configuration, sources, drift);
         snapshot.unasked = unasked;

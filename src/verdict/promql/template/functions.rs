@@ -71,10 +71,19 @@ impl Datum {
             _ => Err("incompatible types for comparison".into()),
         }
     }
+
+    fn less(&self, other: &Datum) -> Result<bool, String> {
+        match (self, other) {
+            (Datum::Text(a), Datum::Text(b)) => Ok(a < b),
+            (Datum::Int(a), Datum::Int(b)) => Ok(a < b),
+            (Datum::Float(a), Datum::Float(b)) => Ok(a < b),
+            _ => Err("incompatible types for comparison".into()),
+        }
+    }
 }
 
 /// Every function.
-pub(in crate::verdict) const NAMES: [&str; 16] = [
+pub(in crate::verdict) const NAMES: [&str; 17] = [
     "query",
     "first",
     "value",
@@ -87,6 +96,7 @@ pub(in crate::verdict) const NAMES: [&str; 16] = [
     "printf",
     "eq",
     "ne",
+    "lt",
     "not",
     "and",
     "or",
@@ -127,6 +137,7 @@ pub(in crate::verdict) fn call(
             Ok(Datum::Bool(false))
         }
         ("ne", [a, b]) => Ok(Datum::Bool(!a.same(b)?)),
+        ("lt", [a, b]) => Ok(Datum::Bool(a.less(b)?)),
         ("not", [value]) => Ok(Datum::Bool(!value.is_true())),
         ("and" | "or", [.., last]) => {
             let last = last.clone();
