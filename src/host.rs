@@ -9,6 +9,7 @@
 mod bounded_call;
 pub mod cgroup;
 mod deadline;
+mod ext4;
 mod file_version;
 pub mod filesystem;
 pub mod iflink;
@@ -212,7 +213,7 @@ impl Host {
     /// # Errors
     /// The operating system's; `timeout` for the first call that hangs, `busy` for later ones.
     pub fn filesystem(&self, path: impl AsRef<Path>, deadline: Deadline) -> Result<Filesystem> {
-        self.filesystems.of(&self.roots.root, path.as_ref(), deadline)
+        self.filesystems.of(&self.roots, path.as_ref(), deadline)
     }
 
     /// How full the file systems are that `tree` has at these paths, as far as they are the ones of these numbers;

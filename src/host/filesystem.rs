@@ -7,7 +7,7 @@ use rustix::fs::OFlags;
 
 use super::CallBudget;
 use super::bounded_call::Guard;
-use super::{Deadline, read};
+use super::{Deadline, Roots, ext4, read};
 use crate::error::{Error, Result};
 
 /// One mounted file system as `statfs(2)` and mountinfo describe it.
@@ -35,9 +35,9 @@ pub struct Mount {
     /// `ext4`, `overlay`, …
     pub fstype: String,
     /// It takes no writes: its *superblock* is read-only, as btrfs and, before Linux 6.12, ext4 make it after an error;
-    /// ext4 says that it has stopped itself (`emergency_ro`, `shutdown`; Linux 6.15); or not even its directory opens,
-    /// as of an XFS that has shut down. A read-only bind mount of a healthy file system (which is how we see the host
-    /// from a pod) does not count. An ext4 of Linux 6.12 to 6.14 that has stopped itself shows nothing of it.
+    /// ext4 says that it has stopped itself (`emergency_ro`, `shutdown`; Linux 6.15), or has by all that it shows
+    /// ([`super::ext4`]; 6.12 to 6.14); or not even its directory opens, as of an XFS that has shut down. A read-only
+    /// bind mount of a healthy file system (which is how we see the host from a pod) does not count.
     pub readonly: bool,
 }
 
@@ -127,12 +127,12 @@ impl Filesystems {
         Filesystems::Recorded(table)
     }
 
-    pub(super) fn of(&self, root: &Path, path: &Path, deadline: Deadline) -> Result<Filesystem> {
+    pub(super) fn of(&self, roots: &Roots, path: &Path, deadline: Deadline) -> Result<Filesystem> {
         match self {
             Filesystems::Live(guard) => {
                 let key = path.display().to_string();
-                let (root, path) = (root.to_owned(), path.to_owned());
-                guard.run(&key, deadline, move || live(&root, &path))
+                let (roots, path) = (roots.clone(), path.to_owned());
+                guard.run(&key, deadline, move || live(&roots, &path))
             }
             Filesystems::Recorded(table) => table
                 .iter()
@@ -187,8 +187,7 @@ impl Filesystems {
 fn usage(root: &Path, path: &Path, number: DeviceNumber) -> Result<Option<Usage>> {
     let os = |error: std::io::Error| Error::os(path.display(), &error);
     let fd = read::open_in_root(root, path, OFlags::PATH | OFlags::CLOEXEC).map_err(os)?;
-    let device = rustix::fs::fstat(&fd).map_err(|errno| os(errno.into()))?.st_dev;
-    if (DeviceNumber { major: rustix::fs::major(device), minor: rustix::fs::minor(device) }) != number {
+    if number_of(&fd).map_err(os)? != number {
         return Ok(None);
     }
     let stat = rustix::fs::fstatvfs(&fd).map_err(|errno| os(errno.into()))?;
@@ -196,6 +195,11 @@ fn usage(root: &Path, path: &Path, number: DeviceNumber) -> Result<Option<Usage>
         capacity_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
         used_bytes: stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize),
     }))
+}
+
+fn number_of(fd: &OwnedFd) -> std::io::Result<DeviceNumber> {
+    let device = rustix::fs::fstat(fd)?.st_dev;
+    Ok(DeviceNumber { major: rustix::fs::major(device), minor: rustix::fs::minor(device) })
 }
 
 fn resolve(root: &Path, path: &Path) -> Result<PathBuf> {
@@ -209,13 +213,17 @@ fn resolve(root: &Path, path: &Path) -> Result<PathBuf> {
     Ok(here.strip_prefix(&top).map_or(here.clone(), |below| Path::new("/").join(below)))
 }
 
-fn live(root: &Path, path: &Path) -> Result<Filesystem> {
+fn live(roots: &Roots, path: &Path) -> Result<Filesystem> {
     let os = |error: std::io::Error| Error::os(path.display(), &error);
-    let fd = read::open_in_root(root, path, OFlags::PATH | OFlags::CLOEXEC).map_err(os)?;
+    let fd = read::open_in_root(&roots.root, path, OFlags::PATH | OFlags::CLOEXEC).map_err(os)?;
     let stat = rustix::fs::fstatvfs(&fd).map_err(|errno| os(errno.into()))?;
-    let mut mount = mount_of(root, fd.as_raw_fd());
+    let mut mount = mount_of(&roots.root, fd.as_raw_fd());
     if let Some(mount) = &mut mount {
         mount.readonly |= is_dead(&fd);
+        if mount.fstype == "ext4" && !mount.readonly {
+            let DeviceNumber { major, minor } = number_of(&fd).map_err(os)?;
+            mount.readonly = ext4::has_stopped_itself(roots, (major, minor), &mount.device);
+        }
     }
     Ok(Filesystem {
         capacity_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
@@ -331,7 +339,7 @@ mod tests {
             |capacity_bytes| Filesystem { capacity_bytes, available_bytes: 0, inodes: 0, inodes_free: 0, mount: None };
         let table = Filesystems::recorded(vec![("/".into(), of(1)), ("/var/lib/kubelet".into(), of(2))]);
         let capacity = |path: &str| {
-            table.of(Path::new("/"), Path::new(path), Deadline::after(Duration::ZERO)).unwrap().capacity_bytes
+            table.of(&Roots::default(), Path::new(path), Deadline::after(Duration::ZERO)).unwrap().capacity_bytes
         };
         assert_eq!((capacity("/var/lib/kubelet/pods"), capacity("/var/lib")), (2, 1));
     }
