@@ -95,26 +95,31 @@ fn services(kubelet: &Overrides) -> Services {
     Services::with_kubelet(handle::Settings { overrides: kubelet.clone(), ..handle::Settings::default() })
 }
 
-fn control_plane() -> Option<f64> {
+pub(crate) fn control_plane() -> Option<f64> {
     let deadline = Deadline::after(Duration::from_secs(10));
     let samples = Services::default().samples(&Host::new(Roots::default()), deadline, Instant::now());
     samples.value(&CONTROL_PLANE, &[])
 }
 
-fn collect(kubelet: &Overrides) -> Samples {
+pub(crate) fn collect(kubelet: &Overrides) -> Samples {
     look(&*collector(kubelet))
 }
 
-fn collector(kubelet: &Overrides) -> Box<dyn Collector> {
+pub(crate) fn collector(kubelet: &Overrides) -> Box<dyn Collector> {
     (eviction::MODE.build)(&Default::default(), &services(kubelet))
 }
 
-fn look(collector: &dyn Collector) -> Samples {
+pub(crate) fn look(collector: &dyn Collector) -> Samples {
+    let samples = page(collector);
+    assert!(samples.errors().is_empty(), "{:?}", samples.errors());
+    samples
+}
+
+pub(crate) fn page(collector: &dyn Collector) -> Samples {
     let host = Host::new(Roots::default());
     let deadline = Deadline::after(Duration::from_secs(20));
     let mut samples = collector.collect(Context::new(&host, deadline)).unwrap();
     samples.refuse_duplicates();
-    assert!(samples.errors().is_empty(), "{:?}", samples.errors());
     samples
 }
 
@@ -377,7 +382,7 @@ fn memory_and_pids_by_shell_arithmetic() {
 }
 
 /// A process that goes away with the test.
-struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -387,7 +392,7 @@ impl Drop for Process {
 }
 
 /// Starts `command`, which waits for its standard input to end, and waits until the kernel shows it as `comm`.
-fn start(command: &mut Command, comm: &str) -> Process {
+pub(crate) fn start(command: &mut Command, comm: &str) -> Process {
     let child = Process(command.stdin(Stdio::piped()).spawn().unwrap());
     let path = format!("/proc/{}/comm", child.0.id());
     let patience = Instant::now() + Duration::from_secs(20);
@@ -399,7 +404,7 @@ fn start(command: &mut Command, comm: &str) -> Process {
 }
 
 /// A folder with programs of these names that take any flags and do nothing.
-fn programs(names: &[&str]) -> tempfile::TempDir {
+pub(crate) fn programs(names: &[&str]) -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().unwrap();
     for name in names {
@@ -411,7 +416,7 @@ fn programs(names: &[&str]) -> tempfile::TempDir {
 }
 
 /// False, and a word about it, if something on this machine is a kubelet already.
-fn no_kubelet_here() -> bool {
+pub(crate) fn no_kubelet_here() -> bool {
     let samples = collect(&Overrides::default());
     let none = samples.value(&CONFIG_INFO, &["default", ""]).is_some();
     if !none {
@@ -424,11 +429,11 @@ const CONFIG: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletCo
     evictionHard: {memory.available: 321Mi}\n";
 
 /// These stand-ins do not make themselves a /var/lib/kubelet, as a kubelet does.
-fn on_root() -> Overrides {
+pub(crate) fn on_root() -> Overrides {
     Overrides { root_dir: Some("/".into()), ..Overrides::default() }
 }
 
-fn hard_memory(samples: &Samples) -> Option<f64> {
+pub(crate) fn hard_memory(samples: &Samples) -> Option<f64> {
     samples.value(&THRESHOLD_BYTES, &["memory.available", "hard"])
 }
 

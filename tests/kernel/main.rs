@@ -9,6 +9,7 @@ mod cgroup;
 mod configz;
 mod drill;
 mod eviction;
+mod identity;
 mod machine;
 mod memory_volume;
 mod open_files;
