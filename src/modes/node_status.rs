@@ -1,17 +1,18 @@
 //! What the apiserver holds about this node goes stale: its lease is not renewed, a condition stays for ever, requests
 //! are refused.
 //!
-//! **What fails.** The kubelet renews its lease every 10 s; 40 s after the last time it has expired, and 50 s after it
-//! the node controller marks the node. A condition whose owner is gone (`OutOfDisk` after an upgrade) stays on the node
-//! object with the status it had, or `Unknown`, and nothing removes it. An apiserver that has no seat left answers 429.
+//! **What fails.** The kubelet renews its lease every 10 s; 40 s after the last time it has expired, and 40 s (before
+//! Kubernetes 1.32) or 50 s after it the node controller marks the node. A condition whose owner is gone (`OutOfDisk`
+//! after an upgrade) stays on the node object with the status it had, or `Unknown`, and nothing removes it. An
+//! apiserver that has no seat left answers 429.
 //!
 //! **Evidence.** This node's own object and lease, by GET with `resourceVersion=0` (answered from the apiserver's
-//! cache), in the background: never a list, never a watch, never another node's. Through [`crate::apiserver`], over the
-//! connection that the probe keeps open anyway. Ages are of the moment of the read, by this machine's clock, which is
-//! the kubelet's as well.
+//! cache), in the background: never a list, never a watch, never another node's. `/version`, which everybody may read,
+//! once an hour. Through [`crate::apiserver`], over the connection that the probe keeps open anyway. Ages are of the
+//! moment of the read, by this machine's clock, which is the kubelet's as well.
 //!
 //! **What we export.** Each condition with its status and the age of its heartbeat; which of them nobody owns any more;
-//! age and duration of the lease; how our requests ended.
+//! age and duration of the lease, and after how long without a renewal the node is marked; how our requests ended.
 //!
 //! **Orphaned** is a condition other than the kubelet's own four whose heartbeat is over an hour older than the
 //! kubelet's, while the kubelet is alive (its lease is fresh, or its Ready condition is). `NetworkUnavailable` is set
@@ -68,6 +69,10 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub set_once: Vec<String>,
+    /// How long after the last renewal of its lease this cluster's kube-controller-manager marks a node NotReady (its
+    /// --node-monitor-grace-period) [default: by the apiserver's version, 40s before 1.32 and 50s since]
+    #[arg(long = "collector.node_status.monitor-grace-period", value_name = "DURATION", value_parser = some_time)]
+    pub monitor_grace_period: Option<Duration>,
 }
 
 impl Default for Settings {

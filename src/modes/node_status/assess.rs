@@ -4,8 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use super::Settings;
 use super::objects::{Condition, Lease, Status};
-use super::probe::{Object, Read, Snapshot};
+use super::probe::{ApiserverVersion, Object, Read, Snapshot};
 use crate::apiserver::Outcome;
+use crate::kubelet::version::Version;
 use crate::metric::{Metric, Samples, Unit};
 
 pub(super) static NODE: Metric = Metric::info(
@@ -40,7 +41,7 @@ pub(super) static LEASE_AGE: Metric = Metric::gauge(
     Unit::Seconds,
     &[],
     "Since the kubelet last renewed this node's lease, when the lease was read from the apiserver. Healthy: up to about 10 s. At \
-     headroom_node_lease_duration_seconds it has expired; the node controller marks the node after 50 s (node-monitor-grace-period).",
+     headroom_node_lease_duration_seconds it has expired; at headroom_node_monitor_grace_period_seconds the node is marked NotReady.",
 );
 pub(super) static LEASE_DURATION: Metric = Metric::gauge(
     "headroom_node_lease_duration_seconds",
@@ -79,6 +80,18 @@ pub(super) static RETRY_AFTER: Metric = Metric::gauge(
     &["object"],
     "The Retry-After of the last 429 to a request for this object, which we obey up to five minutes. Missing before the first.",
 );
+pub(super) static APISERVER: Metric = Metric::info(
+    "headroom_apiserver_info",
+    &["version"],
+    "The version of the apiserver that answered this node last (/version), asked once an hour and after it was away.",
+);
+pub(super) static MONITOR_GRACE_PERIOD: Metric = Metric::gauge(
+    "headroom_node_monitor_grace_period_seconds",
+    Unit::Seconds,
+    &[],
+    "How long after the last renewal of its lease kube-controller-manager marks this node NotReady: its default by the apiserver's version, \
+     40 before Kubernetes 1.32 and 50 since, or what --collector.node_status.monitor-grace-period says. Missing while neither is known.",
+);
 
 /// What this mode may show.
 pub(super) static METRICS: &[&Metric] = &[
@@ -93,6 +106,8 @@ pub(super) static METRICS: &[&Metric] = &[
     &READ_AGE,
     &REQUESTS,
     &RETRY_AFTER,
+    &APISERVER,
+    &MONITOR_GRACE_PERIOD,
 ];
 
 /// The conditions that a kubelet owns (`pkg/kubelet/kubelet_node_status.go`, `defaultNodeStatusFuncs`): with them the
@@ -103,6 +118,13 @@ const KUBELETS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPres
 const ORPHANED_AFTER: Duration = Duration::from_secs(3_600);
 /// A kubelet that posted within this time is alive, where its lease cannot be read.
 const ALIVE: Duration = Duration::from_secs(600);
+
+/// kube-controller-manager's default of `--node-monitor-grace-period`
+/// (`pkg/controller/nodelifecycle/config/v1alpha1/defaults.go`), raised so that a kubelet can find a dead connection
+/// (45 s) before. It is a program of its own, as new as the apiserver but for the time of an upgrade.
+fn monitor_grace_period(apiserver: &Version) -> Duration {
+    Duration::from_secs(if apiserver.is_at_least(32) { 50 } else { 40 })
+}
 
 /// The numbers of what was read, as seen at `now`.
 pub(super) fn assess(snapshot: &Snapshot, settings: &Settings, now: SystemTime, samples: &mut Samples) {
@@ -133,7 +155,31 @@ pub(super) fn assess(snapshot: &Snapshot, settings: &Settings, now: SystemTime, 
         let time = snapshot.retry_after.get(&object).map(|time| time.as_secs_f64());
         samples.push_some(&RETRY_AFTER, &[object.as_str()], time);
     }
+    about_apiserver(snapshot.version.as_ref(), settings.monitor_grace_period, samples);
     snapshot.errors.iter().for_each(|error| samples.fail(error.clone()));
+}
+
+fn about_apiserver(version: Option<&ApiserverVersion>, configured: Option<Duration>, samples: &mut Samples) {
+    let known = match version {
+        Some(ApiserverVersion::Known { version, .. }) => Some(version),
+        Some(ApiserverVersion::Unknown(why)) => {
+            let lost = match configured {
+                Some(_) => "headroom_apiserver_info is missing",
+                None => {
+                    "the alerts take it that a node is marked NotReady 40 s after its last renewal, as before Kubernetes 1.32 \
+                     (--collector.node_status.monitor-grace-period says otherwise)"
+                }
+            };
+            samples.note(format!("the apiserver does not tell its version ({why}): {lost}"));
+            None
+        }
+        None => None,
+    };
+    if let Some(version) = known {
+        samples.info(&APISERVER, &[&version.to_string()]);
+    }
+    let period = configured.or_else(|| known.map(monitor_grace_period));
+    samples.push_some(&MONITOR_GRACE_PERIOD, &[], period.map(|period| period.as_secs_f64()));
 }
 
 fn about_read<T>(object: Object, read: &Read<T>, now: SystemTime, samples: &mut Samples) {

@@ -167,6 +167,22 @@ impl Lease {
     }
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct VersionObject {
+    git_version: String,
+}
+
+/// Which Kubernetes an apiserver is, by its answer to `/version`.
+///
+/// # Errors
+/// Malformed, saying what is wrong, if it is no version of Kubernetes 1.
+pub(super) fn apiserver_version(body: &[u8]) -> Result<Version> {
+    let object: VersionObject = serde_json::from_slice(body).map_err(|error| malformed("version", error))?;
+    Version::parse(&object.git_version)
+        .ok_or_else(|| malformed("version", format!("{:?} is none of Kubernetes 1", object.git_version)))
+}
+
 fn malformed(what: &str, why: impl std::fmt::Display) -> Error {
     Error::malformed(format!("{what} from the apiserver: {why}"))
 }
@@ -249,6 +265,22 @@ mod tests {
         assert_eq!(version("v1.28.15+rke2r1"), Some(28));
         assert_eq!(version("v0.0.0-master+$Format:%H$"), None, "built by hand");
         assert_eq!(Node::parse(br#"{"kind":"Node"}"#).unwrap().kubelet, None);
+    }
+
+    #[test]
+    fn the_version_of_an_apiserver() {
+        // As apiservers of 1.31 and of 1.34 and later write it.
+        let old = br#"{"major":"1","minor":"31","gitVersion":"v1.31.9","gitCommit":"b2e3f5a","gitTreeState":"clean",
+            "buildDate":"2025-05-15T03:06:05Z","goVersion":"go1.23.8","compiler":"gc","platform":"linux/amd64"}"#;
+        let new = br#"{"major":"1","minor":"36","emulationMajor":"1","emulationMinor":"36","minCompatibilityMajor":"1",
+            "minCompatibilityMinor":"35","gitVersion":"v1.36.1+k3s1","platform":"linux/arm64"}"#;
+        let minor = |body: &[u8]| apiserver_version(body).map(|version| version.minor());
+        assert_eq!((minor(old), minor(new)), (Ok(31), Ok(36)));
+        let error = minor(br#"{"gitVersion":"v0.0.0-master+$Format:%H$"}"#).unwrap_err().to_string();
+        assert!(error.contains("v0.0.0-master"), "{error}");
+        for odd in ["", "ok", "{}", r#"{"gitVersion":null}"#] {
+            assert!(minor(odd.as_bytes()).is_err(), "{odd}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Reads the two objects, each on a clock of its own, and keeps what it read until it is too old to be told.
+//! Reads the two objects, each on a clock of its own, and keeps what it read until it is too old to be told. With the
+//! node object comes, now and then, the version of the apiserver.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,17 +8,22 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Settings;
-use super::objects::{Lease, Node as NodeObject};
+use super::objects::{self, Lease, Node as NodeObject};
 use crate::apiserver::{Apiserver, Client, Exchange, Outcome};
 use crate::error::{Error, Reason, Result};
 use crate::host::Host;
 use crate::kubelet::handle::Kubelet;
+use crate::kubelet::version::Version;
 use crate::modes::{Probe, Work, schedule};
 
 /// A node with 50 images and many managed fields has some hundred kilobytes.
 const LARGEST: usize = 4 << 20;
 /// What was read is told for so many intervals; after that we no longer know.
 const HOLDS: u32 = 3;
+/// An apiserver is upgraded a few times a year, and mostly misses a read of ours then, after which it is asked at once.
+const VERSION_INTERVAL: Duration = Duration::from_secs(3_600);
+/// Some three hundred bytes.
+const LARGEST_VERSION: usize = 64 << 10;
 
 /// What is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,7 +78,19 @@ pub(super) struct Snapshot {
     pub(super) lease: Option<Read<Lease>>,
     pub(super) results: BTreeMap<(Object, Outcome), u64>,
     pub(super) retry_after: BTreeMap<Object, Duration>,
+    pub(super) version: Option<ApiserverVersion>,
     pub(super) errors: Vec<Error>,
+}
+
+/// What is known of the apiserver's version, once it was asked.
+#[derive(Clone, Debug)]
+pub(super) enum ApiserverVersion {
+    Known {
+        version: Version,
+        at: SystemTime,
+    },
+    /// Why not.
+    Unknown(Error),
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +99,8 @@ struct State {
     in_use: bool,
     snapshot: Snapshot,
     failing: BTreeMap<Object, Error>,
+    /// When the apiserver last said its version, or that it does not; `None`: the next read that goes well asks.
+    version_asked: Option<Instant>,
     panics: Vec<Error>,
 }
 
@@ -112,6 +132,12 @@ impl Shared {
         };
         snapshot.node = snapshot.node.filter(|read| holds(read.at, Object::Node));
         snapshot.lease = snapshot.lease.filter(|read| holds(read.at, Object::Lease));
+        snapshot.version = snapshot.version.filter(|version| match version {
+            ApiserverVersion::Known { at, .. } => {
+                now.duration_since(*at).unwrap_or_default() < VERSION_INTERVAL * HOLDS
+            }
+            ApiserverVersion::Unknown(_) => true,
+        });
         // The same file of ours is missing to both.
         snapshot.errors = state.failing.values().cloned().collect();
         snapshot.errors.dedup();
@@ -145,8 +171,41 @@ impl Shared {
             let began = Instant::now();
             let asked = self.ask(object, &client, &host).await;
             let next = schedule::next(began, interval, asked.as_ref().ok());
+            let answered = asked.as_ref().is_ok_and(|exchange| exchange.outcome == Outcome::Ok);
             self.note(object, asked);
+            if object == Object::Node && answered && self.version_is_due() {
+                self.note_version(client.get("/version", LARGEST_VERSION).await);
+            }
             sleep_until(next).await;
+        }
+    }
+
+    pub(super) fn version_is_due(&self) -> bool {
+        self.lock().version_asked.is_none_or(|at| at.elapsed() >= VERSION_INTERVAL)
+    }
+
+    /// What came of the question for the version. It is no object of this node's: it is not counted, and that it cannot
+    /// be had is no failure.
+    pub(super) fn note_version(&self, asked: Result<Exchange>) {
+        let mut state = self.lock();
+        state.version_asked = Some(Instant::now());
+        let version = asked.and_then(|exchange| match exchange.outcome {
+            Outcome::Ok => objects::apiserver_version(&exchange.body),
+            outcome => {
+                // Who does not let us, or has no such path, says the same in a minute.
+                if !matches!(outcome, Outcome::Unauthorized | Outcome::Unexpected) {
+                    state.version_asked = None;
+                }
+                Err(exchange.error.unwrap_or_else(|| Error::malformed(outcome.as_str())))
+            }
+        });
+        match version {
+            Ok(version) => {
+                state.snapshot.version = Some(ApiserverVersion::Known { version, at: SystemTime::now() });
+            }
+            // What it said before is still the best that is known.
+            Err(_) if matches!(state.snapshot.version, Some(ApiserverVersion::Known { .. })) => {}
+            Err(error) => state.snapshot.version = Some(ApiserverVersion::Unknown(error)),
         }
     }
 
@@ -187,9 +246,15 @@ impl Shared {
             Ok(())
         });
         match result {
-            Ok(()) => failing.remove(&object),
-            Err(error) => failing.insert(object, error),
-        };
+            Ok(()) => drop(failing.remove(&object)),
+            Err(error) => {
+                // What was away may come back as another version; what refuses us is there and is the same.
+                if error.reason() != Reason::Denied {
+                    state.version_asked = None;
+                }
+                state.failing.insert(object, error);
+            }
+        }
     }
 }
 

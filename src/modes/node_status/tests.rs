@@ -168,3 +168,79 @@ fn nobody_to_ask() {
     let error = mode.collect(Context::new(&host, deadline)).unwrap_err();
     assert_eq!(error.reason(), Reason::Absent);
 }
+
+/// What a scrape shows after these answers to `/version`.
+fn told(settings: Settings, answers: Vec<Result<Exchange>>) -> Samples {
+    let shared = Shared::new(Default::default(), Default::default(), settings);
+    shared.begin();
+    answers.into_iter().for_each(|answer| shared.note_version(answer));
+    let mut samples = Samples::new();
+    assess::assess(&shared.snapshot().unwrap(), &shared.settings, SystemTime::now(), &mut samples);
+    assert!(samples.errors().is_empty(), "{:?}", samples.errors());
+    samples
+}
+
+fn version(text: &str) -> Result<Exchange> {
+    Ok(answer(Outcome::Ok, 200, &json!({"major": "1", "minor": "31", "gitVersion": text, "platform": "linux/amd64"})))
+}
+
+#[test]
+fn the_grace_period_is_that_of_the_apiservers_version() {
+    for (text, period) in [("v1.31.9", 40.0), ("v1.32.0-eks-1a2b", 50.0), ("v1.36.1", 50.0), ("v1.24.17+rke2r1", 40.0)]
+    {
+        let samples = told(Settings::default(), vec![version(text)]);
+        assert_eq!(samples.value(&MONITOR_GRACE_PERIOD, &[]), Some(period), "{text}");
+        assert_eq!(samples.value(&APISERVER, &[text]), Some(1.0));
+        assert!(samples.notes().is_empty());
+    }
+    // Not asked yet: unknown is neither, and nothing is lost that somebody must hear of.
+    let samples = told(Settings::default(), Vec::new());
+    assert_eq!(samples.value(&MONITOR_GRACE_PERIOD, &[]), None);
+    assert!(samples.notes().is_empty());
+}
+
+#[test]
+fn a_version_that_cannot_be_had_is_no_failure_and_a_note() {
+    let denied = || Ok(answer(Outcome::Unauthorized, 403, &Value::Null));
+    let missing = || Ok(answer(Outcome::Unexpected, 404, &Value::Null));
+    for odd in [denied(), missing(), version("v0.0.0-master+$Format:%H$"), Err(Error::malformed("token"))] {
+        let samples = told(Settings::default(), vec![odd]);
+        assert_eq!(samples.value(&MONITOR_GRACE_PERIOD, &[]), None);
+        assert!(samples.notes()[0].contains("40 s after its last renewal"), "{:?}", samples.notes());
+    }
+    let samples = told(Settings::default(), vec![denied()]);
+    assert!(samples.notes()[0].contains("403"), "{:?}", samples.notes());
+    // What it said before is still told.
+    let samples = told(Settings::default(), vec![version("v1.36.1"), denied()]);
+    assert_eq!((samples.value(&MONITOR_GRACE_PERIOD, &[]), samples.notes().len()), (Some(50.0), 0));
+    // The flag is right whatever the version, and then less is lost.
+    let mut settings = Settings { monitor_grace_period: Some(Duration::from_secs(120)), ..Settings::default() };
+    let samples = told(settings.clone(), vec![version("v1.31.9")]);
+    assert_eq!(samples.value(&MONITOR_GRACE_PERIOD, &[]), Some(120.0));
+    assert_eq!(samples.value(&APISERVER, &["v1.31.9"]), Some(1.0));
+    settings.monitor_grace_period = Some(Duration::from_secs(40));
+    let samples = told(settings, vec![denied()]);
+    assert_eq!(samples.value(&MONITOR_GRACE_PERIOD, &[]), Some(40.0));
+    assert!(samples.notes()[0].ends_with("headroom_apiserver_info is missing"), "{:?}", samples.notes());
+}
+
+#[test]
+fn the_version_is_asked_for_rarely_and_after_the_apiserver_was_away() {
+    let shared = Shared::new(Default::default(), Default::default(), Settings::default());
+    let due_after = |asked: Result<Exchange>| {
+        shared.note_version(asked);
+        shared.version_is_due()
+    };
+    assert!(shared.version_is_due(), "at first");
+    assert!(!due_after(version("v1.31.9")), "within the hour");
+    assert!(!due_after(Ok(answer(Outcome::Unauthorized, 403, &Value::Null))));
+    assert!(!due_after(Ok(answer(Outcome::Unexpected, 404, &Value::Null))));
+    assert!(due_after(Ok(answer(Outcome::Timeout, 0, &Value::Null))), "with the next read");
+    assert!(!due_after(version("v1.31.9")));
+    shared.note(Object::Lease, Ok(answer(Outcome::Ok, 200, &lease(1))));
+    assert!(!shared.version_is_due());
+    shared.note(Object::Lease, Ok(answer(Outcome::Unauthorized, 403, &Value::Null)));
+    assert!(!shared.version_is_due(), "it refuses us, and is the same");
+    shared.note(Object::Lease, Ok(answer(Outcome::Refused, 0, &Value::Null)));
+    assert!(shared.version_is_due(), "it may come back as another");
+}
