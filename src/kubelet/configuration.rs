@@ -22,6 +22,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -30,6 +31,7 @@ use super::flags::Flags;
 use super::version::Version;
 use crate::client::Server;
 use crate::error::{Error, Result};
+use crate::values;
 
 const DEFAULT_EVICTION_HARD: [(&str, &str); 5] = [
     ("memory.available", "100Mi"),
@@ -52,6 +54,9 @@ fn before(version: Option<&Version>, minor: u32) -> bool {
 
 /// Where the kubelet keeps the logs of pods unless it is told otherwise.
 pub const DEFAULT_POD_LOGS_DIR: &str = "/var/log/pods";
+
+/// How long a pressure condition stays unless the kubelet is told otherwise.
+const DEFAULT_TRANSITION_PERIOD: Duration = Duration::from_secs(300);
 
 /// One place that a configuration came from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,6 +128,8 @@ pub struct Configuration {
     pub eviction_soft_grace_period: BTreeMap<String, String>,
     /// `evictionMinimumReclaim`
     pub eviction_minimum_reclaim: BTreeMap<String, String>,
+    /// `evictionPressureTransitionPeriod`: how long a pressure condition stays after its cause is gone.
+    pub eviction_pressure_transition_period: Duration,
     /// `imageGCHighThresholdPercent`: above this use of the image file system images are collected.
     pub image_gc_high_percent: i32,
     /// `imageGCLowThresholdPercent`: down to this.
@@ -319,6 +326,10 @@ impl Configuration {
         let mut configuration = Self::of(map)?;
         // Written with omitempty: an empty list is not there.
         configuration.enforce_node_allocatable = list(map, "enforceNodeAllocatable")?.unwrap_or_default();
+        // The flag can make it 0, and then it is.
+        if let Some(transition) = period(map, "evictionPressureTransitionPeriod")? {
+            configuration.eviction_pressure_transition_period = transition;
+        }
         configuration.validate()?;
         Ok(configuration)
     }
@@ -330,6 +341,10 @@ impl Configuration {
             eviction_soft: strings(map, "evictionSoft")?,
             eviction_soft_grace_period: strings(map, "evictionSoftGracePeriod")?,
             eviction_minimum_reclaim: strings(map, "evictionMinimumReclaim")?,
+            // In a file 0 is not set.
+            eviction_pressure_transition_period: period(map, "evictionPressureTransitionPeriod")?
+                .filter(|period| !period.is_zero())
+                .unwrap_or(DEFAULT_TRANSITION_PERIOD),
             image_gc_high_percent: integer(map, "imageGCHighThresholdPercent")?.unwrap_or(85),
             image_gc_low_percent: integer(map, "imageGCLowThresholdPercent")?.unwrap_or(80),
             enforce_node_allocatable: list(map, "enforceNodeAllocatable")?.unwrap_or_else(|| vec!["pods".to_owned()]),
@@ -359,6 +374,8 @@ impl Configuration {
         replace(&mut self.eviction_soft, flags.eviction_soft.as_ref());
         replace(&mut self.eviction_soft_grace_period, flags.eviction_soft_grace_period.as_ref());
         replace(&mut self.eviction_minimum_reclaim, flags.eviction_minimum_reclaim.as_ref());
+        let transition = flags.eviction_pressure_transition_period.as_ref();
+        replace(&mut self.eviction_pressure_transition_period, transition);
         replace(&mut self.image_gc_high_percent, flags.image_gc_high.as_ref());
         replace(&mut self.image_gc_low_percent, flags.image_gc_low.as_ref());
         replace(&mut self.enforce_node_allocatable, flags.enforce_node_allocatable.as_ref());
@@ -447,6 +464,10 @@ fn string(map: &Map<String, Value>, field: &str) -> Result<Option<String>> {
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(other) => Err(wrong(field, other, "a string")),
     }
+}
+
+fn period(map: &Map<String, Value>, field: &str) -> Result<Option<Duration>> {
+    string(map, field)?.map(|text| values::duration(&text).map_err(|error| error.context(field))).transpose()
 }
 
 fn boolean(map: &Map<String, Value>, field: &str) -> Result<Option<bool>> {

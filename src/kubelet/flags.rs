@@ -7,8 +7,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::values;
 
 /// What the command line says. `None`: not on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub struct Flags {
     pub eviction_soft_grace_period: Option<BTreeMap<String, String>>,
     /// `--eviction-minimum-reclaim`
     pub eviction_minimum_reclaim: Option<BTreeMap<String, String>>,
+    /// `--eviction-pressure-transition-period`
+    pub eviction_pressure_transition_period: Option<Duration>,
     /// `--image-gc-high-threshold`
     pub image_gc_high: Option<i32>,
     /// `--image-gc-low-threshold`
@@ -92,6 +96,7 @@ impl Flags {
             || self.eviction_soft.is_some()
             || self.eviction_soft_grace_period.is_some()
             || self.eviction_minimum_reclaim.is_some()
+            || self.eviction_pressure_transition_period.is_some()
             || self.image_gc_high.is_some()
             || self.image_gc_low.is_some()
             || self.enforce_node_allocatable.is_some()
@@ -116,6 +121,9 @@ impl Flags {
             "eviction-soft" => pairs(&mut self.eviction_soft, value, '<')?,
             "eviction-soft-grace-period" => pairs(&mut self.eviction_soft_grace_period, value, '=')?,
             "eviction-minimum-reclaim" => pairs(&mut self.eviction_minimum_reclaim, value, '=')?,
+            "eviction-pressure-transition-period" => {
+                self.eviction_pressure_transition_period = Some(values::duration(value)?);
+            }
             "image-gc-high-threshold" => self.image_gc_high = Some(integer(value)?),
             "image-gc-low-threshold" => self.image_gc_low = Some(integer(value)?),
             "enforce-node-allocatable" => {
@@ -131,7 +139,7 @@ impl Flags {
 }
 
 /// The flags that take a value and are of interest.
-const KNOWN: [&str; 18] = [
+const KNOWN: [&str; 19] = [
     "config",
     "config-dir",
     "root-dir",
@@ -147,6 +155,7 @@ const KNOWN: [&str; 18] = [
     "eviction-soft",
     "eviction-soft-grace-period",
     "eviction-minimum-reclaim",
+    "eviction-pressure-transition-period",
     "image-gc-high-threshold",
     "image-gc-low-threshold",
     "enforce-node-allocatable",
@@ -224,6 +233,16 @@ mod tests {
         assert_eq!(Flags::parse(["--eviction-hard=<5"]).eviction_hard, map(&[("", "5")]));
         let error = Flags::parse(["--eviction-hard=memory.available=5"]).refused.unwrap();
         assert!(error.to_string().contains("--eviction-hard") && error.to_string().contains("signal<value"), "{error}");
+    }
+
+    #[test]
+    fn durations() {
+        let period = |flag| Flags::parse([flag]).eviction_pressure_transition_period;
+        assert_eq!(period("--eviction-pressure-transition-period=1m30s"), Some(Duration::from_secs(90)));
+        assert_eq!(period("--eviction-pressure-transition-period=0"), Some(Duration::ZERO));
+        let flags = Flags::parse(["--eviction-pressure-transition-period", "30s"]);
+        assert!(flags.decide());
+        assert!(Flags::parse(["--eviction-pressure-transition-period=5"]).refused.is_some());
     }
 
     #[test]

@@ -72,6 +72,7 @@ pub static MODE: Mode = Mode {
         &THRESHOLD_MET,
         &HEADROOM,
         &GRACE_PERIOD,
+        &TRANSITION_PERIOD,
         &CONFIG_INFO,
         &CONFIG_DRIFT,
         &FILESYSTEM_INFO,
@@ -206,6 +207,14 @@ pub static GRACE_PERIOD: Metric = Metric::gauge(
     Unit::Seconds,
     &["signal"],
     "How long a soft threshold may be crossed before the kubelet evicts. The node condition appears at once. 0: the kubelet treats this soft threshold as a hard one, and so does the label type here.",
+);
+
+/// How long a pressure condition outlives its cause.
+pub static TRANSITION_PERIOD: Metric = Metric::gauge(
+    "headroom_eviction_pressure_transition_period_seconds",
+    Unit::Seconds,
+    &[],
+    "How long the kubelet keeps MemoryPressure, DiskPressure or PIDPressure after the last time that a threshold was crossed (evictionPressureTransitionPeriod). Missing where its configuration could not be read.",
 );
 
 /// Where the thresholds come from.

@@ -151,6 +151,7 @@ fn seconds(value: &str) -> f64 {
         "2m" => 120.0,
         "1h" => 3600.0,
         "30s" => 30.0,
+        "5m0s" => 300.0,
         other => panic!("{other}"),
     }
 }
@@ -218,6 +219,8 @@ fn equal_to_a_real_kubelet() {
         assert_eq!(ours.eviction_soft_grace_period, grace, "{name}");
         assert_eq!(ours.eviction_minimum_reclaim, configz_map(&configz, "evictionMinimumReclaim"), "{name}");
         let config = &configz["kubeletconfig"];
+        let transition = seconds(config["evictionPressureTransitionPeriod"].as_str().unwrap());
+        assert_eq!(ours.eviction_pressure_transition_period.as_secs_f64(), transition, "{name}");
         let (high, low) = (&config["imageGCHighThresholdPercent"], &config["imageGCLowThresholdPercent"]);
         assert_eq!(i64::from(ours.image_gc_high_percent), high.as_i64().unwrap(), "{name}");
         assert_eq!(i64::from(ours.image_gc_low_percent), low.as_i64().unwrap(), "{name}");
@@ -229,6 +232,7 @@ fn equal_to_a_real_kubelet() {
         for (signal, period) in &grace {
             assert_eq!(samples.value(&eviction::GRACE_PERIOD, &[signal]), Some(seconds(period)), "{name}");
         }
+        assert_eq!(samples.value(&eviction::TRANSITION_PERIOD, &[]), Some(transition), "{name}");
         assert_eq!(samples.value(&eviction::IMAGE_GC, &["high"]), high.as_f64().map(|high| high / 100.0));
         assert_eq!(samples.value(&eviction::IMAGE_GC, &["low"]), low.as_f64().map(|low| low / 100.0));
         cases += 1;
@@ -563,6 +567,37 @@ fn image_collection_by_source() {
         );
         assert_eq!(samples.value(&eviction::IMAGE_GC, &["low"]), Some(f64::from(low) / 100.0), "{config:?} {flags:?}");
     }
+}
+
+#[test]
+fn pressure_transition_by_source() {
+    let period = |text: &str| format!("evictionPressureTransitionPeriod: {text}");
+    let (minute, zero) = (period("1m"), period("0s"));
+    let cases: [Case<'_, f64>; 7] = [
+        (None, None, &[], 300.0),
+        (Some(""), None, &[], 300.0),
+        (Some(&minute), None, &[], 60.0),
+        (Some(&zero), None, &[], 300.0),
+        (Some(&minute), Some(&[("1.conf", "evictionPressureTransitionPeriod: 30s")]), &[], 30.0),
+        (Some(&minute), Some(&[("1.conf", "evictionPressureTransitionPeriod: null")]), &[], 300.0),
+        (Some(&minute), None, &["--eviction-pressure-transition-period=0s"], 0.0),
+    ];
+    for (config, dropins, flags, seconds) in cases {
+        let samples = machine(config, dropins, flags).collect();
+        assert_eq!(samples.value(&eviction::TRANSITION_PERIOD, &[]), Some(seconds), "{config:?} {dropins:?} {flags:?}");
+    }
+    let samples = machine(Some("evictionPressureTransitionPeriod: 5"), None, &[]).collect();
+    assert_eq!(samples.value(&eviction::TRANSITION_PERIOD, &[]), None, "no kubelet starts with that");
+    let answer = |period: &str| {
+        let configz = format!(
+            r#"{{"kubeletconfig":{{"imageGCHighThresholdPercent":85,"evictionPressureTransitionPeriod":"{period}"}}}}"#
+        );
+        headroom::kubelet::configuration::Configuration::of_configz(&configz)
+            .unwrap()
+            .eviction_pressure_transition_period
+            .as_secs()
+    };
+    assert_eq!((answer("0s"), answer("7m0s")), (0, 420));
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(super) fn assess(snapshot: Snapshot, met: &mut Met, now: Instant) -> Samples
         let thresholds = thresholds.clone().on_filesystems(dedicated);
         push_thresholds(&mut samples, &observations, &thresholds);
         push_met(&mut samples, &observations, &thresholds, met, now);
+        let period = configuration.eviction_pressure_transition_period;
+        samples.push(&TRANSITION_PERIOD, &[], period.as_secs_f64());
         push_image_gc(&mut samples, configuration);
     }
     push_sources(&mut samples, &snapshot.sources);

@@ -60,6 +60,45 @@ fn a_node_on_which_all_fails_has_findings_of_each_kind() {
     assert_eq!((ids.rate, ids.time_to_cliff), (Some(0.0), None));
 }
 
+/// A node whose kubelet says MemoryPressure while our figure is above its threshold.
+fn pressure() -> Page {
+    let condition = |condition, status, value| {
+        let labels = [(NAME, "headroom_node_condition"), ("condition", condition), ("status", status)];
+        (Labels::from_pairs(labels), value)
+    };
+    let memory = ("signal", "memory.available");
+    Page::from([
+        condition("MemoryPressure", "true", 1.0),
+        condition("Ready", "unknown", 0.0),
+        (Labels::from_pairs([(NAME, "headroom_eviction_headroom_ratio"), memory, ("type", "hard")]), 0.3),
+        (Labels::from_pairs([(NAME, "headroom_eviction_available_bytes"), memory]), 4e9),
+        (Labels::from_pairs([(NAME, "headroom_eviction_pressure_transition_period_seconds")]), 300.0),
+        (Labels::from_pairs([(NAME, "headroom_kubelet_running")]), 1.0),
+    ])
+}
+
+#[test]
+fn pressure_is_told_at_once_and_its_contradiction_after_a_while() {
+    let found = |history: &History, now| -> Vec<(&'static str, Level)> {
+        let of_all = verdicts(history, now).into_iter().flat_map(|verdict| verdict.findings);
+        of_all.map(|finding| (finding.alert, finding.level)).collect()
+    };
+    // What the doctor has: some seconds. The kubelet may just keep a condition whose cause is gone.
+    let (history, now) = two(&pressure());
+    assert_eq!(found(&history, now), [("HeadroomNodePressure", Level::Watch)]);
+    let mut history = History::new("node-a", Limits::default());
+    let at = |minute: u64| start() + Duration::from_secs(minute * 60);
+    (0..=20).for_each(|minute| add(&mut history, at(minute), &pressure()));
+    let both = [("HeadroomNodePressureContradicted", Level::ActNow), ("HeadroomNodePressure", Level::Watch)];
+    assert_eq!(found(&history, at(20)), both);
+    // Below the threshold: nothing contradicts, and HeadroomEvictionNow says it.
+    let mut below = pressure();
+    let ratio = below.iter_mut().find(|(labels, _)| labels.get(NAME) == "headroom_eviction_headroom_ratio").unwrap();
+    *ratio.1 = -0.01;
+    add(&mut history, at(21), &below);
+    assert_eq!(found(&history, at(21)), [("HeadroomEvictionNow", Level::ActNow)]);
+}
+
 fn ids(used: f64) -> Page {
     let rows = [("headroom_memcg_ids_used", used), ("headroom_memcg_ids_limit", 65535.0)];
     rows.map(|(name, value)| (Labels::from_pairs([(NAME, name)]), value)).into()
