@@ -157,7 +157,7 @@ impl Cluster {
     /// # Panics
     /// If it is not in this time, with what the daemons said last.
     pub(crate) fn eventually<T>(&self, what: &str, seconds: u64, mut ask: impl FnMut() -> Result<T, String>) -> T {
-        let until = Instant::now() + Duration::from_secs(seconds);
+        let until = Instant::now() + patience(seconds);
         loop {
             match ask() {
                 Ok(answer) => return answer,
@@ -198,6 +198,12 @@ impl Drop for Cluster {
     }
 }
 
+/// So many seconds, or more on an emulated machine.
+pub(crate) fn patience(seconds: u64) -> Duration {
+    let factor = std::env::var("HEADROOM_TEST_PATIENCE").map_or(1, |factor| factor.parse().expect("a whole factor"));
+    Duration::from_secs(seconds) * factor
+}
+
 /// The exporter's binary.
 pub(crate) fn exporter_binary() -> PathBuf {
     std::env::var_os("HEADROOM_TEST_EXPORTER")
@@ -223,7 +229,7 @@ pub(crate) fn drill_binary() -> PathBuf {
 }
 
 /// The folder of Kubernetes' commands, or what is missing.
-fn lacking() -> Result<PathBuf, String> {
+pub(crate) fn lacking() -> Result<PathBuf, String> {
     if !common::is_root() {
         return Err("a cluster needs root".to_owned());
     }

@@ -34,7 +34,7 @@ impl Checks {
 
     /// Asks for at most this long until it is so: two looks at something that moves are seldom from the same moment.
     pub(crate) fn soon(&mut self, what: &str, seconds: u64, mut ask: impl FnMut() -> Result<(), String>) {
-        let until = Instant::now() + Duration::from_secs(seconds);
+        let until = Instant::now() + bed::patience(seconds);
         let outcome = loop {
             match ask() {
                 Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(300)),

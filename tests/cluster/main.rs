@@ -12,6 +12,7 @@
 //! - `HEADROOM_TEST_EXPORTER`: the exporter [default: cargo's];
 //! - `HEADROOM_TEST_DRILL`: `headroom-drill`, by a file of that name [default: cargo's];
 //! - `HEADROOM_TEST_DEPLOY`: a copy of `deploy/`, for the test `deployed` [default: the source tree's];
+//! - `HEADROOM_TEST_PATIENCE=<factor>`: how many times longer everything may take than on a machine of metal;
 //! - `HEADROOM_TEST_ALONE=<test>`: run this test right here, in no namespaces: the machine is its own. With
 //!   `--exact <test>`.
 
@@ -30,3 +31,4 @@ mod faults;
 mod page;
 mod pages;
 mod truth;
+mod vm;

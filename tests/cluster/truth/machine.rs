@@ -100,6 +100,8 @@ fn node_object(cluster: &Cluster, exporter: &Exporter) -> Result<(), String> {
     let lease = cluster.get(&["lease", NODE, "--namespace=kube-node-lease"])?;
     let page = Page::of(exporter);
     same(page.one("headroom_node_info", &[("node", NODE)])?, 1.0)?;
+    let version = node["status"]["nodeInfo"]["kubeletVersion"].as_str().unwrap_or_default();
+    same(page.one("headroom_kubelet_info", &[("version", version)])?, 1.0)?;
     for object in ["node", "lease"] {
         same((object, page.one("headroom_node_object_present", &[("object", object)])?), (object, 1.0))?;
     }
