@@ -11,6 +11,7 @@ use crate::exposition::{Format, Page};
 use crate::host::cgroup::recorded::Machine;
 use crate::host::sockets::Sockets;
 use crate::host::{Deadline, Host};
+use crate::kubelet::{self, version::Version};
 use crate::modes::{MODES, Settings};
 use crate::runtime::Runtime;
 use crate::scrape::{self, Outcome, Scrape, Scraper};
@@ -82,7 +83,9 @@ impl Node {
     /// One scrape of all modes, but for one.
     async fn scrape(&self, off: &str) -> Scrape {
         let settings = Settings::default();
-        let services = Services { runtime: self.runtime.clone(), ..Services::default() };
+        // Its object was recorded from a build that says no version.
+        let kubelet = kubelet::handle::Settings { version: Version::parse("v1.36.1"), ..Default::default() };
+        let services = Services { runtime: self.runtime.clone(), ..Services::with_kubelet(kubelet) };
         let on = MODES.iter().filter(|mode| mode.id != off);
         let modes = on.map(|mode| (*mode, (mode.build)(&settings, &services))).collect();
         let kubepods = services.kubepods.clone();

@@ -92,6 +92,7 @@ impl Flag {
             (None, "HOST:PORT") => "127.0.0.1:1".to_owned(),
             (None, "DIR" | "FILE" | "PATH") => "/x".to_owned(),
             (None, "DURATION") => "1m7s".to_owned(),
+            (None, "VERSION") => "v1.28.15".to_owned(),
             // Large enough that a careless template writes 1e+06.
             (None, "N") => return (json!(1_000_000), vec![format!("--{}=1000000", self.long)]),
             (None, _) => default.unwrap_or_else(|| "x".to_owned()),

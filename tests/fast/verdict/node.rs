@@ -71,6 +71,7 @@ fn pressure() -> Page {
         condition("MemoryPressure", "true", 1.0),
         condition("Ready", "unknown", 0.0),
         (Labels::from_pairs([(NAME, "headroom_eviction_headroom_ratio"), memory, ("type", "hard")]), 0.3),
+        (Labels::from_pairs([(NAME, "headroom_eviction_threshold_met"), memory, ("type", "hard")]), 0.0),
         (Labels::from_pairs([(NAME, "headroom_eviction_available_bytes"), memory]), 4e9),
         (Labels::from_pairs([(NAME, "headroom_eviction_pressure_transition_period_seconds")]), 300.0),
         (Labels::from_pairs([(NAME, "headroom_kubelet_running")]), 1.0),
