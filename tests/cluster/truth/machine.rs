@@ -102,6 +102,12 @@ fn node_object(cluster: &Cluster, exporter: &Exporter) -> Result<(), String> {
     same(page.one("headroom_node_info", &[("node", NODE)])?, 1.0)?;
     let version = node["status"]["nodeInfo"]["kubeletVersion"].as_str().unwrap_or_default();
     same(page.one("headroom_kubelet_info", &[("version", version)])?, 1.0)?;
+    let apiserver: serde_json::Value =
+        serde_json::from_str(&cluster.kubectl(&["get", "--raw=/version"])?).map_err(|error| error.to_string())?;
+    let version = apiserver["gitVersion"].as_str().unwrap_or_default();
+    same(page.one("headroom_apiserver_info", &[("version", version)])?, 1.0)?;
+    // Its node controller runs with defaults.
+    same(page.one("headroom_node_monitor_grace_period_seconds", &[])?, 50.0)?;
     for object in ["node", "lease"] {
         same((object, page.one("headroom_node_object_present", &[("object", object)])?), (object, 1.0))?;
     }
