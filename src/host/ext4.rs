@@ -1,8 +1,9 @@
 //! An ext4 that has stopped itself after an error, where its mount options say nothing of it.
 //!
-//! Since Linux 6.12 `ext4_handle_error` leaves the superblock's read-only flag alone and only refuses writes; since
-//! 6.15 the mount options say so (`emergency_ro`). In between, what shows is that the file system has met an error
-//! since this machine booted, and that it is told to take no writes from then on.
+//! Since Linux 6.12 `ext4_handle_error` leaves the superblock's read-only flag alone and only refuses writes, and
+//! stable kernels of older lines have that change as well (Debian's 6.1.0-56); since 6.15 the mount options say so
+//! (`emergency_ro`). In between, what shows is that the file system has met an error since this machine booted, and
+//! that it is told to take no writes from then on.
 //!
 //! One that was mounted again after such an error, without the `fsck` that clears its count, writes again and is taken
 //! for stopped until the next boot.
@@ -11,8 +12,8 @@ use std::path::Path;
 
 use super::{Kernel, Roots, read, text};
 
-/// The first kernel without the flag, and the first with the option.
-const SILENT: std::ops::Range<(u32, u32)> = (6, 12)..(6, 15);
+/// The first kernel with the option. Which one has no flag any more, its number does not tell.
+const TELLS: (u32, u32) = (6, 15);
 
 /// True if the ext4 on the device with this number (major, minor), mounted from this one by name, shows that it has
 /// stopped itself. False as well where that cannot be read, and on other kernels, where its mount options tell.
@@ -23,7 +24,7 @@ pub(super) fn has_stopped_itself(roots: &Roots, number: (u32, u32), device: &str
 fn stopped_itself(roots: &Roots, (major, minor): (u32, u32), device: &str) -> Option<bool> {
     let some = |path: &Path| read::text(path).ok();
     let kernel = Kernel::parse(&some(&roots.proc.join("sys/kernel/osrelease"))?)?;
-    if !SILENT.contains(&kernel.version) {
+    if kernel.version >= TELLS {
         return Some(false);
     }
     // The kernel's own name: of a device that is mapped, `/dev/mapper/x` is another one.
@@ -107,13 +108,13 @@ mod tests {
     fn only_on_kernels_that_do_not_say_so_themselves() {
         let machine = Machine::new();
         for (release, expected) in [
-            ("6.11.0-29-generic", false),
+            ("6.1.0-56-cloud-amd64", true),
             ("6.12.0", true),
             ("6.13.7-200.fc41.x86_64", true),
             ("6.14.0-37-generic", true),
             ("6.15.0", false),
             ("6.18.44", false),
-            ("5.14.0-570.el9.x86_64", false),
+            ("5.14.0-570.el9.x86_64", true),
             ("7.0.0", false),
             ("none", false),
         ] {

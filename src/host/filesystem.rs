@@ -34,9 +34,9 @@ pub struct Mount {
     pub mountpoint: PathBuf,
     /// `ext4`, `overlay`, …
     pub fstype: String,
-    /// It takes no writes: its *superblock* is read-only, as btrfs and, before Linux 6.12, ext4 make it after an error;
+    /// It takes no writes: its *superblock* is read-only, as btrfs and an older ext4 make it after an error; a newer
     /// ext4 says that it has stopped itself (`emergency_ro`, `shutdown`; Linux 6.15), or has by all that it shows
-    /// (`host::ext4`; 6.12 to 6.14); or not even its directory opens, as of an XFS that has shut down. A read-only
+    /// (`host::ext4`; before that); or not even its directory opens, as of an XFS that has shut down. A read-only
     /// bind mount of a healthy file system (which is how we see the host from a pod) does not count.
     pub readonly: bool,
 }

@@ -208,7 +208,7 @@ fn a_file_system_that_has_stopped_itself_takes_no_writes() {
             let trigger = format!("/sys/fs/ext4/{}/trigger_fs_error", device.trim_start_matches("/dev/"));
             std::fs::write(trigger, "1").unwrap();
             assert!(std::fs::write(disk.path().join("new"), "x").is_err(), "it takes no writes");
-            // The kernel counts the error a moment later, and Linux 6.12 to 6.14 have no other sign of it.
+            // The kernel counts the error a moment later, and some before Linux 6.15 have no other sign of it.
             common::eventually("the file system is seen to have stopped itself", || {
                 collect(&settings).value(&FILESYSTEM_READONLY, &["nodefs"]) == Some(1.0)
             });
