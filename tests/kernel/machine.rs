@@ -59,6 +59,7 @@ fn a_machine_that_is_a_container() {
         let script = format!(
             "echo 0 >{node}/cgroup.procs
              exec unshare --cgroup --mount --pid --fork --mount-proc --kill-child sh -ec '
+                 [ \"$(stat -fc %T /sys/fs/cgroup)\" != cgroup2fs ] || umount -l /sys/fs/cgroup
                  mount -t cgroup2 cgroup2 /sys/fs/cgroup
                  {exporter} --no-runtime --web.listen-address=127.0.0.1:0 --web.scrape-timeout=25s 2>/tmp/{log} &
                  for i in $(seq 300); do

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 packages=(linux-image-cloud-amd64 tiny-initramfs systemd systemd-sysv udev dbus kmod procps util-linux mount
-          iproute2 iptables python3-minimal strace e2fsprogs btrfs-progs xfsprogs
+          curl iproute2 iptables python3-minimal strace e2fsprogs btrfs-progs xfsprogs
           containerd runc containernetworking-plugins busybox-static etcd-server)
 
 # The root file system is many small files: made in memory, in a mount namespace that takes it along, it takes half the
