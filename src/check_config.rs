@@ -40,7 +40,7 @@ pub struct Options {
     pub config_dir: Option<PathBuf>,
     /// Further arguments of the kubelet.
     pub flags: Vec<String>,
-    /// Which kubelet is to run with it; `None`: the one that the rest was read from.
+    /// Which kubelet is to run with it; `None`: 1.36.
     pub version: Option<Version>,
     /// What the node has.
     pub capacities: Vec<Capacity>,

@@ -12,6 +12,7 @@ use crate::kubelet::provenance::{self, FIELDS, Provenance};
 use crate::kubelet::quantity;
 use crate::kubelet::signals::{Counts, Signal};
 use crate::kubelet::thresholds::{self, Value};
+use crate::kubelet::version::before;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -145,8 +146,7 @@ const KNOWN: [(&str, u32); 12] = [
 
 /// The fields that this kubelet knows.
 fn known(told: &KubeletInputs) -> impl Iterator<Item = &'static str> {
-    let knows = |since| told.version.as_ref().is_none_or(|version| version.is_at_least(since));
-    KNOWN.iter().filter(move |(_, since)| knows(*since)).map(|(field, _)| *field)
+    KNOWN.iter().filter(|(_, since)| !before(told.version.as_ref(), *since)).map(|(field, _)| *field)
 }
 
 /// What stands in the files and flags as they are written.
@@ -323,7 +323,7 @@ fn missing(told: &KubeletInputs, configuration: &Configuration, found: &mut Vec<
             format!("evictionHard names some signals, and these have no threshold any more: {}", gone.join(", "));
         let instead = match source {
             Source::Flag => "every signal in --eviction-hard",
-            _ if told.version.as_ref().is_some_and(|version| !version.is_at_least(33)) => "every signal by name",
+            _ if before(told.version.as_ref(), 33) => "every signal by name",
             _ => "mergeDefaultEvictionSettings: true in the --config file, or every signal by name",
         };
         found.push(Finding::new("partial-map", what, instead).at(told, &source, FIELDS[0], None));

@@ -7,7 +7,6 @@ use clap::{Args as _, Command, FromArgMatches as _};
 
 use super::values::{COLORS, Color, capacity};
 use crate::check_config::{Capacity, Options};
-use crate::kubelet::handle::version_flag;
 use crate::kubelet::version::Version;
 
 pub(super) const NAME: &str = "check-config";
@@ -27,7 +26,7 @@ struct Flags {
     #[arg(long = "kubelet-flags", value_name = "FLAGS", allow_hyphen_values = true)]
     kubelet_flags: Vec<String>,
     /// Which kubelet is to start with it, such as 1.28 [default: as 1.36 does]
-    #[arg(long = "kubelet-version", value_name = "VERSION", value_parser = version_flag)]
+    #[arg(long = "kubelet-version", value_name = "VERSION")]
     version: Option<Version>,
     /// What a node has, so that percentages become figures: memory, nodefs, nodefs-inodes, imagefs, imagefs-inodes,
     /// pids

@@ -28,7 +28,7 @@ use serde_json::{Map, Value};
 
 use super::config_file::{self, Role};
 use super::flags::Flags;
-use super::version::Version;
+use super::version::{Version, before};
 use crate::client::Server;
 use crate::error::{Error, Result};
 use crate::values;
@@ -45,11 +45,6 @@ const DEFAULT_EVICTION_HARD: [(&str, &str); 5] = [
 /// The comment of the API type leaves the last one out; the code has it, since 1.30. None of them is about pids.
 pub fn default_eviction_hard(version: Option<&Version>) -> &'static [(&'static str, &'static str)] {
     if before(version, 30) { &DEFAULT_EVICTION_HARD[..4] } else { &DEFAULT_EVICTION_HARD }
-}
-
-/// True if the version is known, and is none of these: an unknown kubelet is taken for a new one.
-fn before(version: Option<&Version>, minor: u32) -> bool {
-    version.is_some_and(|version| !version.is_at_least(minor))
 }
 
 /// Where the kubelet keeps the logs of pods unless it is told otherwise.
@@ -207,31 +202,25 @@ impl KubeletInputs {
             }
             None => {}
         }
-        if let (Some(version), Some(_)) = (version, &self.dropins)
-            && !version.is_at_least(28)
-        {
+        if let Some(version) = version.filter(|_| self.dropins.is_some() && before(version, 28)) {
             return Err(Error::malformed(format!("a kubelet {version} does not know --config-dir: it came with 1.28")));
         }
-        // What the drop-ins say together, where they are laid over the file at last.
-        let mut over = Map::new();
+        // What the drop-ins say together, for those who lay it over the file.
+        let (file, mut over) = (merged.clone(), Map::new());
         for Text { path, text } in self.dropins.iter().flatten() {
             let about = |error: Error| error.context(path.display());
+            let patch = || config_file::parse(text, Role::Dropin).map_err(about);
             if before(version, 29) {
                 config_file::overlay(&mut merged, whole(text, version).map_err(about)?);
+            } else if before(version, 31) {
+                config_file::merge(&mut over, patch()?);
+                merged.clone_from(&file);
+                config_file::overlay(&mut merged, over.clone());
             } else {
-                let patch = config_file::parse(text, Role::Dropin).map_err(about)?;
-                if before(version, 31) {
-                    config_file::merge(&mut over, patch);
-                    let mut seen = merged.clone();
-                    config_file::overlay(&mut seen, over.clone());
-                    step(Source::Dropin(path.clone()), &seen);
-                    continue;
-                }
-                config_file::merge(&mut merged, patch);
+                config_file::merge(&mut merged, patch()?);
             }
             step(Source::Dropin(path.clone()), &merged);
         }
-        config_file::overlay(&mut merged, over);
         Ok(merged)
     }
 
@@ -389,22 +378,6 @@ impl Configuration {
         if flags.tls_cert_file.is_some() {
             self.tls_cert_file.clone_from(&flags.tls_cert_file);
         }
-    }
-
-    /// The signals that it names, each with the field.
-    pub fn eviction_signals(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let fields = [
-            ("evictionHard", &self.eviction_hard),
-            ("evictionSoft", &self.eviction_soft),
-            ("evictionSoftGracePeriod", &self.eviction_soft_grace_period),
-            ("evictionMinimumReclaim", &self.eviction_minimum_reclaim),
-        ];
-        fields.into_iter().flat_map(|(field, map)| map.keys().map(move |name| (field, name.as_str())))
-    }
-
-    /// True for a signal that kubelets know, but not this one.
-    pub fn refuses(&self, signal: &str) -> bool {
-        signal.starts_with("containerfs.") && before(self.version.as_ref(), 29)
     }
 
     /// Where its API is reached from its own machine: a kubelet that listens everywhere does so on the loopback too.

@@ -51,7 +51,6 @@ pub struct Settings {
         id = "kubelet.version",
         long = "kubelet.version",
         value_name = "VERSION",
-        value_parser = version_flag,
         hide_short_help = true,
         help_heading = "Kubelet"
     )]
@@ -67,14 +66,6 @@ pub struct Settings {
         help_heading = "Kubelet"
     )]
     pub uid: u32,
-}
-
-/// A version on a command line.
-///
-/// # Errors
-/// If it is none of Kubernetes.
-pub fn version_flag(text: &str) -> std::result::Result<Version, String> {
-    Version::parse(text).ok_or_else(|| "expected a version of Kubernetes such as v1.28.15".to_owned())
 }
 
 /// The kubelet of this node. A clone is the same handle; the default one looks for a kubelet, and asks nobody.
@@ -279,6 +270,15 @@ impl Look {
         self.found.as_ref().ok()?.kubelet.as_ref()
     }
 
+    /// Its process and when that started: what one process knows, another with its number does not. `None` without one.
+    ///
+    /// # Errors
+    /// Gone if it exited.
+    pub fn instance(&self, host: &Host) -> Result<Option<(u32, u64)>> {
+        let pid = self.process().map(|kubelet| kubelet.pid);
+        pid.map(|pid| Ok((pid, host.pids()?.started(pid)?))).transpose()
+    }
+
     /// The directory whose file system is nodefs.
     ///
     /// # Errors
@@ -306,14 +306,12 @@ impl Look {
     /// # Errors
     /// Denied without `CAP_SYS_PTRACE` if it is another user's; gone if it exited.
     pub fn http2(&self, host: &Host) -> Result<Option<Http2>> {
-        let Some(kubelet) = self.process() else { return Ok(None) };
-        let pids = host.pids()?;
-        let process = (kubelet.pid, pids.started(kubelet.pid)?);
+        let Some(process) = self.instance(host)? else { return Ok(None) };
         let mut known = self.known.http2.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, http2)) = known.filter(|(known, _)| *known == process) {
             return Ok(Some(http2));
         }
-        let environ = pids.environ(kubelet.pid)?;
+        let environ = host.pids()?.environ(process.0)?;
         let http2 = Http2::of_environ(environ.iter().map(String::as_str));
         *known = Some((process, http2));
         Ok(Some(http2))

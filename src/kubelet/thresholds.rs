@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::configuration::Configuration;
 use super::quantity;
 use super::signals::Signal;
+use super::version::{Version, before};
 use crate::error::{Error, Result};
 
 /// How much must be left.
@@ -63,19 +64,14 @@ impl Thresholds {
     /// # Errors
     /// Malformed where a kubelet would refuse to start.
     pub fn parse(configuration: &Configuration) -> Result<Self> {
-        for (field, name) in configuration.eviction_signals() {
-            if configuration.refuses(name) {
-                let which = "it came with 1.29, and an older kubelet does not start with it";
-                return Err(Error::malformed(format!("{field}: unsupported eviction signal {name:?}: {which}")));
-            }
-        }
+        let version = configuration.version.as_ref();
         let mut all = Vec::new();
-        for (signal, value) in statements("evictionHard", &configuration.eviction_hard)? {
+        for (signal, value) in statements("evictionHard", &configuration.eviction_hard, version)? {
             all.push(Threshold { signal, value, grace_period: Duration::ZERO });
         }
-        let soft = statements("evictionSoft", &configuration.eviction_soft)?;
-        let mut periods = grace_periods(&configuration.eviction_soft_grace_period)?;
-        let mut minimum_reclaim = minimum_reclaims(&configuration.eviction_minimum_reclaim)?;
+        let soft = statements("evictionSoft", &configuration.eviction_soft, version)?;
+        let mut periods = grace_periods(&configuration.eviction_soft_grace_period, version)?;
+        let mut minimum_reclaim = minimum_reclaims(&configuration.eviction_minimum_reclaim, version)?;
         for &(signal, value) in &soft {
             let grace_period = *periods.get(&signal).ok_or_else(|| {
                 let signal = signal.as_str();
@@ -104,7 +100,6 @@ impl Thresholds {
     /// (`helpers.go:186`). `None`: not known yet, then there are none.
     #[must_use]
     pub fn on_filesystems(mut self, dedicated_imagefs: Option<bool>) -> Self {
-        let is_containerfs = |signal| matches!(signal, Signal::ContainerfsAvailable | Signal::ContainerfsInodesFree);
         self.all.retain(|threshold| !is_containerfs(threshold.signal));
         self.grace_periods.retain(|&signal, _| !is_containerfs(signal));
         self.minimum_reclaim.retain(|&signal, _| !is_containerfs(signal));
@@ -148,17 +143,26 @@ impl Thresholds {
     }
 }
 
-fn signal(field: &str, name: &str) -> Result<Signal> {
-    Signal::parse(name).ok_or_else(|| {
-        Error::malformed(format!("{field}: unsupported eviction signal {name:?}; a kubelet does not start with it"))
-    })
+fn is_containerfs(signal: Signal) -> bool {
+    matches!(signal, Signal::ContainerfsAvailable | Signal::ContainerfsInodesFree)
+}
+
+fn signal(field: &str, name: &str, version: Option<&Version>) -> Result<Signal> {
+    let why = match Signal::parse(name) {
+        Some(signal) if is_containerfs(signal) && before(version, 29) => {
+            ": it came with 1.29, and an older kubelet does not start with it"
+        }
+        Some(signal) => return Ok(signal),
+        None => "; a kubelet does not start with it",
+    };
+    Err(Error::malformed(format!("{field}: unsupported eviction signal {name:?}{why}")))
 }
 
 /// One map of thresholds (`helpers.go:379`). Exactly `0%` and `100%` switch a threshold off.
-fn statements(field: &str, map: &BTreeMap<String, String>) -> Result<Vec<(Signal, Value)>> {
+fn statements(field: &str, map: &BTreeMap<String, String>, version: Option<&Version>) -> Result<Vec<(Signal, Value)>> {
     let mut statements = Vec::new();
     for (name, text) in map {
-        let signal = signal(field, name)?;
+        let signal = signal(field, name, version)?;
         let value = value(text).map_err(|error| error.context(format_args!("{field} {name}")))?;
         statements.extend(value.map(|value| (signal, value)));
     }
@@ -187,22 +191,22 @@ pub fn value(text: &str) -> Result<Option<Value>> {
     Ok(Some(Value::Quantity(quantity)))
 }
 
-fn grace_periods(map: &BTreeMap<String, String>) -> Result<BTreeMap<Signal, Duration>> {
+fn grace_periods(map: &BTreeMap<String, String>, version: Option<&Version>) -> Result<BTreeMap<Signal, Duration>> {
     let field = "evictionSoftGracePeriod";
     map.iter()
         .map(|(name, text)| {
             let period =
                 crate::values::duration(text).map_err(|error| error.context(format_args!("{field} {name}")))?;
-            Ok((signal(field, name)?, period))
+            Ok((signal(field, name, version)?, period))
         })
         .collect()
 }
 
-fn minimum_reclaims(map: &BTreeMap<String, String>) -> Result<BTreeMap<Signal, Value>> {
+fn minimum_reclaims(map: &BTreeMap<String, String>, version: Option<&Version>) -> Result<BTreeMap<Signal, Value>> {
     let field = "evictionMinimumReclaim";
     map.iter()
         .map(|(name, text)| {
-            let signal = signal(field, name)?;
+            let signal = signal(field, name, version)?;
             let about = |error: Error| error.context(format_args!("{field} {name}"));
             if text.ends_with('%') {
                 let fraction = quantity::percentage(text).map_err(about)?;

@@ -1,6 +1,7 @@
 //! Which Kubernetes a program says that it is: what kubelets and apiservers do depends on the minor version.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// A version of Kubernetes 1, such as `v1.32.13` or `v1.31.4+k3s1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,20 @@ impl Version {
     /// True if it is 1.`minor` or later.
     pub fn is_at_least(&self, minor: u32) -> bool {
         self.minor >= minor
+    }
+}
+
+/// True if the version is known, and older than 1.`minor`: what is unknown is taken for new.
+pub fn before(version: Option<&Version>, minor: u32) -> bool {
+    version.is_some_and(|version| !version.is_at_least(minor))
+}
+
+/// As on a command line.
+impl FromStr for Version {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Version::parse(text).ok_or_else(|| "expected a version of Kubernetes such as v1.28.15".to_owned())
     }
 }
 
@@ -72,5 +87,6 @@ mod tests {
     fn they_are_compared_as_numbers() {
         let version = Version::parse("v1.9.0").unwrap();
         assert!(version.is_at_least(9) && version.is_at_least(8) && !version.is_at_least(10));
+        assert!(before(Some(&version), 10) && !before(Some(&version), 9) && !before(None, 10));
     }
 }

@@ -79,10 +79,8 @@ pub(super) fn assess(snapshot: Snapshot, met: &mut Met, now: Instant) -> Samples
 }
 
 fn observations(snapshot: &Snapshot, containerfs: Option<&Filesystem>) -> Vec<(Signal, Observation)> {
-    let seen =
-        |filesystem: Option<&'_ Filesystem>| filesystem.filter(|one| !(snapshot.asks_zfs && is_zfs(one))).cloned();
-    let [nodefs, imagefs, containerfs] = [snapshot.nodefs.as_ref(), snapshot.imagefs.as_ref(), containerfs].map(seen);
-    let (nodefs, imagefs, containerfs) = (nodefs.as_ref(), imagefs.as_ref(), containerfs.as_ref());
+    let disks = [snapshot.nodefs.as_ref(), snapshot.imagefs.as_ref(), containerfs];
+    let [nodefs, imagefs, containerfs] = disks.map(|disk| disk.filter(|disk| !(snapshot.asks_zfs && is_zfs(disk))));
     let observe = |signal| match signal {
         Signal::MemoryAvailable => snapshot.memory,
         Signal::AllocatableMemoryAvailable => snapshot.allocatable,

@@ -14,7 +14,7 @@ use crate::kubelet::handle::{Effective, Kubelet};
 use crate::kubelet::process::PassedOver;
 use crate::kubelet::signals::{self, Observation, Signal};
 use crate::kubelet::thresholds::Thresholds;
-use crate::kubelet::version::Version;
+use crate::kubelet::version::{self, Version};
 use crate::modes::Context;
 use crate::runtime::{Images, Inventory, Runtime};
 
@@ -81,7 +81,7 @@ impl Snapshot {
         let mut snapshot = Snapshot::default();
         let mut statfs = Statfs { host, budget: CallBudget::new(deadline), asked: Vec::new() };
         let version = kubelet.version();
-        let before = |minor| version.as_ref().is_some_and(|version| !version.is_at_least(minor));
+        let before = |minor| version::before(version.as_ref(), minor);
         snapshot.asks_zfs = !before(36);
         snapshot.read_memory(host, version.as_ref());
         snapshot.read_pids(host);
@@ -89,8 +89,7 @@ impl Snapshot {
         let look = kubelet.look(host, deadline, began)?;
         let found =
             snapshot.ok(look.found()).map(|found| snapshot.passed_over.clone_from(&found.passed_over)).is_some();
-        snapshot.process =
-            look.process().and_then(|kubelet| Some((kubelet.pid, host.pids().ok()?.started(kubelet.pid).ok()?)));
+        snapshot.process = look.instance(host).ok().flatten();
         let Effective { configuration, sources, drift, errors, unasked } = look.effective(host, deadline).clone();
         (snapshot.kubelet, snapshot.sources, snapshot.drift) = (configuration, sources, drift);
         snapshot.unasked = unasked;
