@@ -254,6 +254,7 @@ fn whole(text: &str, version: Option<&Version>) -> Result<Map<String, Value>> {
     default("port", Value::from(Server::Kubelet.default_port()));
     default("containerRuntimeEndpoint", Value::from("unix:///run/containerd/containerd.sock"));
     default("enforceNodeAllocatable", Value::from(vec!["pods"]));
+    default("evictionPressureTransitionPeriod", Value::from("5m0s"));
     default("imageGCHighThresholdPercent", Value::from(85));
     default("imageGCLowThresholdPercent", Value::from(80));
     // Nothing empty lies over anything (mergo's `WithOverride`).

@@ -52,12 +52,15 @@ fn defaults() {
 #[test]
 fn dropins_of_1_28_are_whole_configurations() {
     let file = "evictionHard: {memory.available: 1Gi, pid.available: 5%}\nimageGCHighThresholdPercent: 70\n\
-                imageGCLowThresholdPercent: 60\ncontainerRuntimeEndpoint: unix:///run/crio/crio.sock";
+                imageGCLowThresholdPercent: 60\nevictionPressureTransitionPeriod: 30s\n\
+                containerRuntimeEndpoint: unix:///run/crio/crio.sock";
     let of = |dropins: &[&str]| effective("1.28.15", Some(file), Some(dropins), &[]).unwrap();
     assert_eq!(hard(&of(&[])), "memory.available=1Gi pid.available=5%", "no file in the folder");
     let defaults = of(&["maxPods: 50"]);
     assert_eq!(hard(&defaults), format!("{FOUR} pid.available=5%"), "the defaults are back, over the file");
     assert_eq!((defaults.image_gc_high_percent, defaults.image_gc_low_percent), (85, 80));
+    assert_eq!(defaults.eviction_pressure_transition_period.as_secs(), 300);
+    assert_eq!(of(&[]).eviction_pressure_transition_period.as_secs(), 30);
     assert_eq!(defaults.runtime_endpoint.as_deref(), Some("unix:///run/containerd/containerd.sock"));
     let partial = of(&["evictionHard: {nodefs.available: 3%, pid.available: null}"]);
     assert_eq!(hard(&partial), "memory.available=1Gi nodefs.available=3% pid.available=", "null is the empty text");
