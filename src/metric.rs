@@ -156,7 +156,38 @@ pub struct Samples {
     distributions: Vec<Distribution>,
     errors: Vec<Error>,
     notes: Vec<String>,
-    dropped: u64,
+    dropped: Dropped,
+}
+
+/// What caps left out, by whose cap it was.
+#[derive(Debug, Default)]
+pub struct Dropped {
+    /// By caps of the node as a whole.
+    pub node: u64,
+    /// By a pod's own share of a cap: the pods that lost most, at most [`Dropped::MOST_PODS`].
+    pub pods: Vec<(DroppedPod, u64)>,
+    /// The same of pods beyond those.
+    pub other_pods: u64,
+}
+
+/// A pod as labels name it. Names are empty where the runtime told none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DroppedPod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid: what tells it from all others.
+    pub uid: String,
+}
+
+impl Dropped {
+    /// Pods told by name. Somebody who makes pods that lose something must not make series without end.
+    pub const MOST_PODS: usize = 16;
+
+    fn total(&self) -> u64 {
+        self.node + self.other_pods + self.pods.iter().map(|(_, count)| count).sum::<u64>()
+    }
 }
 
 impl Samples {
@@ -209,9 +240,22 @@ impl Samples {
         result.map_err(|error| self.fail(error)).ok()
     }
 
-    /// Notes that a cap (cardinality, readlinks, directories) left `count` things out of this scrape.
+    /// Notes that a cap of the node (cardinality, readlinks, directories) left `count` things out of this scrape.
     pub fn drop_count(&mut self, count: u64) {
-        self.dropped += count;
+        self.dropped.node += count;
+    }
+
+    /// Notes what pods lost by their own share of a cap, which costs nobody else anything. Each pod is named once.
+    pub fn drop_of_pods(&mut self, lost: impl IntoIterator<Item = (DroppedPod, u64)>) {
+        let lost = lost.into_iter().filter(|(_, count)| *count > 0);
+        let mut pods = std::collections::BTreeMap::new();
+        for (pod, count) in self.dropped.pods.drain(..).chain(lost) {
+            *pods.entry(pod).or_insert(0) += count;
+        }
+        self.dropped.pods.extend(pods);
+        self.dropped.pods.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let beyond = self.dropped.pods.len().min(Dropped::MOST_PODS);
+        self.dropped.other_pods += self.dropped.pods.drain(beyond..).map(|(_, count)| count).sum::<u64>();
     }
 
     /// The numbers.
@@ -234,9 +278,14 @@ impl Samples {
         &self.notes
     }
 
-    /// How many things a cap left out.
+    /// What caps left out, by whose cap it was.
+    pub fn dropped_by(&self) -> &Dropped {
+        &self.dropped
+    }
+
+    /// How many things caps left out altogether.
     pub fn dropped(&self) -> u64 {
-        self.dropped
+        self.dropped.total()
     }
 
     /// The value of one series, for tests and for the doctor: `labels` as in [`Samples::push`].
@@ -325,6 +374,20 @@ mod tests {
         assert_eq!(samples.value(&BYTES, &["1"]), Some(1.0));
         assert_eq!(samples.errors().len(), 1);
         assert_eq!(samples.errors()[0].reason(), crate::error::Reason::Malformed);
+    }
+
+    #[test]
+    fn what_a_pod_lost_is_its_own_and_pods_without_end_are_one_sum() {
+        let pod = |uid: usize| DroppedPod { uid: uid.to_string(), ..DroppedPod::default() };
+        let mut samples = Samples::new();
+        samples.drop_count(3);
+        samples.drop_of_pods([(pod(7), 2), (pod(8), 0)]);
+        samples.drop_of_pods([(pod(7), 100)]);
+        assert_eq!(samples.dropped_by().pods, [(pod(7), 102)]);
+        samples.drop_of_pods((100..1_100).map(|uid| (pod(uid), 1)));
+        let dropped = samples.dropped_by();
+        assert_eq!((dropped.pods.len(), &dropped.pods[0]), (Dropped::MOST_PODS, &(pod(7), 102)));
+        assert_eq!((dropped.node, dropped.other_pods, dropped.total()), (3, 985, 1_105));
     }
 
     #[test]

@@ -44,8 +44,8 @@ static ERRORS: Metric = Metric::counter(
 static DROPPED: Metric = Metric::gauge(
     "headroom_series_dropped",
     Unit::None,
-    &["collector"],
-    "What a cap (series, directories, readlinks) left out of this scrape; the collector's settings raise the cap",
+    &["collector", "cap", "namespace", "pod", "pod_uid"],
+    "What a cap (series, directories, readlinks) left out of this scrape, by whose cap it was: node (the collector's settings raise it), or pod (this pod's own share; nobody else loses anything by it; the 16 pods that lost most, others together without a name)",
 );
 
 /// The metrics that every collector has.
@@ -304,7 +304,14 @@ fn describe(slot: &Slot, run: &Run, about: &mut Samples) {
         let count = slot.errors[reason as usize].load(Ordering::Relaxed);
         about.push(&ERRORS, &[id, reason.as_str()], count as f64);
     }
-    about.push(&DROPPED, &[id], run.samples.dropped() as f64);
+    let dropped = run.samples.dropped_by();
+    about.push(&DROPPED, &[id, "node", "", "", ""], dropped.node as f64);
+    for (pod, count) in &dropped.pods {
+        about.push(&DROPPED, &[id, "pod", &pod.namespace, &pod.name, &pod.uid], *count as f64);
+    }
+    if dropped.other_pods > 0 {
+        about.push(&DROPPED, &[id, "pod", "", "", ""], dropped.other_pods as f64);
+    }
 }
 
 #[cfg(test)]
