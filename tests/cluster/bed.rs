@@ -144,6 +144,14 @@ impl Cluster {
         self.wait_until_ready(90);
     }
 
+    /// Starts the kubelet anew, with a client's certificate that is valid for this long, or for good.
+    pub(crate) fn kubelet_with_certificate_for(&mut self, valid: Option<Duration>) {
+        pki::kubelet_for(self.dir(), valid);
+        self.stop("kubelet");
+        self.launch("kubelet");
+        self.wait_until_ready(90);
+    }
+
     pub(crate) fn wait_until_ready(&self, seconds: u64) {
         let condition = "-o=jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
         self.eventually("the node is Ready", seconds, || match self.kubectl(&["get", "node", NODE, condition])? {

@@ -186,6 +186,8 @@ fn no_failure_but(page: &Page, expected: &[&str]) -> Result<(), String> {
 fn kubelet_stops(cluster: &mut Cluster, exporter: &Exporter, before: &Known, checks: &mut Checks) {
     cluster.kill("kubelet");
     let as_before = |page: &Page| before.still(page);
+    let running = || Page::of(exporter).one("headroom_kubelet_running", &[]);
+    checks.soon("kubelet a zombie: it does not run", 5, || same(running()?, 0.0));
     checks.check("kubelet a zombie: what is known stays", throughout(exporter, 4, as_before));
     checks.check("kubelet a zombie: no collector fails", throughout(exporter, 2, |page| no_failure_but(page, &[])));
     cluster.bury("kubelet");
@@ -204,6 +206,7 @@ fn kubelet_stops(cluster: &mut Cluster, exporter: &Exporter, before: &Known, che
     });
     cluster.launch("kubelet");
     checks.soon("kubelet back: every collector is ok", 60, || Page::of(exporter).every_collector_is_ok());
+    checks.soon("kubelet back: it runs", 5, || same(running()?, 1.0));
     checks.soon("kubelet back: its lease is young", 30, || {
         match Page::of(exporter).one("headroom_node_lease_age_seconds", &[])? {
             age if age < 12.0 => Ok(()),
@@ -216,7 +219,10 @@ fn kubelet_stops(cluster: &mut Cluster, exporter: &Exporter, before: &Known, che
 
 fn containerd_restarts(cluster: &mut Cluster, exporter: &Exporter, before: &Known, checks: &mut Checks) {
     let kills = Page::of(exporter).one("headroom_oom_kills_total", &[("pod", "cache")]);
+    let up = || Page::of(exporter).one("headroom_runtime_up", &[]);
+    checks.check("containerd runs: the runtime is up", up().and_then(|up| same(up, 1.0)));
     cluster.stop("containerd");
+    checks.soon("containerd gone: the runtime is not up", 10, || same(up()?, 0.0));
     let kubelets = before.without_the_runtime();
     let still = |page: &Page| kubelets.is(page, &Known::of(page).without_the_runtime());
     checks.check("containerd gone: what is known stays", throughout(exporter, 6, still));
@@ -230,6 +236,7 @@ fn containerd_restarts(cluster: &mut Cluster, exporter: &Exporter, before: &Know
     );
     cluster.launch("containerd");
     checks.soon("containerd back: every collector is ok", 60, || Page::of(exporter).every_collector_is_ok());
+    checks.soon("containerd back: the runtime is up", 10, || same(up()?, 1.0));
     cluster.wait_until_ready(90);
     checks.soon("containerd back: all is as before", 20, || before.still(&Page::of(exporter)));
 }

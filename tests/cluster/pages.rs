@@ -42,7 +42,9 @@ fn from_the_fault_to_the_page() {
     );
 
     in_the_pods_and_on_the_disk(&cluster, &mut watch, &mut checks);
+    inodes_run_out(&cluster, &mut watch, &mut checks);
     who_stops(&mut cluster, &mut watch, &mut checks);
+    who_is_let_in_no_more(&mut cluster, &mut watch, &mut checks);
     node_deleted(&mut cluster, &mut watch, &mut checks);
 
     say(watch.table());
@@ -122,6 +124,56 @@ fn in_the_pods_and_on_the_disk(cluster: &Cluster, watch: &mut Watch, checks: &mu
     watch.go_on(Duration::from_secs(600), Watch::all_resolved);
 }
 
+fn inodes_run_out(cluster: &Cluster, watch: &mut Watch, checks: &mut Checks) {
+    cluster.apply(&pod("maker", &json!({}), "exec sleep 1000000").to_string());
+    cluster.wait_for_pods(1, 90);
+    let volume =
+        cluster.kubelet_root().join(format!("pods/{}/volumes/kubernetes.io~empty-dir/data", uid(cluster, "maker")));
+    use_inodes(&volume, 0.04);
+    watch.made("inodes are below the threshold", "HeadroomEvictionNow", |page| {
+        page.sum("headroom_eviction_headroom_ratio", &[("signal", "nodefs.inodesFree"), ("type", "hard")]) < 0.0
+    });
+    let mut evicted = false;
+    watch.go_on(Duration::from_secs(120), |watch| {
+        evicted = evicted || phase(cluster, "maker").1 == "Evicted";
+        evicted && watch.all_paged()
+    });
+    checks.check("the kubelet really evicts for inodes", if evicted { Ok(()) } else { Err("not so".to_owned()) });
+    let deleted = cluster.kubectl(&["delete", "pods", "--all", "--grace-period=0", "--force"]);
+    checks.check("the pod can be deleted", deleted.map(drop));
+    watch.healed();
+    watch.go_on(Duration::from_secs(600), Watch::all_resolved);
+}
+
+/// The kubelet's certificate expires while it runs, and then our own token.
+fn who_is_let_in_no_more(cluster: &mut Cluster, watch: &mut Watch, checks: &mut Checks) {
+    let valid = Duration::from_secs(60);
+    let expires = Instant::now() + valid;
+    cluster.kubelet_with_certificate_for(Some(valid));
+    watch.go_on(expires.saturating_duration_since(Instant::now()), |_| false);
+    watch.made("the kubelet's client certificate expired", "HeadroomNodeLeaseOld|HeadroomNodeLeaseExpiring", |page| {
+        page.sum("headroom_node_lease_age_seconds", &[]) > 20.0
+    });
+    watch.go_on(Duration::from_secs(90), Watch::all_paged);
+    cluster.kubelet_with_certificate_for(None);
+    watch.healed();
+    watch.go_on(Duration::from_secs(180), Watch::all_resolved);
+
+    let token = cluster.dir().join("exporter.token");
+    let good = std::fs::read(&token).unwrap();
+    std::fs::write(&token, "of-an-account-that-was-deleted").unwrap();
+    watch.made("the exporter's token is refused", "HeadroomCollectorFailed", |page| {
+        page.sum("headroom_collector_outcome", &[("collector", "node_status"), ("outcome", "failed")]) > 0.0
+    });
+    watch.go_on(Duration::from_secs(900), Watch::all_paged);
+    std::fs::write(&token, good).unwrap();
+    watch.healed();
+    checks.soon("the token is good again: every collector is ok", 120, || {
+        Page::of(&watch.exporter).every_collector_is_ok()
+    });
+    watch.go_on(Duration::from_secs(900), Watch::all_resolved);
+}
+
 fn who_stops(cluster: &mut Cluster, watch: &mut Watch, checks: &mut Checks) {
     cluster.stop("kubelet");
     let old = |page: &Page| page.sum("headroom_node_lease_age_seconds", &[]) > 20.0;
@@ -191,6 +243,15 @@ fn fill(directory: &Path, left: f64) {
     let size = available.saturating_sub((capacity as f64 * left) as u64);
     let file = directory.join(format!("fill-{}", common::unique()));
     common::shell(&format!("fallocate -l {size} {}", file.display()));
+}
+
+/// Until this part of the file system's inodes is left.
+fn use_inodes(directory: &Path, left: f64) {
+    let stat = rustix::fs::statvfs(directory).unwrap();
+    let count = stat.f_favail.saturating_sub((stat.f_files as f64 * left) as u64);
+    for file in 0..count {
+        std::fs::File::create(directory.join(file.to_string())).unwrap();
+    }
 }
 
 /// One fault and what came of it, in seconds.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -17,7 +18,10 @@ const CLIENT: ExtendedKeyUsagePurpose = ExtendedKeyUsagePurpose::ClientAuth;
 pub(crate) fn issue(dir: &Path) {
     let pki = dir.join("pki");
     fs::create_dir(&pki).unwrap();
-    let authority = authority(&pki);
+    let key = KeyPair::generate().unwrap();
+    fs::write(pki.join("ca.key"), key.serialize_pem()).unwrap();
+    fs::write(pki.join("ca.crt"), authority().self_signed(&key).unwrap().pem()).unwrap();
+    let authority = Issuer::new(authority(), key);
     let sign = |name: &str, user: (&str, Option<&str>), usage: ExtendedKeyUsagePurpose, names: &[&str]| {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
@@ -53,13 +57,27 @@ pub(crate) fn issue(dir: &Path) {
     fs::write(pki.join("accounts.pub"), accounts.public_key_pem()).unwrap();
 }
 
-fn authority(pki: &Path) -> Issuer<'static, KeyPair> {
-    let key = KeyPair::generate().unwrap();
+fn authority() -> CertificateParams {
     let mut params = params(("headroom-test", None), Vec::new());
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    fs::write(pki.join("ca.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
-    Issuer::new(params, key)
+    params
+}
+
+/// Gives the kubelet, once it is started again, a client's certificate that is valid for this long from now; for good
+/// without.
+pub(crate) fn kubelet_for(dir: &Path, valid: Option<Duration>) {
+    let read = |name: &str| KeyPair::from_pem(&fs::read_to_string(dir.join("pki").join(name)).unwrap()).unwrap();
+    let node = format!("system:node:{NODE}");
+    let mut params = params((&node, Some("system:nodes")), Vec::new());
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![CLIENT];
+    if let Some(valid) = valid {
+        params.not_after = (SystemTime::now() + valid).into();
+    }
+    let authority = Issuer::new(authority(), read("ca.key"));
+    let certificate = params.signed_by(&read("kubelet.key"), &authority).unwrap();
+    fs::write(dir.join("pki/kubelet.crt"), certificate.pem()).unwrap();
 }
 
 /// Of a user and perhaps its group.

@@ -5,6 +5,13 @@
 # one, and `HEADROOM_TEST_KUBERNETES=target/tools/kubernetes-VERSION tests/run --cluster` runs the tests on it. What
 # is missing says SKIP; the tests that need it then say it too.
 set -euo pipefail
+
+# With automatic groups of sessions (sched_autogroup) a session of its own has half of the machine, however nice it is:
+# then its group has to be nice.
+if [ "$(nice)" -gt 0 ] && [ "$(ps -o sid= -p $$ | tr -d ' ')" = $$ ]; then
+    echo 19 >/proc/self/autogroup 2>/dev/null || true
+fi
+
 modules=$(cd "$(dirname "$0")" && pwd)
 cd "$modules/../../.."
 tools=$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools
