@@ -425,7 +425,7 @@ mod tests {
         let scrape = partial.scrape(soon(), |_| true).await;
         assert_eq!(about(&scrape, &OUTCOME, &["odd", "failed"]), 1.0);
         assert_eq!(about(&scrape, &ERRORS, &["odd", "denied"]), 1.0);
-        assert_eq!(about(&scrape, &DROPPED, &["odd"]), 3.0);
+        assert_eq!(about(&scrape, &DROPPED, &["odd", "node", "", "", ""]), 3.0);
         assert_eq!(scrape.runs[1].1.samples.value(&X, &[]), Some(1.0));
     }
 
