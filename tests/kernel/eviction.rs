@@ -56,8 +56,16 @@ impl Mounted {
         Self::on_a_loop(320 << 20, &["mkfs.xfs", "-q", "-f"])
     }
 
+    fn btrfs(image: tempfile::NamedTempFile) -> Result<Self, String> {
+        Self::on_this(image, 256 << 20, &["mkfs.btrfs", "-q", "-f"])
+    }
+
     fn on_a_loop(bytes: u64, make: &[&str]) -> Result<Self, String> {
-        let (at, image) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        Self::on_this(tempfile::NamedTempFile::new().unwrap(), bytes, make)
+    }
+
+    fn on_this(image: tempfile::NamedTempFile, bytes: u64, make: &[&str]) -> Result<Self, String> {
+        let at = tempfile::tempdir().unwrap();
         image.as_file().set_len(bytes).unwrap();
         let path = image.path().to_str().unwrap();
         run(make[0], &[&make[1..], &[path]].concat())?;
@@ -225,6 +233,38 @@ fn a_file_system_that_has_stopped_itself_takes_no_writes() {
             assert!(samples.value(&CAPACITY_BYTES, &["nodefs.available"]).is_some(), "statfs answers all the same");
         }
     }
+}
+
+/// Its disk is a file on a file system that fills up: what the kernel writes to it then fails, as on a disk that dies.
+#[test]
+fn a_btrfs_has_no_inodes_to_run_out_of_and_stops_when_its_disk_fails() {
+    alone!();
+    let disk = Mounted::tmpfs("size=40m").unwrap();
+    let image = tempfile::NamedTempFile::new_in(disk.path()).unwrap();
+    let btrfs = match Mounted::btrfs(image) {
+        Ok(btrfs) => btrfs,
+        Err(error) => return common::not_in_this_kernel(format_args!("btrfs, or its programs: {error}")),
+    };
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let settings = nodefs(btrfs.path(), config.path());
+    let samples = collect(&settings);
+    let [capacity, available, _, inodes, _] = statvfs(btrfs.path());
+    assert_eq!(inodes, 0.0, "it makes them as it needs them");
+    assert_eq!(samples.value(&CAPACITY_BYTES, &["nodefs.available"]), Some(capacity));
+    assert_eq!(samples.value(&AVAILABLE_BYTES, &["nodefs.available"]), Some(available));
+    assert_eq!(samples.value(&CAPACITY_INODES, &["nodefs.inodesFree"]), None);
+    assert_eq!(samples.value(&HEADROOM, &["nodefs.inodesFree", "hard"]), None, "no inodes are no shortage of them");
+    assert_eq!(samples.value(&FILESYSTEM_READONLY, &["nodefs"]), Some(0.0));
+
+    let mut written = 0;
+    common::eventually("the file system has stopped itself", || {
+        let block = vec![0xa5; 1 << 20];
+        let _ = std::fs::write(btrfs.path().join(written.to_string()), block);
+        let _ = run("sync", &["-f", btrfs.name()]);
+        written += 1;
+        std::fs::write(btrfs.path().join("probe"), "x").is_err_and(|error| error.raw_os_error() == Some(30))
+    });
+    assert_eq!(collect(&settings).value(&FILESYSTEM_READONLY, &["nodefs"]), Some(1.0));
 }
 
 #[test]

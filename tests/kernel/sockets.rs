@@ -249,6 +249,58 @@ fn connections_are_what_ss_prints() {
     assert_eq!(both.len(), 6);
 }
 
+/// As the network itself makes it: a slow path, then one on which everything is lost, then a good one.
+#[test]
+fn a_slow_path_a_dead_one_and_one_that_is_well_again() {
+    alone!();
+    if !root_or_skip("a_slow_path_a_dead_one_and_one_that_is_well_again") {
+        return;
+    }
+    let path = |verb: &str, fault: &str| {
+        let arguments =
+            [&["qdisc", verb, "dev", "lo", "root", "netem"], &*fault.split(' ').collect::<Vec<_>>()].concat();
+        let output = Command::new("tc").args(arguments).output().unwrap();
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
+    };
+    if let Err(why) = path("add", "delay 50ms") {
+        return common::not_in_this_kernel(format_args!("netem: {why}"));
+    }
+    let mut clients = Clients::new(&["127.0.0.1"]);
+    let port = clients.port();
+    let (one, two) = &mut clients.pairs[0];
+    for _ in 0..4 {
+        one.write_all(&[1; 100]).unwrap();
+        two.read_exact(&mut [0; 100]).unwrap();
+        two.write_all(&[2; 50]).unwrap();
+        one.read_exact(&mut [0; 50]).unwrap();
+    }
+    let info = || to(port).remove(0).info.unwrap();
+    let rtt = info().rtt.unwrap();
+    assert!((Duration::from_millis(100)..Duration::from_millis(400)).contains(&rtt), "twice 50 ms: {rtt:?}");
+    assert!(info().min_rtt.unwrap() >= Duration::from_millis(100));
+
+    let before = info().retransmitted_segments;
+    path("change", "loss 100%").unwrap();
+    one.write_all(&[3; 100]).unwrap();
+    eventually("the kernel sends it again, each time later", || info().backoff >= 2);
+    let dead = info();
+    assert_eq!(dead.unacked_segments, 1);
+    assert!(dead.retransmitted_segments >= before + 2, "{dead:?}");
+    assert!(dead.last_ack_received >= dead.last_data_sent, "nothing came back: {dead:?}");
+    let word_of_ss = |key: &str| number(ss(port).values().next().unwrap(), key);
+    eventually("ss says the same backoff", || {
+        let (before, ours, after) = (word_of_ss("backoff"), u64::from(info().backoff), word_of_ss("backoff"));
+        before == after && before == ours
+    });
+
+    path("change", "delay 1ms").unwrap();
+    two.read_exact(&mut [0; 100]).unwrap();
+    eventually("all is acknowledged", || {
+        let info = info();
+        info.unacked_segments == 0 && info.backoff == 0
+    });
+}
+
 #[test]
 fn a_closed_connection_is_gone_at_once() {
     alone!();

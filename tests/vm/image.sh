@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes what tests/common/vm.rs boots: for each Debian suite named (bookworm, trixie, forky), a root file system with
+# Makes what tests/common/vm.rs boots: for each Debian suite named (bullseye … forky), a root file system with
 # systemd and what the tests use, as an ext4 image, its kernel and its initramfs, in target/tools/vm-<suite>. Packages
 # come from where this machine's apt gets its own. Needs root. What is missing says SKIP; the tests that need it then
 # say it too.
@@ -61,6 +61,24 @@ UNIT
     ln -sf ../headroom-test.service "$1/etc/systemd/system/multi-user.target.wants/headroom-test.service"
 }
 
+# The tests are linked with this machine's C library. Where the suite's is older, this machine's takes its place: what
+# was linked with the older one runs with the newer.
+newer_libc() { # the root file system
+    local ours theirs folder
+    ours=$(dpkg-query -W -f '${Version}' libc6)
+    theirs=$(chroot "$1" dpkg-query -W -f '${Version}' libc6)
+    if dpkg --compare-versions "$theirs" ge "$ours"; then return; fi
+    folder=$(mktemp -d)
+    (cd "$folder" && apt-get download -q -o APT::Sandbox::User=root libc6 >/dev/null && dpkg-deb -x libc6_*.deb "$1")
+    rm -rf "$folder"
+}
+
+bootstrap() { # sources
+    find "$root" -mindepth 1 -delete
+    mmdebstrap --quiet --mode=root --variant=minbase --include="${packages[*]}" "${options[@]}" \
+        --dpkgopt=force-unsafe-io "$suite" "$root" - <<<"$1"
+}
+
 make() {
     local image=$tools/vm-$suite root list
     # Signatures count. A mirror that has fallen behind is good enough for a machine without a network.
@@ -76,17 +94,18 @@ make() {
     rm -rf "$image"
     mkdir -p "$image/root"
     root=$image/root
-    mount -t tmpfs -o mode=755 tmpfs "$root"
     while read -r option; do options+=(--aptopt="$option"); done < <(apt-config dump | grep -E '^Acquire::https?::Prox')
     for kind in doc man locale info; do options+=(--dpkgopt="path-exclude=/usr/share/$kind/*"); done
-    mmdebstrap --quiet --mode=root --variant=minbase --include="${packages[*]}" "${options[@]}" \
-        --dpkgopt=force-unsafe-io "$suite" "$root" - <<<"$list" ||
+    mount -t tmpfs -o mode=755 tmpfs "$root"
+    # A mirror may have lost a package of its updates: the release itself is complete.
+    bootstrap "$list" || bootstrap "$(grep " $suite main" <<<"$list")" ||
         { umount "$root"; rm -rf "$image"; skip "mmdebstrap failed"; return; }
     # The one that the kernel's package makes is for this machine. The disk's modules are all that is needed to come up.
     mv "$root"/boot/vmlinuz-* "$image/vmlinuz"
     chroot "$root" mktirfs -o /boot/initrd.img --auto-modules=no --microcode=no \
         --include-modules=virtio_pci,virtio_blk,ext4 "$(ls "$root/lib/modules")"
     mv "$root/boot/initrd.img" "$image/initrd.img"
+    newer_libc "$root"
     configure "$root"
     truncate -s 8G "$image/root.img"
     mke2fs -q -t ext4 -O ^has_journal -E lazy_itable_init=1 -d "$root" "$image/root.img"
