@@ -216,15 +216,13 @@ async fn http2(stream: TlsStream<TcpStream>, state: &Arc<State>, mut fate: watch
                 match what {
                     Fate::Live => {}
                     // Until the client closes it.
-                    Fate::Freeze => {
-                        let socket = std::net::TcpStream::from(socket);
-                        while !closed(&socket) {
-                            tokio::time::sleep(Duration::from_millis(20)).await;
-                        }
-                        return;
-                    }
+                    Fate::Freeze => return until_closed(socket.into()).await,
                     Fate::Goaway => connection.graceful_shutdown(),
-                    Fate::Close => return,
+                    // FIN, until the client has closed: of what is closed with something unread the kernel sends RST.
+                    Fate::Close => {
+                        rustix::net::shutdown(&socket, rustix::net::Shutdown::Write).unwrap();
+                        return until_closed(socket.into()).await;
+                    }
                     Fate::Reset => {
                         rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
                         return;
@@ -253,6 +251,12 @@ async fn http2(stream: TlsStream<TcpStream>, state: &Arc<State>, mut fate: watch
                 });
             }
         }
+    }
+}
+
+async fn until_closed(socket: std::net::TcpStream) {
+    while !closed(&socket) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
