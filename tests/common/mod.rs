@@ -100,9 +100,14 @@ pub fn patience(seconds: u64) -> Duration {
     Duration::from_secs(if vm::inside() { 6 * seconds } else { seconds })
 }
 
-/// Looks until it is so. How long at most says nothing about what is tested: a machine with other work takes long.
-pub fn eventually(what: &str, mut so: impl FnMut() -> bool) {
-    let patience = patience(45);
+/// Looks until it is so, for at most ten seconds, or as long as that takes here.
+pub fn eventually(what: &str, so: impl FnMut() -> bool) {
+    eventually_within(10, what, so);
+}
+
+/// The same for what takes longer, in seconds of a quiet machine.
+pub fn eventually_within(seconds: u64, what: &str, mut so: impl FnMut() -> bool) {
+    let patience = patience(seconds);
     let until = Instant::now() + patience;
     while !so() {
         assert!(Instant::now() < until, "not so after {patience:?}: {what}");

@@ -11,7 +11,7 @@ use std::process::{Child, Command};
 use serde_json::Value;
 
 use crate::common::board::{self, BOARDS, Board};
-use crate::common::{Exporter, eventually, get, has};
+use crate::common::{Exporter, eventually, eventually_within, get, has};
 
 /// Queries with nothing to answer on these nodes, and why. One that does answer has no place here.
 const RIGHTLY_EMPTY: [(&str, &str); 1] = [("ALERTS{", "this Prometheus is given no rules, so that no alert exists")];
@@ -161,7 +161,7 @@ fn every_query_of_every_panel_and_variable_answers() {
     let own = exporter.address.to_string();
     let prometheus = Prometheus::start(exporter.address, Nodes::serve().0);
     eventually("Prometheus answers", || TcpStream::connect(prometheus.address).is_ok());
-    eventually("every node was scraped five times", || {
+    eventually_within(45, "every node was scraped five times", || {
         let count = "count(count_over_time(up[1m]) >= 5 and sum_over_time(up[1m]) >= 5) == 3";
         prometheus.numbers(count, true) == Ok(1)
     });
