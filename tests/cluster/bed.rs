@@ -139,14 +139,16 @@ impl Cluster {
     /// Starts the kubelet anew, with its API served in another way.
     pub(crate) fn serve_kubelet(&mut self, kubelet: Kubelet) {
         configuration::write_kubelet(self.dir(), self.ground.systemd, kubelet);
-        self.stop("kubelet");
-        self.launch("kubelet");
-        self.wait_until_ready(90);
+        self.restart_kubelet();
     }
 
     /// Starts the kubelet anew, with a client's certificate that is valid for this long, or for good.
     pub(crate) fn kubelet_with_certificate_for(&mut self, valid: Option<Duration>) {
         pki::kubelet_for(self.dir(), valid);
+        self.restart_kubelet();
+    }
+
+    fn restart_kubelet(&mut self) {
         self.stop("kubelet");
         self.launch("kubelet");
         self.wait_until_ready(90);

@@ -77,8 +77,7 @@ fn in_the_pods_and_on_the_disk(cluster: &Cluster, watch: &mut Watch, checks: &mu
         page.sum("headroom_node_condition_orphaned", &[("condition", "OutOfDisk")]) > 0.0
     });
 
-    let volume =
-        cluster.kubelet_root().join(format!("pods/{}/volumes/kubernetes.io~empty-dir/data", uid(cluster, "writer")));
+    let volume = volume_of(cluster, "writer");
     fill(&volume, 0.115);
     watch.made("the disk has 1.15 times the threshold left", "HeadroomEvictionNear", |page| {
         let of = |name: &str| page.sum(name, &[("signal", "nodefs.available")]);
@@ -127,8 +126,7 @@ fn in_the_pods_and_on_the_disk(cluster: &Cluster, watch: &mut Watch, checks: &mu
 fn inodes_run_out(cluster: &Cluster, watch: &mut Watch, checks: &mut Checks) {
     cluster.apply(&pod("maker", &json!({}), "exec sleep 1000000").to_string());
     cluster.wait_for_pods(1, 90);
-    let volume =
-        cluster.kubelet_root().join(format!("pods/{}/volumes/kubernetes.io~empty-dir/data", uid(cluster, "maker")));
+    let volume = volume_of(cluster, "maker");
     use_inodes(&volume, 0.04);
     watch.made("inodes are below the threshold", "HeadroomEvictionNow", |page| {
         page.sum("headroom_eviction_headroom_ratio", &[("signal", "nodefs.inodesFree"), ("type", "hard")]) < 0.0
@@ -228,6 +226,11 @@ fn pod_on(name: &str, resources: &Value, script: &str, volume: &Value) -> Value 
 
 fn uid(cluster: &Cluster, pod: &str) -> String {
     cluster.kubectl(&["get", "pod", pod, "-o=jsonpath={.metadata.uid}"]).unwrap()
+}
+
+/// Where its volume is.
+fn volume_of(cluster: &Cluster, pod: &str) -> PathBuf {
+    cluster.kubelet_root().join(format!("pods/{}/volumes/kubernetes.io~empty-dir/data", uid(cluster, pod)))
 }
 
 /// Its phase and the reason for it.
