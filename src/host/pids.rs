@@ -6,11 +6,13 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use super::Host;
+use super::cgroup::vantage::Vantage;
 use super::process::parse::{self, decimal};
 use crate::error::{Error, Reason, Result};
 
@@ -22,6 +24,7 @@ const LONGEST_CMDLINE: usize = 128 << 10;
 pub struct Pids {
     dir: OwnedFd,
     path: PathBuf,
+    vantage: Arc<Vantage>,
 }
 
 /// What a process cannot choose for itself: its user, its pid namespaces, its cgroups.
@@ -31,7 +34,8 @@ pub struct Standing {
     pub uid: Option<u32>,
     /// In how many pid namespaces it is, from this procfs' inwards: one for a process of the machine's own.
     pub namespaces: Option<usize>,
-    /// Its `/proc/PID/cgroup`, a line for each hierarchy.
+    /// Its `/proc/PID/cgroup`, a line for each hierarchy, with paths from the hierarchy's root where that is known; else
+    /// as our own cgroup namespace shows them.
     pub cgroup: String,
 }
 
@@ -45,7 +49,7 @@ impl Host {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(&path, flags, Mode::empty())
             .map_err(|errno| Error::os(path.display(), &io::Error::from(errno)))?;
-        Ok(Pids { dir, path })
+        Ok(Pids { dir, path, vantage: Arc::clone(&self.vantage) })
     }
 
     /// The mounts that process `pid` sees: `/proc/PID/mountinfo`.
@@ -131,10 +135,11 @@ impl Pids {
             Err(error) => Err(error),
         };
         let (status, cgroup) = (some("status", 4096)?, some("cgroup", 64 << 10)?);
+        let cgroup = String::from_utf8_lossy(&cgroup).into_owned();
         Ok(Standing {
             uid: parse::effective_uid(&status),
             namespaces: parse::pid_namespaces(&status),
-            cgroup: String::from_utf8_lossy(&cgroup).into_owned(),
+            cgroup: self.vantage.absolute(cgroup.clone()).unwrap_or(cgroup),
         })
     }
 

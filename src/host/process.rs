@@ -42,12 +42,14 @@ use std::ffi::CStr;
 use std::io::Write as _;
 use std::mem::MaybeUninit;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::path::DecInt;
 
+use super::cgroup::vantage::Vantage;
 use super::netns::NetworkNamespace;
 use super::{Deadline, Host};
 use crate::error::{Error, Reason, Result};
@@ -79,6 +81,7 @@ pub struct Process {
     pub comm: Option<Comm>,
     dir: OwnedFd,
     sized: bool,
+    vantage: Arc<Vantage>,
 }
 
 impl Process {
@@ -108,16 +111,18 @@ impl Process {
         stat.map(|stat| NetworkNamespace::of(&stat)).map_err(|errno| self.error("net/dev", errno))
     }
 
-    /// Its `/proc/PID/cgroup`: one line per hierarchy.
+    /// Its `/proc/PID/cgroup`: one line per hierarchy, with paths from the hierarchy's root whatever cgroup namespace we
+    /// are in.
     ///
     /// # Errors
-    /// Gone if it exited.
+    /// Gone if it exited; malformed if we do not know where we are ourselves
+    /// ([`Host::knows_cgroups_of_processes`]).
     pub fn cgroup(&self) -> Result<String> {
         let mut buffer = Vec::with_capacity(16 << 10);
         let read = open_file(&self.dir, c"cgroup")
             .and_then(|file| rustix::io::read(file, rustix::buffer::spare_capacity(&mut buffer)));
         read.map_err(|errno| self.error("cgroup", errno))?;
-        Ok(String::from_utf8_lossy(&buffer).into_owned())
+        self.vantage.absolute(String::from_utf8_lossy(&buffer).into_owned())
     }
 
     fn error(&self, file: &str, errno: Errno) -> Error {
@@ -142,6 +147,7 @@ pub struct Processes {
     sized: bool,
     /// A pid in this procfs is the same process's to a system call of ours.
     own_numbers: bool,
+    vantage: Arc<Vantage>,
 }
 
 impl Processes {
@@ -153,7 +159,8 @@ impl Processes {
         let path = host.proc("");
         let dir = rustix::fs::open(&path, DIRECTORY, Mode::empty())
             .map_err(|errno| Error::os(path.display(), &errno.into()))?;
-        let mut processes = Processes { dir, path, sized: false, own_numbers: false };
+        let mut processes =
+            Processes { dir, path, sized: false, own_numbers: false, vantage: Arc::clone(&host.vantage) };
         processes.sized = processes.sizes_are_counts();
         processes.own_numbers = processes.is_procfs() && processes.numbers_are_ours();
         Ok(processes)
@@ -238,7 +245,8 @@ impl Processes {
     /// Reads one process. What of it is denied is `None`; an error says that it is gone, or that *we* cannot go on.
     fn process(&self, pid: u32) -> rustix::io::Result<Process> {
         let dir = rustix::fs::openat(&self.dir, DecInt::new(pid).as_c_str(), PLACE, Mode::empty())?;
-        let mut process = Process { pid, fds: None, limit: None, comm: None, dir, sized: self.sized };
+        let vantage = Arc::clone(&self.vantage);
+        let mut process = Process { pid, fds: None, limit: None, comm: None, dir, sized: self.sized, vantage };
         let dir = process.dir.as_fd();
         let limit = if self.own_numbers { ask_limit(pid) } else { None };
         process.fds = permitted(if self.sized {

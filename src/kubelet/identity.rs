@@ -71,7 +71,7 @@ fn is_static(uid: &str) -> bool {
 fn pod_of(cgroup: &str) -> Option<String> {
     let paths = cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2));
     paths.into_iter().find_map(|path| {
-        let known = cgroup_name::of_path(path).map(|place| place.pod_uid);
+        let known = cgroup_name::of_path(path, cgroup_name::SEARCHED_LEVELS).map(|place| place.pod_uid);
         known.or_else(|| {
             let outside = path.strip_prefix("/..")?;
             outside.split('/').find_map(cgroup_name::pod_uid)

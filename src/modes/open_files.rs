@@ -42,6 +42,7 @@ use crate::host::process::Processes;
 use crate::host::sockets::TcpState;
 use crate::host::sockets::owners::Owners;
 use crate::host::{Deadline, Host};
+use crate::kubelet::pod_places::PodPlaces;
 use crate::metric::Samples;
 use crate::runtime::{Runtime, endpoint_path};
 use crate::services::Services;
@@ -244,7 +245,9 @@ impl Collector for OpenFiles {
         }
         let (look, close_wait) = self.sockets(host, namespaces, deadline, &mut samples);
         let wanted = Wanted { clients: look.as_ref().map(Look::clients).unwrap_or_default(), close_wait };
-        let met = snapshot.look_closer(few, &wanted, self.settings.max_readlinks, deadline);
+        samples.ok(host.knows_cgroups_of_processes());
+        let places = PodPlaces::of(host);
+        let met = snapshot.look_closer(few, &wanted, places, self.settings.max_readlinks, deadline);
         if let Ok(own) = host.own_network_namespace() {
             // The list is of our own namespace.
             let outside = snapshot.detailed.iter_mut().filter(|detail| namespaces.may_be_outside(detail.pid, own));
@@ -254,7 +257,7 @@ impl Collector for OpenFiles {
         if let Some(look) = &look {
             let counts = look.by_peer(host, &met, clients, self.settings.socket_max_readlinks, deadline);
             rows = samples.ok(counts).map(runtime_sockets::Rows::of).unwrap_or_default();
-            rows.place(host);
+            rows.place(host, places);
         }
         let usage = inotify.update(&processes, &self.settings, snapshot.cut.is_none(), deadline);
         // After the sweep: a runtime that does not answer takes no time from it, and names only.

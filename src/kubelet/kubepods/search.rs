@@ -8,16 +8,13 @@ use crate::host::Host;
 use crate::host::cgroup::Hierarchy;
 use crate::host::cgroup::walk::Entry;
 use crate::host::text::keyed;
-use crate::kubelet::cgroup_name::{CgroupRole, is_root};
-
-/// `--cgroup-root` may put the tree below other directories; further down than this it is not looked for.
-const SEARCHED_LEVELS: u8 = 3;
+use crate::kubelet::cgroup_name::{CgroupRole, SEARCHED_LEVELS, is_root_in, may_hold_pods};
 
 /// Where the walk is, as seen from kubepods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Position {
     /// Above any kubepods, so many levels below the hierarchy's root, in the directory of this base.
-    Above(u8, usize),
+    Above(usize, usize),
     /// Where no kubepods will be met any more.
     Outside,
     /// In a kubepods tree.
@@ -45,7 +42,7 @@ pub(super) struct Within {
 pub(super) struct Search {
     unified: bool,
     memory: bool,
-    levels: u8,
+    levels: usize,
     /// Whether the kernel names processes to us at all. Told of none, every v1 directory would look like one that
     /// nobody is in.
     told: Result<()>,
@@ -76,14 +73,15 @@ impl Search {
             Position::Within(within) => self.below(within, entry).map(Position::Within),
             Position::Above(level, base) => {
                 let name = entry.name();
-                if is_root(&name) {
+                let above = if level == 0 { None } else { self.tree.bases[base].file_name() };
+                if is_root_in(above.map(|above| above.to_string_lossy()).as_deref(), &name) {
                     self.tree.roots += 1;
                     self.charge(entry);
                     let base = self.base(base, &name);
                     let root = Within { role: CgroupRole::Root, base, index: None, pod: None, found: false };
                     return Some(Position::Within(root));
                 }
-                let deeper = level + 1 < self.levels;
+                let deeper = level + 1 < self.levels && may_hold_pods(&name);
                 Some(if deeper { Position::Above(level + 1, self.base(base, &name)) } else { Position::Outside })
             }
         }

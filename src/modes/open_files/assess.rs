@@ -9,6 +9,7 @@ use crate::host::process::fds::Kind;
 use crate::host::process::parse::Limit;
 use crate::metric::{Metric, Samples, Unit};
 
+use super::names::unknown_pod;
 use super::snapshot::{Command, Detail, Snapshot};
 use super::{FileHandles, MOST_COMMANDS};
 
@@ -54,7 +55,8 @@ pub(super) static PROCESS_OPEN_FDS: Metric = Metric::gauge(
     PROCESS,
     "File descriptors of one process: of those nearest their limit, those with the most, the node's own daemons, and the \
      exporter itself (its count includes the processes that it holds open while it reads). A series ends when its process \
-     leaves that choice. Names are the runtime's, by container id or pod uid; a pause process has no container name.",
+     leaves that choice. Names are the runtime's, by container id or pod uid; a pause process has no container name. pod_uid is empty outside of pods, and \
+     unknown where that cannot be told.",
 );
 pub(super) static PROCESS_FD_LIMIT: Metric = Metric::gauge(
     "headroom_process_fd_limit",
@@ -178,7 +180,7 @@ fn refusals(uncounted: u64, kinds: Option<(u64, Error)>, inotify: u64, entitled:
 fn process(detail: &Detail, samples: &mut Samples) {
     let pid = detail.pid.to_string();
     let place = detail.place.as_ref();
-    let uid = place.map_or("", |place| &place.pod_uid);
+    let uid = place.map_or(unknown_pod(detail.unplaced), |place| &place.pod_uid);
     let container = place.and_then(|place| place.container_id.as_deref()).unwrap_or("");
     let names = &detail.names;
     let labels = [&pid, detail.comm.as_str(), uid, container, &names.namespace, &names.pod, &names.container];

@@ -20,6 +20,12 @@ impl Names {
     }
 }
 
+/// The `pod_uid` of a process that has no place: none for one outside of pods, which alerts take for a daemon of the
+/// node's. One that may be in a pod is none.
+pub(super) fn unknown_pod(unplaced: bool) -> &'static str {
+    if unplaced { "unknown" } else { "" }
+}
+
 /// Who is asked about in `places`: uids of pods, ids of containers.
 pub(super) fn wanted<'a>(places: impl Iterator<Item = &'a PodPlace>) -> (HashSet<&'a str>, HashSet<&'a str>) {
     let (mut uids, mut containers) = (HashSet::new(), HashSet::new());

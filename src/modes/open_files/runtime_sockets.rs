@@ -25,10 +25,11 @@ use crate::error::{Error, Reason, Result};
 use crate::host::sockets::owners::{Owner, Owners};
 use crate::host::sockets::{UnixKind, UnixName, UnixSocket};
 use crate::host::{Deadline, Host};
-use crate::kubelet::cgroup_name::{self, PodPlace};
+use crate::kubelet::cgroup_name::PodPlace;
+use crate::kubelet::pod_places::PodPlaces;
 use crate::metric::{Metric, Samples, Unit};
 
-use super::names::Names;
+use super::names::{Names, unknown_pod};
 use super::namespaces::Namespaces;
 
 pub(super) static CONNECTIONS: Metric = Metric::gauge(
@@ -266,6 +267,8 @@ pub(super) struct Row {
     pub(super) peer: Peer,
     pub(super) count: u64,
     pub(super) place: Option<PodPlace>,
+    /// Whether it is in a pod is not known.
+    unplaced: bool,
     pub(super) names: Names,
     /// What the process that stands for a namespace calls itself.
     comm: String,
@@ -289,6 +292,7 @@ impl Rows {
                 peer,
                 count,
                 place: None,
+                unplaced: false,
                 names: Names::default(),
                 comm: String::new(),
             })
@@ -303,16 +307,15 @@ impl Rows {
     }
 
     /// Reads which pods they belong to.
-    pub(super) fn place(&mut self, host: &Host) {
+    pub(super) fn place(&mut self, host: &Host, places: PodPlaces) {
         for row in &mut self.rows {
             let pid = match row.peer {
                 Peer::Process { pid, .. } | Peer::Namespace { pid } => pid,
                 Peer::Unknown | Peer::None => continue,
             };
-            // On v1 there is a line per hierarchy, and some may not go as deep as others.
-            let cgroups = host.read(host.proc(format!("{pid}/cgroup"))).unwrap_or_default();
-            let places = cgroups.lines().filter_map(cgroup_name::of_path);
-            row.place = places.max_by_key(|place| place.container_id.is_some());
+            let cgroups = host.cgroups_of(pid);
+            row.unplaced = cgroups.as_ref().is_err_and(|error| !error.is_gone());
+            row.place = cgroups.ok().and_then(|cgroups| places.place(&cgroups));
             if let (Peer::Namespace { .. }, None) = (&row.peer, &row.place) {
                 row.comm = host.pids().and_then(|pids| pids.comm(pid)).unwrap_or_default();
             }
@@ -341,7 +344,7 @@ pub(super) fn assess(look: &Look, rows: &Rows, samples: &mut Samples) {
             Peer::Unknown => ("unknown", ""),
             Peer::None => ("none", ""),
         };
-        let uid = row.place.as_ref().map_or("", |place| &place.pod_uid);
+        let uid = row.place.as_ref().map_or(unknown_pod(row.unplaced), |place| &place.pod_uid);
         let container = row.place.as_ref().and_then(|place| place.container_id.as_deref()).unwrap_or("");
         let Names { namespace, pod, container: name } = &row.names;
         *sums.entry([&row.socket, peer, pid, comm, uid, container, namespace, pod, name]).or_default() += row.count;

@@ -13,7 +13,8 @@ use crate::host::process::fds::Kinds;
 use crate::host::process::parse::{Comm, Limit};
 use crate::host::process::{Process, Processes};
 use crate::host::sockets::owners::Owner;
-use crate::kubelet::cgroup_name::{self, PodPlace};
+use crate::kubelet::cgroup_name::PodPlace;
+use crate::kubelet::pod_places::PodPlaces;
 
 use super::names::Names;
 use super::{MOST_DAEMONS, MOST_TOP, Settings};
@@ -47,6 +48,8 @@ pub(super) struct Detail {
     pub(super) fds: u64,
     pub(super) limit: Option<Limit>,
     pub(super) place: Option<PodPlace>,
+    /// Whether it is in a pod is not known.
+    pub(super) unplaced: bool,
     /// Of that place.
     pub(super) names: Names,
     pub(super) kinds: Option<Kinds>,
@@ -127,6 +130,7 @@ impl Snapshot {
         &mut self,
         mut few: Vec<Rc<Process>>,
         wanted: &Wanted,
+        places: PodPlaces,
         budget: usize,
         deadline: Deadline,
     ) -> HashMap<u32, Owner> {
@@ -164,15 +168,16 @@ impl Snapshot {
                     }
                 }
             };
-            // On v1 there is a line per hierarchy, and some may not go as deep as others.
-            let cgroups = process.cgroup().unwrap_or_default();
-            let place = cgroups.lines().filter_map(cgroup_name::of_path).max_by_key(|p| p.container_id.is_some());
+            let cgroups = process.cgroup();
+            let unplaced = cgroups.as_ref().is_err_and(|error| !error.is_gone());
+            let place = cgroups.ok().and_then(|cgroups| places.place(&cgroups));
             self.detailed.push(Detail {
                 pid: process.pid,
                 comm,
                 fds,
                 limit: process.limit,
                 place,
+                unplaced,
                 names: Names::default(),
                 kinds,
                 close_wait,

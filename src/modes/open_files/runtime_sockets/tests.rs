@@ -106,7 +106,7 @@ fn a_pod_with_a_network_of_its_own_is_named_without_a_process() {
     }
     let counts = look.by_peer(&host, &HashMap::new(), &mut Owners::default(), 100, soon()).unwrap();
     let mut rows = Rows::of(counts);
-    rows.place(&host);
+    rows.place(&host, crate::kubelet::pod_places::PodPlaces::of(&host));
     rows.rows[0].names = Names { namespace: "default".into(), pod: "memvol".into(), container: String::new() };
     let mut samples = Samples::new();
     assess(&look, &rows, &mut samples);
