@@ -208,7 +208,7 @@ impl PodInterface {
         let look = samples.ok(self.kubepods.look(context.host, context.deadline, context.began))?.value;
         samples.ok(Layout::found(context.host, look.layout.clone()))??;
         let walk = look.walk.as_ref()?;
-        let whole = is_whole(&walk.extent, samples);
+        let whole = is_whole(walk, samples);
         if let Some(error) = &walk.tree.unread.processes {
             samples.fail(error.clone());
         }

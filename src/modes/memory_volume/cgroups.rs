@@ -101,7 +101,7 @@ pub(super) fn read(
 ) -> Option<Cgroups> {
     samples.ok(Layout::found(host, look.layout.clone()))??;
     let walk = look.memory()?;
-    let complete = is_whole(&walk.extent, samples);
+    let complete = is_whole(walk, samples);
     let tree = &walk.tree;
     let mut reader = Reader { host, walk, tables, unread: tree.unread.kills.clone() };
     let mut pods: Vec<(usize, Pod)> = Vec::new();
@@ -129,6 +129,11 @@ pub(super) fn read(
     }
     if let Some(error) = reader.unread {
         samples.fail(error);
+    }
+    if !walk.hierarchy.unified {
+        // v1: what was left out has counts of its own.
+        let (missing, _) = walk.missing();
+        pods.iter_mut().filter(|(_, pod)| missing.contains_key(&pod.uid)).for_each(|(_, pod)| pod.counted = false);
     }
     tables.end(complete);
     Some(Cgroups { roots: tree.roots, pods: pods.into_iter().map(|(_, pod)| pod).collect(), complete })
