@@ -84,6 +84,8 @@ pub struct Host {
     links: links::Source,
     /// Questions about interfaces that the kernel may keep us waiting for.
     network: bounded_call::Guard,
+    /// Looking at what containers have made, who may keep us waiting: whoever does must not use up the others' threads.
+    containers: bounded_call::Guard,
     /// Reading of files that may lie on a file system that hangs.
     files: bounded_call::Guard,
     listing: SingleFlight<Result<Arc<[u32]>>>,
@@ -110,6 +112,7 @@ impl Host {
             filesystems,
             links,
             network: bounded_call::Guard::default(),
+            containers: bounded_call::Guard::default(),
             files: bounded_call::Guard::default(),
             sockets,
             listing: SingleFlight::default(),

@@ -270,6 +270,24 @@ fn caps_leave_those_nearest_their_limit_and_the_last_that_were_killed() {
     }
 }
 
+/// Each of the others is nearer its limit.
+#[test]
+fn a_pod_with_very_many_volumes_takes_no_place_from_another() {
+    for (of_pod, most) in [(120, 100), (MOST_VOLUMES + 200, MOST_VOLUMES)] {
+        let machine = Machine::v1();
+        let mut settings = super::super::Settings::default();
+        settings.memory_volume.max_volumes = most;
+        let collector = (MODE.build)(&settings, &Services::default());
+        let many = (1..=of_pod).map(|index| row(index, "a-many", &format!("v{index:04}")));
+        let host = with_volumes(&machine, &[row(0, "victim", "cache")].into_iter().chain(many).collect::<Vec<_>>());
+        let samples = collect(&*collector, &host);
+        assert!(samples.value(&USED, &["", "", "victim", "cache"]).is_some());
+        assert_eq!(rows(&samples, &USED), most);
+        let lost: Vec<(&str, u64)> = samples.dropped_by().pods.iter().map(|(pod, count)| (&*pod.uid, *count)).collect();
+        assert_eq!((lost, samples.dropped_by().node), (vec![("a-many", (of_pod + 1 - most) as u64)], 0));
+    }
+}
+
 #[test]
 fn a_runtime_that_is_silent_costs_names_only() {
     let silent = Runtime::fixed(Err(Error::new(Reason::Timeout, "no answer")));
