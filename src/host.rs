@@ -273,9 +273,9 @@ impl Host {
         listed.ok_or_else(late)?.value
     }
 
-    /// Fails where it cannot be told which cgroups processes are in: we are in a cgroup namespace of our own, and do not
-    /// find ourselves among the machine's cgroups. What [`Pids::standing`] and [`process::Process::cgroup`] say is then
-    /// nothing.
+    /// Fails where it cannot be told which cgroups processes are in: we are in a cgroup namespace of our own, and do
+    /// not find ourselves among the machine's cgroups. What [`Pids::standing`] and [`process::Process::cgroup`] say is
+    /// then nothing.
     ///
     /// # Errors
     /// Malformed.

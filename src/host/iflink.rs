@@ -5,13 +5,13 @@
 //! in counts. A container that has no such mount, and one of a recorded machine, has nothing to tell.
 //!
 //! To look takes `CAP_SYS_PTRACE`. The path leads through a file system that the container has made: it is resolved
-//! below its root, nothing on it is opened before it is proven to be a sysfs, nothing that was mounted over a part of it
-//! is opened at all, and each container is looked at on a thread that only it can hold up.
+//! below its root, nothing on it is opened before it is proven to be a sysfs, nothing that was mounted over a part of
+//! it is opened at all, and each container is looked at on a thread that only it can hold up.
 //!
-//! **What it proves.** That an interface here sits on nothing *here*: the kernel gives it a link `lower_NAME` to what it
-//! sits on in its own namespace, and those are left out. Not in which namespace the other one is. A pod with namespaces
-//! of its own (Docker in Docker) has veth pairs and VLANs whose numbers mean nothing to the machine, and can have any
-//! number. So what is told here is a claim, for whoever can hold it against the machine's own interfaces.
+//! **What it proves.** That an interface here sits on nothing *here*: the kernel gives it a link `lower_NAME` to what
+//! it sits on in its own namespace, and those are left out. Not in which namespace the other one is. A pod with
+//! namespaces of its own (Docker in Docker) has veth pairs and VLANs whose numbers mean nothing to the machine, and can
+//! have any number. So what is told here is a claim, for whoever can hold it against the machine's own interfaces.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
@@ -41,11 +41,12 @@ pub struct LinkPeer {
 }
 
 impl Host {
-    /// The interfaces with one below them (or another end) in another namespace, as each of these processes sees them in
-    /// its `/sys`: one answer each. One that keeps us waiting costs a thread, once, and its own answer.
+    /// The interfaces with one below them (or another end) in another namespace, as each of these processes sees them
+    /// in its `/sys`: one answer each. One that keeps us waiting costs a thread, once, and its own answer.
     ///
     /// # Errors
-    /// Of each process: denied without `CAP_SYS_PTRACE`, gone if it exited; `timeout` if it hangs, `busy` while it does.
+    /// Of each process: denied without `CAP_SYS_PTRACE`, gone if it exited; `timeout` if it hangs, `busy` while it
+    /// does.
     pub fn iflinks(&self, pids: &[u32], deadline: Deadline) -> Vec<Result<Vec<LinkPeer>>> {
         let roots = pids.iter().map(|pid| (format!("sysfs of process {pid}"), self.proc(format!("{pid}/root"))));
         self.containers.run_each(roots.collect(), &mut CallBudget::new(deadline), of_root)

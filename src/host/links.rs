@@ -127,9 +127,9 @@ impl Host {
 }
 
 impl Host {
-    /// The addresses that each of these interfaces of the machine takes packets for, beside its own. The kernel adds one
-    /// for each macvlan on it that is up, and for a VLAN with an address of its own, in whatever namespace those are: so
-    /// it is the word of the machine for what is stacked on it.
+    /// The addresses that each of these interfaces of the machine takes packets for, beside its own. The kernel adds
+    /// one for each macvlan on it that is up, and for a VLAN with an address of its own, in whatever namespace those
+    /// are: so it is the word of the machine for what is stacked on it.
     ///
     /// # Errors
     /// As [`Host::links`], which is asked first.

@@ -34,8 +34,8 @@ pub struct Standing {
     pub uid: Option<u32>,
     /// In how many pid namespaces it is, from this procfs' inwards: one for a process of the machine's own.
     pub namespaces: Option<usize>,
-    /// Its `/proc/PID/cgroup`, a line for each hierarchy, with paths from the hierarchy's root where that is known; else
-    /// as our own cgroup namespace shows them.
+    /// Its `/proc/PID/cgroup`, a line for each hierarchy, with paths from the hierarchy's root where that is known;
+    /// else as our own cgroup namespace shows them.
     pub cgroup: String,
 }
 

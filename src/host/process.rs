@@ -111,8 +111,8 @@ impl Process {
         stat.map(|stat| NetworkNamespace::of(&stat)).map_err(|errno| self.error("net/dev", errno))
     }
 
-    /// Its `/proc/PID/cgroup`: one line per hierarchy, with paths from the hierarchy's root whatever cgroup namespace we
-    /// are in.
+    /// Its `/proc/PID/cgroup`: one line per hierarchy, with paths from the hierarchy's root whatever cgroup namespace
+    /// we are in.
     ///
     /// # Errors
     /// Gone if it exited; malformed if we do not know where we are ourselves

@@ -164,9 +164,9 @@ pub const SEARCHED_LEVELS: usize = 3;
 /// The pod and container of a cgroup path from the hierarchy's root, as in a line of `/proc/PID/cgroup` (the whole line
 /// will do as well). `None` for a path outside of any pod.
 ///
-/// A tree of pods is one only where a kubelet makes it, at most so many `levels` below the hierarchy's root: whoever may
-/// make cgroups of his own can give them any name. What a Kubernetes inside a container calls its pods is nothing that
-/// this node knows either.
+/// A tree of pods is one only where a kubelet makes it, at most so many `levels` below the hierarchy's root: whoever
+/// may make cgroups of his own can give them any name. What a Kubernetes inside a container calls its pods is nothing
+/// that this node knows either.
 pub fn of_path(cgroup_path: &str, levels: usize) -> Option<PodPlace> {
     let path = cgroup_path.trim_end().strip_suffix(" (deleted)").unwrap_or(cgroup_path.trim_end());
     let mut names = path.split('/').skip(1);
@@ -198,8 +198,8 @@ pub fn of_path(cgroup_path: &str, levels: usize) -> Option<PodPlace> {
     found
 }
 
-/// True if a kubepods root is called so in the directory `above`, `None` for the hierarchy's root. Systemd's slices have
-/// the names of those above in their own.
+/// True if a kubepods root is called so in the directory `above`, `None` for the hierarchy's root. Systemd's slices
+/// have the names of those above in their own.
 pub fn is_root_in(above: Option<&str>, name: &str) -> bool {
     if !is_root(name) {
         return false;

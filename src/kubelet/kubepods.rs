@@ -112,8 +112,8 @@ pub struct Walk {
     pub extent: Extent,
     /// The kernel's own count of cgroups in it, of the same moment; only on v1.
     pub held: Option<u64>,
-    /// Cgroups that have a memory id, where only a walk can count them: on cgroup2 before Linux 6.12. At the most, where
-    /// a part was left out. `None` elsewhere, and if it was cut short.
+    /// Cgroups that have a memory id, where only a walk can count them: on cgroup2 before Linux 6.12. At the most,
+    /// where a part was left out. `None` elsewhere, and if it was cut short.
     pub memory_ids: Result<Option<u64>>,
     /// What lies below kubepods.
     pub tree: Tree,
@@ -297,8 +297,8 @@ impl Walk {
 }
 
 impl Walk {
-    /// What is missing of pods by their own doing: directories too many or too deep, files that they closed. By pod uid.
-    /// And how many directories of no pod were left out.
+    /// What is missing of pods by their own doing: directories too many or too deep, files that they closed. By pod
+    /// uid. And how many directories of no pod were left out.
     pub fn missing(&self) -> (BTreeMap<String, u64>, u64) {
         let (mut pods, mut others) = (BTreeMap::new(), 0);
         let closed = self.tree.closed.iter().map(|(&share, &count)| (Some(share), count));

@@ -1,5 +1,5 @@
-//! What a tenant can do to us, and what becomes of it: each way with real processes, namespaces, cgroups and sockets, of
-//! a user without rights where the kernel lets one, beside a victim whose series must stand throughout.
+//! What a tenant can do to us, and what becomes of it: each way with real processes, namespaces, cgroups and sockets,
+//! of a user without rights where the kernel lets one, beside a victim whose series must stand throughout.
 
 mod cgroups;
 mod interfaces;

@@ -78,8 +78,8 @@ impl Entry<'_> {
         Error::os(format_args!("{}/{file}", self.name.to_string_lossy()), &errno.into())
     }
 
-    /// Its `cgroup.procs`, as [`Entry::first`]; `None` for a threaded cgroup, which names none there (`EOPNOTSUPP`): its
-    /// processes are those of the domain further up.
+    /// Its `cgroup.procs`, as [`Entry::first`]; `None` for a threaded cgroup, which names none there (`EOPNOTSUPP`):
+    /// its processes are those of the domain further up.
     ///
     /// # Errors
     /// As [`Entry::first`].

@@ -241,8 +241,8 @@ impl Search {
         Some(text.and_then(|text| keyed(&text, "oom_kill")))
     }
 
-    /// A small file of a directory. Inside: `None` if it cannot be read, which is noted unless there is an error already.
-    /// Outside: `None` if the directory went away.
+    /// A small file of a directory. Inside: `None` if it cannot be read, which is noted unless there is an error
+    /// already. Outside: `None` if the directory went away.
     fn read<T>(&mut self, entry: &Entry<'_>, file: impl Fn(&Entry<'_>) -> Result<T>, slot: Slot) -> Option<Option<T>> {
         match file(entry) {
             Ok(text) => {

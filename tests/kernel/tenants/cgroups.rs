@@ -20,8 +20,8 @@ const TENANT: &str = "11111111-2222-4333-8444-000000000002";
 const EXPORTER: &str = "11111111-2222-4333-8444-000000000003";
 const QUIET: [&str; 3] = ["--no-runtime", "--apiserver.url=off", "--kubelet.url=off"];
 
-/// A part of the machine's cgroup2 hierarchy that is mounted, for us, where a machine has the whole: as a node that is a
-/// container has it.
+/// A part of the machine's cgroup2 hierarchy that is mounted, for us, where a machine has the whole: as a node that is
+/// a container has it.
 struct Node {
     top: PathBuf,
     sys: tempfile::TempDir,

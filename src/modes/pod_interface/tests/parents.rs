@@ -198,8 +198,8 @@ fn parents_of_interfaces_inside_pods() {
     assert_eq!(story.at(40, &links[..2], true)[..1], ["eth2 bond 0"], "the others carry nothing any more");
 }
 
-/// As Docker in Docker and a nested namespace have them: the number is of another namespace, and by chance or on purpose
-/// that of an interface of the machine.
+/// As Docker in Docker and a nested namespace have them: the number is of another namespace, and by chance or on
+/// purpose that of an interface of the machine.
 #[test]
 fn what_a_pod_stacks_in_namespaces_of_its_own_is_on_nothing_of_the_machine() {
     let mut story = Story::new();
