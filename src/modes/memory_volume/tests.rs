@@ -229,7 +229,7 @@ fn with_volumes(machine: &Machine, rows: &[String]) -> Host {
     machine.proc("1/mountinfo", &(rows.join("\n") + "\n"));
     let paths = rows.iter().map(|row| PathBuf::from(row.split(' ').nth(4).unwrap()));
     let answers = paths.enumerate().map(|(index, path)| {
-        (path, Filesystem { capacity_bytes: 1000, available_bytes: 1000 - index as u64, ..NOTHING })
+        (path, Filesystem { capacity_bytes: 2000, available_bytes: 2000 - index as u64, ..NOTHING })
     });
     Host::recorded(machine.host.roots().clone(), answers.collect())
 }

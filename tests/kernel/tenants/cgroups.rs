@@ -174,7 +174,9 @@ fn in_a_cgroup_namespace_of_our_own_each_process_is_its_pods() {
         let exporter = Exporter::start_as(node.exporter(true, exporter_binary()), &QUIET);
         for _ in 0..2 {
             let page = exporter.scrape();
-            assert_eq!(page.outcome("open_files"), "ok");
+            if page.outcome("open_files") != "ok" {
+                panic!("{}", exporter.stop(rustix::process::Signal::TERM).1);
+            }
             assert_eq!(pod_of(&page, victim), Some(of(VICTIM)), "{slices}");
             assert_eq!(pod_of(&page, tenant), Some(of(TENANT)), "{slices}");
             assert_eq!(pod_of(&page, exporter.pid()), Some(of(EXPORTER)), "{slices}");

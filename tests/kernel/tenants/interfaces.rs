@@ -67,6 +67,7 @@ fn what_a_pod_stacks_in_its_own_namespaces_is_none_of_the_machines() {
     common::shell(&format!("ip link add {third} index 952 type veth peer name {third}p; ip link set {third} up"));
     let third = Device(third);
     // And on what the pod has itself.
+    common::shell(&format!("ip -n {} link set eth0 up", pod.0));
     let inner =
         format!("ip -n {0} link add link eth0 name eth0.7 type vlan id 7 && ip -n {0} link set eth0.7 up", pod.0);
     if !succeeds(&inner) {
