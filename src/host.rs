@@ -88,6 +88,8 @@ pub struct Host {
     containers: bounded_call::Guard,
     /// Reading of files that may lie on a file system that hangs.
     files: bounded_call::Guard,
+    /// Reading of what processes can keep from us. Apart from files: stuck processes must not use up their threads.
+    processes: bounded_call::Guard,
     listing: SingleFlight<Result<Arc<[u32]>>>,
     vantage: Arc<Vantage>,
     in_a_pod: bool,
@@ -114,6 +116,7 @@ impl Host {
             network: bounded_call::Guard::default(),
             containers: bounded_call::Guard::default(),
             files: bounded_call::Guard::default(),
+            processes: bounded_call::Guard::default(),
             sockets,
             listing: SingleFlight::default(),
             in_a_pod: false,

@@ -19,10 +19,17 @@ pub(super) fn text(path: &Path) -> Result<String> {
     File::open(path).and_then(contents).map_err(|error| Error::os(path.display(), &error))
 }
 
+/// The text of a file that may be in the root of another process: what is no file (a FIFO, a terminal, a socket's
+/// device) neither blocks the opening nor is read.
 pub(super) fn text_in_root(root: &Path, path: &Path) -> Result<String> {
-    open_in_root(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC)
-        .and_then(|fd| contents(File::from(fd)))
-        .map_err(|error| Error::os(path.display(), &error))
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = open_in_root(root, path, flags).map_err(|error| Error::os(path.display(), &error))?;
+    let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::os(path.display(), &errno.into()))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => contents(File::from(fd)).map_err(|error| Error::os(path.display(), &error)),
+        FileType::Directory => Err(Error::os(path.display(), &Errno::ISDIR.into())),
+        _ => Err(Error::malformed(format!("{}: not a file", path.display()))),
+    }
 }
 
 pub(super) fn list(path: &Path) -> Result<Vec<OsString>> {
@@ -101,5 +108,21 @@ mod tests {
         std::fs::write(dir.path().join("data/config.yaml"), "inside").unwrap();
         std::os::unix::fs::symlink("/data/config.yaml", dir.path().join("config.yaml")).unwrap();
         assert_eq!(text_in_root(dir.path(), Path::new("/config.yaml")).unwrap(), "inside");
+    }
+
+    #[test]
+    fn what_is_no_file_is_neither_waited_for_nor_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, dir.path().join("fifo"), FileType::Fifo, mode, 0).unwrap();
+        std::os::unix::fs::symlink("/fifo", dir.path().join("config.yaml")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        for name in ["/fifo", "/config.yaml", "/socket", "/"] {
+            assert!(text_in_root(dir.path(), Path::new(name)).is_err(), "{name}");
+        }
+        let error = text_in_root(dir.path(), Path::new("/config.yaml")).unwrap_err();
+        assert!(error.to_string().contains("not a file"), "{error}");
+        let error = text_in_root(Path::new("/"), Path::new("/dev/zero")).unwrap_err();
+        assert!(error.to_string().contains("not a file"), "{error}");
     }
 }

@@ -194,7 +194,7 @@ impl Collector for MemoryVolume {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { kills, limits, tables } = &mut *state;
         let look = samples.ok(self.kubepods.look(host, deadline, began));
-        let cgroups = look.and_then(|look| cgroups::read(host, &look.value, &wanted, tables, &mut samples));
+        let cgroups = look.and_then(|look| cgroups::read(host, &look.value, &wanted, tables, &mut samples, deadline));
         let kubepods = cgroups.as_ref().is_some_and(|cgroups| cgroups.roots > 0);
         if kubelet.is_none() && !kubepods && volumes.is_empty() && node_kills.is_none() {
             let none = || Error::absent("no kubelet, no kubepods, and no oom_kill in vmstat");

@@ -184,9 +184,9 @@ impl Passive {
         look.errors.extend(known.errors);
         look.endpoints = known.addresses;
 
+        let http2 = node.http2(host, deadline).map_err(|error| error.context("the kubelet's HTTP/2 settings"));
         // A panic of ours half-way leaves it outdated at worst.
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let http2 = node.http2(host).map_err(|error| error.context("the kubelet's HTTP/2 settings"));
         look.http2 = http2.map_err(|error| look.errors.push(error)).ok().flatten();
         match self.connections(host, kubelet, &mut memory, &mut look, deadline) {
             Ok(()) => {}
