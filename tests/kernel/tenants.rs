@@ -3,6 +3,7 @@
 
 mod cgroups;
 mod interfaces;
+mod stall;
 mod volumes;
 
 /// Of a user that owns nothing.
