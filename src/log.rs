@@ -2,8 +2,8 @@
 //!
 //! - A logfmt value in quotes is a string of JSON (go-logfmt, Loki). The formatter quotes as Rust does: `\'` and
 //!   `\u{1b}` are turned into `'` and `\u001b`.
-//! - What would not show, or would do something to a terminal, is written as JSON does (`\u009b`), in values that are not
-//!   quoted too: names of processes and files are whatever somebody chose.
+//! - What would not show, or would do something to a terminal, is written as JSON does (`\u009b`), in values that are
+//!   not quoted too: names of processes and files are whatever somebody chose.
 //! - On a connection to the systemd journal each line begins with its priority (`<4>`, sd-daemon(3)), so that
 //!   `journalctl -p warning` finds warnings.
 

@@ -1,11 +1,11 @@
 //! Whose question to the apiserver is next: fair by address, and those who were let in before do not wait behind those
 //! who never were.
 //!
-//! Three kinds of places, two of each. **Known** tokens, which were admitted once, however long ago: nobody who invents
-//! tokens gets one of these. **Clean** addresses, which showed no wrong token lately. **Suspect** ones, which did: there
-//! a place stays taken for 400 ms after a no, so that a flood costs the apiserver five questions a second. At each kind
-//! an address has at most two in the queue, so who floods waits behind himself, and a clean newcomer behind one question
-//! or two of each other address.
+//! Three kinds of places, two of each. **Known** tokens, which were admitted within a day: nobody who invents tokens
+//! gets one of these. **Clean** addresses, which showed no wrong token lately. **Suspect** ones, which did: there a
+//! place stays taken for 400 ms after a no, so that a flood costs the apiserver five questions a second. At the latter
+//! two an address has at most two in the queue, so who floods waits behind himself, and a clean newcomer behind one
+//! question or two of each other address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -38,7 +38,7 @@ pub(super) struct Places {
     clean: Arc<Semaphore>,
     suspect: Arc<Semaphore>,
     /// Who is at a queue or has a place.
-    turns: Mutex<HashMap<(IpAddr, bool), Arc<Semaphore>>>,
+    turns: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
     suspects: Mutex<HashMap<IpAddr, Instant>>,
 }
 
@@ -65,7 +65,7 @@ impl Places {
             let place = Arc::clone(&self.known).acquire_owned().await.ok();
             return Place { of, suspect: false, known, _place: place, _turn: None };
         }
-        let turn = self.turn(of, known).acquire_owned().await.ok();
+        let turn = self.turn(of).acquire_owned().await.ok();
         // Now, not when it came: the one before it may have been wrong.
         let suspect = self.is_suspect(of);
         let places = if suspect { &self.suspect } else { &self.clean };
@@ -73,11 +73,11 @@ impl Places {
         Place { of, suspect, known, _place: place, _turn: turn }
     }
 
-    fn turn(&self, of: IpAddr, known: bool) -> Arc<Semaphore> {
+    fn turn(&self, of: IpAddr) -> Arc<Semaphore> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         // Bounded by the requests under way: of others nothing is kept.
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-        Arc::clone(turns.entry((of, known)).or_insert_with(|| Arc::new(Semaphore::new(PLACES))))
+        Arc::clone(turns.entry(of).or_insert_with(|| Arc::new(Semaphore::new(PLACES))))
     }
 
     /// Its token was wrong: the place stays taken for a while, also if the client has gone.
