@@ -38,7 +38,7 @@ fn about(scrape: &Scrape, metric: &'static Metric, labels: &[&str]) -> f64 {
 async fn a_panic_costs_its_own_collector() {
     let scraper = scraper(|_| panic!("bug"));
     for round in 1..=3 {
-        let scrape = scraper.scrape(soon(), |_| true).await;
+        let scrape = scraper.scrape(Deadline::after(Duration::from_secs(60)), |_| true).await;
         assert_eq!(about(&scrape, &OUTCOME, &["odd", "failed"]), 1.0);
         assert_eq!(about(&scrape, &ERRORS, &["odd", "panic"]), f64::from(round));
         assert_eq!(about(&scrape, &OUTCOME, &["fast", "ok"]), 1.0);
@@ -204,15 +204,21 @@ async fn a_run_that_all_left_is_overdue_all_the_same_and_counted_once() {
     });
     let terms = || {
         let after = |milliseconds| Deadline::after(Duration::from_millis(milliseconds));
-        Terms { wait: after(1), run: after(100), overdue: after(200) }
+        Terms { wait: after(1), run: after(100), overdue: after(5_000) }
     };
-    let first = scraper.scrape(terms(), |_| true).await;
+    let first = scraper.scrape(terms(), |mode| mode.id == "odd").await;
     assert_eq!(about(&first, &ERRORS, &["odd", "timeout"]), 0.0, "it had its time before it yet");
     tokio::time::sleep(Duration::from_millis(110)).await;
-    let (a, b) = tokio::join!(scraper.scrape(terms(), |_| true), scraper.scrape(terms(), |_| true));
+    let (a, b) = tokio::join!(
+        scraper.scrape(terms(), |mode| mode.id == "odd"),
+        scraper.scrape(terms(), |mode| mode.id == "odd")
+    );
     assert!(!a.hasty && !b.hasty);
-    tokio::time::sleep(Duration::from_millis(110)).await;
-    let later = scraper.scrape(Deadline::after(Duration::from_secs(60)), |_| true).await;
+    // As long after that as another minute would be.
+    if let Some(flight) = &mut *scraper.slots[1].lock() {
+        flight.overdue = Deadline::after(Duration::ZERO);
+    }
+    let later = scraper.scrape(Deadline::after(Duration::from_secs(60)), |mode| mode.id == "odd").await;
     assert_eq!(about(&later, &ERRORS, &["odd", "timeout"]), 1.0);
     assert_eq!(about(&later, &ERRORS, &["odd", "busy"]), 1.0);
     drop(release);
