@@ -3,6 +3,7 @@
 
 mod cgroups;
 mod interfaces;
+mod shown;
 mod stall;
 mod volumes;
 
