@@ -26,9 +26,11 @@
 //! 6.2, kinds and inotify only for our own uid.
 
 mod assess;
+mod few;
 mod inotify;
 mod names;
 mod namespaces;
+mod pods;
 mod runtime_sockets;
 mod snapshot;
 
@@ -179,6 +181,7 @@ struct OpenFiles {
 struct Memory {
     inotify: inotify::Index,
     namespaces: namespaces::Namespaces,
+    pods: pods::Pods,
     clients: Owners,
 }
 
@@ -231,20 +234,22 @@ impl Collector for OpenFiles {
         let pids = host.pids_since(began, deadline)?;
         // A panic of ours half-way leaves it outdated at worst, and it is checked against the kernel each time.
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let Memory { inotify, namespaces, clients } = &mut *memory;
+        let Memory { inotify, namespaces, pods, clients } = &mut *memory;
         inotify.begin();
         namespaces.begin();
-        let (mut snapshot, few) = Snapshot::take(&processes, &pids, &self.settings, deadline, |process| {
+        pods.begin();
+        let (mut snapshot, few) = Snapshot::take(&processes, &pids, &self.settings, pods, deadline, |process, _| {
             inotify.observe(process);
             namespaces.observe(process);
         });
         namespaces.end();
+        pods.end();
         if snapshot.is_empty() && handles.is_none() {
             return Err(Error::absent(format!("{}: no processes and no sys/fs/file-nr", host.proc("").display())));
         }
         let (look, close_wait) = self.sockets(host, namespaces, deadline, &mut samples);
         let wanted = Wanted { clients: look.as_ref().map(Look::clients).unwrap_or_default(), close_wait };
-        let met = snapshot.look_closer(few, &wanted, self.settings.max_readlinks, deadline);
+        let met = snapshot.look_closer(few, &wanted, self.settings.max_readlinks, pods, deadline);
         if let Ok(own) = host.own_network_namespace() {
             // The list is of our own namespace.
             let outside = snapshot.detailed.iter_mut().filter(|detail| namespaces.may_be_outside(detail.pid, own));
@@ -261,7 +266,8 @@ impl Collector for OpenFiles {
         let known = {
             let places = snapshot.detailed.iter().map(|detail| &detail.place);
             let places = places.chain(rows.rows.iter().map(|row| &row.place)).flatten();
-            let (uids, containers) = names::wanted(places);
+            let (mut uids, containers) = names::wanted(places);
+            uids.extend(snapshot.left_out_of_pods.keys().map(String::as_str));
             self.runtime.names(host, deadline.part(RUNTIME), &uids, &containers)
         };
         if let Some(error) = &known.error {
@@ -275,6 +281,8 @@ impl Collector for OpenFiles {
                 *slot = names::Names::of(place, &known);
             }
         }
+        let lost = std::mem::take(&mut snapshot.left_out_of_pods);
+        samples.drop_of_pods(lost.into_iter().map(|(uid, count)| (names::dropped(&uid, &known), count)));
         let entitled = processes.entitled();
         assess::assess(snapshot, self.settings.commands, handles, usage.refused, entitled, &mut samples);
         if let Some(look) = &look {
@@ -285,5 +293,7 @@ impl Collector for OpenFiles {
     }
 }
 
+#[cfg(test)]
+mod tenants;
 #[cfg(test)]
 mod tests;
