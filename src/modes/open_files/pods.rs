@@ -145,6 +145,13 @@ impl Pods {
         known.unwrap_or_else(|| Whose::of(&host.read(host.proc(format!("{pid}/cgroup")))))
     }
 
+    /// A number for the pod of this process, as far as it was asked.
+    pub(super) fn share(&self, pid: u32) -> Option<u64> {
+        use std::hash::BuildHasher as _;
+        let whose = &self.entries.get(&pid)?.whose;
+        whose.share().map(|share| self.entries.hasher().hash_one(share))
+    }
+
     fn entry(&mut self, process: &Process) -> &mut Entry {
         let (round, inode, comm) = (self.round, process.inode, hash(process));
         self.entries.entry(process.pid).or_insert_with(|| {
