@@ -1,10 +1,10 @@
 //! Who holds connections to the container runtime's sockets.
 //!
 //! **How it is found out.** The kernel lists listening unix sockets (`sock_diag`); those whose file (device and inode)
-//! is the one that the machine has at a runtime's well-known path are the runtime's. A name alone is no proof: anyone on
-//! the host's network may bind a socket to such a path in a mount namespace of its own. Each accepted connection to one
-//! has a server's end with the listener's file. Its peer is the client's socket, and which process has that is told by the links in
-//! `/proc/PID/fd`: those that are read for kinds anyway, and for the rest a search within
+//! is the one that the machine has at a runtime's well-known path are the runtime's. A name alone is no proof: anyone
+//! on the host's network may bind a socket to such a path in a mount namespace of its own. Each accepted connection to
+//! one has a server's end with the listener's file. Its peer is the client's socket, and which process has that is told
+//! by the links in `/proc/PID/fd`: those that are read for kinds anyway, and for the rest a search within
 //! [`super::Settings::socket_max_readlinks`] whose answers are kept.
 //!
 //! A client that is gone leaves the server's end without a peer until the server reads from it: no process can be named
@@ -18,8 +18,8 @@
 //!
 //! **When it misleads.** A connection that is closed while we look has no owner any more, `peer=unknown`. One socket
 //! that several processes hold (after fork) counts for one of them. Where the machine's root cannot be looked into, no
-//! socket is known to be the runtime's. On btrfs and overlayfs, where devices do not tell, a socket of the same path and
-//! inode number counts as the runtime's.
+//! socket is known to be the runtime's. On btrfs and overlayfs, where devices do not tell, a socket of the same path
+//! and inode number counts as the runtime's.
 //!
 //! **Whose places.** Each pod has up to [`MOST_OF_POD`] rows and its turn when namespaces are looked into, and the
 //! node's own processes have rows apart: no pod pushes another's leak, or a daemon's, into `peer=other`.
