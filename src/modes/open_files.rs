@@ -267,10 +267,18 @@ impl Collector for OpenFiles {
             rows = samples.ok(counts).map(|counts| runtime_sockets::Rows::of(counts, host, pods)).unwrap_or_default();
             look.unproven.clone().into_iter().for_each(|error| samples.fail(error));
         }
-        let usage = inotify.update(&processes, &self.settings, snapshot.cut.is_none(), deadline);
+        let with = inotify::Look { processes: &processes, host, pods, deadline };
+        let usage = inotify.update(with, &self.settings, snapshot.cut.is_none());
         let mut lost = std::mem::take(&mut snapshot.left_out_of_pods);
         for (uid, count) in look.iter().flat_map(|look| look.left_out_of_pods(&rows)) {
             *lost.entry(uid.clone()).or_default() += count;
+        }
+        let overflown = usage.overflown.iter().map(|&pid| (pods.of_pid(host, pid).share().map(str::to_owned), 1));
+        for (share, count) in overflown.chain(usage.uncounted.clone()) {
+            match share.filter(|uid| !uid.is_empty()) {
+                Some(uid) => *lost.entry(uid).or_default() += count,
+                None => samples.drop_count(count),
+            }
         }
         // After the sweep: a runtime that does not answer takes no time from it, and names only.
         let known = {

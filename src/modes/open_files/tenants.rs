@@ -1,6 +1,7 @@
 //! What a tenant does to this mode, on folders of files that look like a procfs: what stands beside it must stay.
 
 use super::assess::*;
+use super::inotify::{INSTANCES, UNEXAMINED, WATCHES};
 use super::tests::{FILE, FakeProc, detailed, mode_with};
 use super::*;
 
@@ -124,4 +125,93 @@ fn whose_a_process_is_is_asked_again_when_another_has_its_number() {
     fake.of_pod(9, "web", 8, "b", 256, 240);
     let mut seen = (0..60).map(|_| fake.collect(&mode));
     assert!(seen.any(|samples| shows(&samples, 8) && shows(&samples, 9)), "not kept for ever");
+}
+
+/// A process of a pod with one inotify fd of this number, which has so many watches.
+fn watcher(fake: &FakeProc, pid: u32, pod: Option<u32>, fd: usize, watches: usize) {
+    let mut links = vec![FILE; 3];
+    links.resize(3 + fd, FILE);
+    fake.process(pid, b"watches", 1000, &links);
+    (3..3 + fd).for_each(|fd| std::fs::remove_file(fake.path(&format!("{pid}/fd/{fd}"))).unwrap());
+    std::os::unix::fs::symlink("anon_inode:inotify", fake.path(&format!("{pid}/fd/{}", 3 + fd))).unwrap();
+    fake.watches(pid, 3 + fd as u32, watches);
+    fake.write(&format!("{pid}/status"), b"Name:\tx\nUid:\t0\t0\t0\t0\n");
+    if let Some(pod) = pod {
+        let cgroup = format!("0::/kubepods/besteffort/pod{}/{}\n", uid(pod), "a".repeat(64));
+        fake.write(&format!("{pid}/cgroup"), cgroup.as_bytes());
+    }
+}
+
+#[test]
+fn an_fd_that_moves_costs_its_own_watches_and_hides_nobody() {
+    let fake = FakeProc::new();
+    // The first has a count that takes a scrape of its own, and a new fd each time.
+    watcher(&fake, 1, Some(1), 0, 90_000);
+    watcher(&fake, 2, None, 0, 150);
+    fake.write("2/status", b"Name:\tx\nUid:\t0\t0\t0\t0\n");
+    let mode = mode_with(Settings::default());
+    let known = (0..5).map(|_| fake.collect(&mode)).last().unwrap();
+    assert_eq!(known.value(&WATCHES, &["0"]), Some(90_150.0));
+    for turn in 1..=30 {
+        watcher(&fake, 1, Some(1), turn, 90_000);
+        if turn == 10 {
+            watcher(&fake, 2, None, 0, 250);
+        }
+        let samples = fake.collect(&mode);
+        let watches = samples.value(&WATCHES, &["0"]);
+        let expected = if turn < 10 { 90_150.0 } else { 90_250.0 };
+        assert_eq!((watches, samples.value(&INSTANCES, &["0"])), (Some(expected), Some(2.0)), "turn {turn}");
+    }
+}
+
+#[test]
+fn what_is_held_ends_and_is_said() {
+    let fake = FakeProc::new();
+    watcher(&fake, 1, Some(1), 0, 50);
+    watcher(&fake, 2, None, 0, 7);
+    let mode = mode_with(Settings::default());
+    assert_eq!(fake.collect(&mode).value(&WATCHES, &["0"]), Some(57.0));
+    // Its watches cannot be read any more.
+    std::fs::remove_dir_all(fake.path("1/fdinfo")).unwrap();
+    std::fs::create_dir_all(fake.path("1/fdinfo/3")).unwrap();
+    let mut held = 0;
+    for scrape in 1..=60 {
+        let samples = fake.collect(&mode);
+        let (watches, unexamined) = (samples.value(&WATCHES, &["0"]), samples.value(&UNEXAMINED, &[]).unwrap());
+        assert!(unexamined >= 1.0, "scrape {scrape}");
+        match watches {
+            Some(57.0) => held = scrape,
+            watches => assert_eq!(watches, Some(7.0), "scrape {scrape}"),
+        }
+        let lost: Vec<_> = samples.dropped_by().pods.iter().map(|(pod, _)| pod.uid.clone()).collect();
+        assert_eq!((samples.dropped_by().node, lost), (0, vec![uid(1)]));
+    }
+    assert_eq!(held, 40);
+}
+
+#[test]
+fn copies_without_end_take_no_place_of_others() {
+    let fake = FakeProc::new();
+    let (links, infos) = (fake.path("links"), fake.path("infos"));
+    std::fs::create_dir(&links).unwrap();
+    for fd in 0..990 {
+        std::os::unix::fs::symlink("anon_inode:inotify", links.join(fd.to_string())).unwrap();
+        fake.write(&format!("infos/{fd}"), b"pos:\t0\ninotify wd:1 ino:1\n");
+    }
+    for pid in 1..=12 {
+        fake.of_pod(pid, "copies", pid, "a", 2000, 3);
+        std::fs::remove_file(fake.path(&format!("{pid}/fd"))).unwrap();
+        std::os::unix::fs::symlink(&links, fake.path(&format!("{pid}/fd"))).unwrap();
+        std::os::unix::fs::symlink(&infos, fake.path(&format!("{pid}/fdinfo"))).unwrap();
+    }
+    watcher(&fake, 100, Some(100), 0, 3);
+    fake.write("100/status", b"Name:\tx\nUid:\t7\t7\t7\t7\n");
+    watcher(&fake, 101, None, 0, 4);
+    fake.write("101/status", b"Name:\tx\nUid:\t8\t8\t8\t8\n");
+    let mode = mode_with(Settings::default());
+    let samples = (0..4).map(|_| fake.collect(&mode)).last().unwrap();
+    assert_eq!((samples.value(&WATCHES, &["7"]), samples.value(&WATCHES, &["8"])), (Some(3.0), Some(4.0)));
+    assert!(samples.value(&INSTANCES, &["0"]).unwrap() <= 10_000.0);
+    assert!(samples.value(&UNEXAMINED, &[]).unwrap() > 0.0);
+    assert_eq!(samples.dropped_by().node, 0, "whoever has too many loses its own");
 }

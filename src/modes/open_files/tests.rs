@@ -492,7 +492,8 @@ fn an_instance_with_very_many_watches_is_read_alone() {
     let mode = mode_with(Settings::default());
     let watches = |samples: &Samples| [samples.value(&WATCHES, &["1000"]), samples.value(&WATCHES, &["7"])];
     let samples = fake.collect(&mode);
-    assert_eq!((watches(&samples), samples.dropped()), ([None, None], 2), "the budget ended in the large one");
+    assert_eq!((watches(&samples), samples.dropped()), ([None, Some(3.0)], 1), "the large one is not read at first");
+    assert_eq!(samples.value(&UNEXAMINED, &[]), Some(1.0), "and that is said");
     assert_eq!(samples.value(&INSTANCES, &["1000"]), Some(1.0));
     let samples = fake.collect(&mode);
     assert_eq!((watches(&samples), samples.dropped()), ([Some(90_000.0), Some(3.0)], 0));

@@ -83,13 +83,19 @@ fn collect(mode: &dyn Collector) -> Samples {
 
 /// Labels of the alerts that fire when each of ten minutes looks like one of these, in turn.
 fn alerts(pages: &[Samples], alert: &str) -> Vec<BTreeMap<String, String>> {
+    alerts_with(pages, alert, &[])
+}
+
+/// The same, were these series of another value.
+fn alerts_with(pages: &[Samples], alert: &str, other: &[(&str, f64)]) -> Vec<BTreeMap<String, String>> {
     let mut history = History::new("node-a", Limits { pages: 1_000, ..Limits::default() });
     let at = |step: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + step * 30);
     for (step, page) in (0..=20).zip(pages.iter().cycle()) {
         let rows = page.rows().iter().map(|row| {
             let labels = row.metric.labels.iter().copied().zip(row.labels.iter().map(|value| &**value));
             let labels: Vec<(&str, &str)> = labels.filter(|(_, value)| !value.is_empty()).collect();
-            (row.metric.name, labels, row.value)
+            let value = other.iter().find(|(name, _)| *name == row.metric.name).map_or(row.value, |(_, value)| *value);
+            (row.metric.name, labels, value)
         });
         history.add_rows(at(step), rows);
     }
@@ -158,6 +164,24 @@ fn helper() {
                     held.push(Box::new(listener.accept().unwrap()));
                 }
                 held.push(Box::new(listener));
+            }
+        }
+        // Watches so many files, and moves its fd to another number whenever it is told.
+        "watches" => {
+            use rustix::fs::inotify;
+            let instance = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+            let folder = folder();
+            for number in 0..target.parse::<u32>().unwrap() {
+                let file = folder.path().join(number.to_string());
+                fs::write(&file, "").unwrap();
+                inotify::add_watch(&instance, &file, inotify::WatchFlags::DELETE_SELF).unwrap();
+            }
+            println!("\nready");
+            let mut moved = instance;
+            while let Ok(1) = std::io::stdin().read(&mut [0]) {
+                // Copied before the old one is closed: never the same number again.
+                moved = rustix::io::fcntl_dupfd_cloexec(&moved, rustix::fd::AsRawFd::as_raw_fd(&moved) + 1).unwrap();
+                println!("ready");
             }
         }
         // Someone whom anybody may connect to.
@@ -342,4 +366,44 @@ fn many_fds_do_not_put_off_the_naming_of_a_leak() {
     let name = ("process".to_owned(), leaker.pid().to_string(), VICTIM.to_owned());
     let scrapes = (1..=40).find(|_| connections(&collect(&*mode), &path).get(&name) == Some(&110.0));
     assert!(scrapes.is_some_and(|scrapes| scrapes <= 15), "{scrapes:?} scrapes");
+}
+
+#[test]
+fn an_inotify_fd_that_moves_hides_nobodys_watches() {
+    const USER: u32 = 64_322;
+    alone!();
+    if !common::is_root() {
+        skip!("not root: cannot make cgroups");
+    }
+    let pods = Pods::new();
+    let user = ["setpriv", &format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups"];
+    // More than one look at an unknown fd reads, of the victim and of the tenant, which are the same user.
+    let (victim, mut tenant) = (holding(&user, "watches", "3500"), holding(&user, "watches", "3000"));
+    pods.take(VICTIM, victim.pid());
+    pods.take(EVIL, tenant.pid());
+    let mode = mode(|_| {});
+    let uid = USER.to_string();
+    let of = |page: &Samples, name: &str| {
+        let row = page.rows().iter().find(|row| row.metric.name == name && *row.labels[0] == *uid);
+        row.map(|row| row.value)
+    };
+    let all = |page: &Samples| of(page, "headroom_inotify_watches") == Some(6_500.0);
+    common::eventually("all are known", || all(&collect(&*mode)));
+    let mut pages = Vec::new();
+    for _ in 0..21 {
+        tenant.0.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        tenant.ready();
+        let page = collect(&*mode);
+        assert!(
+            all(&page) && of(&page, "headroom_inotify_instances") == Some(2.0),
+            "{:?}",
+            of(&page, "headroom_inotify_watches")
+        );
+        assert_eq!(page.dropped_by().node, 0);
+        pages.push(page);
+    }
+    // A user whom so many bring near the limit: this machine's is another one.
+    let limits = [("headroom_inotify_watches_limit", 7_000.0)];
+    let alerts = alerts_with(&pages, "HeadroomInotifyWatchesNearLimit", &limits);
+    assert!(alerts.iter().any(|labels| labels["uid"] == uid), "{alerts:#?}");
 }
