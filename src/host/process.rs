@@ -79,6 +79,9 @@ pub struct Process {
     pub limit: Option<Limit>,
     /// What it calls itself. Not read (`None`) for a process without fds.
     pub comm: Option<Comm>,
+    /// Tells it from the next process with its number, for nothing: the inode number of its fd directory, which the
+    /// kernel gives anew to each. It may change under memory pressure. `None` where fds are not counted by size.
+    pub inode: Option<u64>,
     dir: OwnedFd,
     sized: bool,
     vantage: Arc<Vantage>,
@@ -123,6 +126,16 @@ impl Process {
             .and_then(|file| rustix::io::read(file, rustix::buffer::spare_capacity(&mut buffer)));
         read.map_err(|errno| self.error("cgroup", errno))?;
         self.vantage.absolute(String::from_utf8_lossy(&buffer).into_owned())
+    }
+
+    /// In how many pid namespaces it is; `None` before Linux 4.1.
+    ///
+    /// # Errors
+    /// Gone if it exited.
+    pub fn pid_namespaces(&self) -> Result<Option<usize>> {
+        let mut status = [MaybeUninit::uninit(); 4096];
+        let status = head(&self.dir, c"status", &mut status).map_err(|errno| self.error("status", errno))?;
+        Ok(parse::pid_namespaces(status))
     }
 
     fn error(&self, file: &str, errno: Errno) -> Error {
@@ -245,12 +258,15 @@ impl Processes {
     /// Reads one process. What of it is denied is `None`; an error says that it is gone, or that *we* cannot go on.
     fn process(&self, pid: u32) -> rustix::io::Result<Process> {
         let dir = rustix::fs::openat(&self.dir, DecInt::new(pid).as_c_str(), PLACE, Mode::empty())?;
-        let vantage = Arc::clone(&self.vantage);
-        let mut process = Process { pid, fds: None, limit: None, comm: None, dir, sized: self.sized, vantage };
+        let (fds, limit, comm, inode, sized) = (None, None, None, None, self.sized);
+        let mut process = Process { pid, fds, limit, comm, inode, dir, sized, vantage: Arc::clone(&self.vantage) };
         let dir = process.dir.as_fd();
         let limit = if self.own_numbers { ask_limit(pid) } else { None };
         process.fds = permitted(if self.sized {
-            rustix::fs::statat(dir, c"fd", AtFlags::empty()).map(|stat| stat.st_size as u64)
+            rustix::fs::statat(dir, c"fd", AtFlags::empty()).map(|stat| {
+                process.inode = Some(stat.st_ino);
+                stat.st_size as u64
+            })
         } else {
             open_fds(dir, c"fd", false).and_then(|fds| fds.read_count())
         })?;

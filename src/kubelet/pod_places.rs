@@ -12,6 +12,13 @@ pub struct PodPlaces {
     levels: usize,
 }
 
+/// Of a machine that nobody looked at: anywhere where a kubelet may have them.
+impl Default for PodPlaces {
+    fn default() -> Self {
+        PodPlaces { levels: SEARCHED_LEVELS }
+    }
+}
+
 impl PodPlaces {
     /// A tree at a hierarchy's root is this node's. Only without one are deeper levels looked at, as
     /// [`super::kubepods`] does it: whoever makes a second one further down is no kubelet of this node's.

@@ -3,6 +3,7 @@
 
 mod cgroups;
 mod interfaces;
+mod open_files;
 mod shown;
 mod stall;
 mod volumes;

@@ -13,7 +13,7 @@ use super::stall::{Tracker, Verdict};
 use crate::error::{Error, Reason, Result};
 use crate::host::process::Processes;
 use crate::host::sockets::TcpConnection;
-use crate::host::sockets::owners::{Found, Owner, Owners};
+use crate::host::sockets::owners::{Found, Hints, Owner, Owners};
 use crate::host::{Deadline, Host};
 use crate::kubelet::handle::Kubelet;
 use crate::kubelet::http2::Http2;
@@ -214,7 +214,7 @@ impl Passive {
         let owned = connections.iter().filter(|connection| connection.inode != 0);
         let wanted: Vec<_> = owned.map(|connection| (connection.cookie, connection.inode)).collect();
         let first: Vec<u32> = kubelet.map(|kubelet| kubelet.pid).into_iter().chain([std::process::id()]).collect();
-        let found = memory.owners.find(host, &wanted, &first, MOST_LINKS, deadline)?;
+        let found = memory.owners.find(host, &wanted, Hints { first: &first, share: None }, MOST_LINKS, deadline)?;
         look.kubelet_is_complete =
             kubelet.is_some() && wanted.iter().all(|(cookie, _)| found.owners.contains_key(cookie));
         look.errors.extend(memory.unknown_owners(host, &wanted, &found));

@@ -53,10 +53,11 @@ pub(super) static PROCESS_OPEN_FDS: Metric = Metric::gauge(
     "headroom_process_open_fds",
     Unit::None,
     PROCESS,
-    "File descriptors of one process: of those nearest their limit, those with the most, the node's own daemons, and the \
-     exporter itself (its count includes the processes that it holds open while it reads). A series ends when its process \
-     leaves that choice. Names are the runtime's, by container id or pod uid; a pause process has no container name. pod_uid is empty outside of pods, and \
-     unknown where that cannot be told.",
+    "File descriptors of one process: of those nearest their limit and those with the most, of the node and of pods apart, the \
+     node's own daemons, the exporter itself (its count includes the processes that it holds open while it reads), and of each \
+     pod up to 8 that use more than a tenth of their limit. A soft limit below 256 counts as none. A series ends when its \
+     process leaves that choice. Names are the runtime's, by container id or pod uid; a pause process has no container name. \
+     pod_uid is empty outside of pods, and unknown where that cannot be told.",
 );
 pub(super) static PROCESS_FD_LIMIT: Metric = Metric::gauge(
     "headroom_process_fd_limit",
@@ -69,7 +70,7 @@ pub(super) static PROCESS_FDS: Metric = Metric::gauge(
     "headroom_process_fds",
     Unit::None,
     &["pid", "comm", "kind"],
-    "File descriptors of the same processes by what they are (links in /proc/PID/fd), read a moment later than their count. \
+    "File descriptors of the same processes, but for those that only their pod's share shows, by what they are (links in /proc/PID/fd), read a moment later than their count. \
      kind=unexamined is what the budget of readlinks did not reach: the sum over kinds is exact. A kind that a process has \
      none of has no series. A directory or named pipe is a file.",
 );
@@ -117,7 +118,7 @@ pub(super) fn assess(
     for detail in &snapshot.detailed {
         process(detail, samples);
     }
-    samples.drop_count(snapshot.daemons_left_out);
+    samples.drop_count(snapshot.left_out);
 
     let mut total = snapshot.nameless;
     snapshot.commands.values().for_each(|command| total.add(command));
