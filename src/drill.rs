@@ -44,6 +44,8 @@ use cli::{Cli, Common, Drill};
 use journal::Journal;
 use stop::Stop;
 
+use crate::printable::printable_lines;
+
 /// Ended with everything cleaned up, whether by itself or by a signal.
 const WELL: u8 = 0;
 /// The fault could not be made, or not be kept. What was made of it is gone.
@@ -86,11 +88,11 @@ fn tried<T, E: fmt::Display>(what: impl fmt::Display, result: std::result::Resul
 
 /// A line for the person who watches. That nobody reads it is no reason to stop.
 fn say(line: impl fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let _ = writeln!(std::io::stdout(), "{}", printable_lines(&line.to_string()));
 }
 
 fn complain(line: impl fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "headroom-drill: {line}");
+    let _ = writeln!(std::io::stderr(), "headroom-drill: {}", printable_lines(&line.to_string()));
 }
 
 /// Runs a program to its end.

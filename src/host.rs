@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, Reason, Result};
+use cgroup::vantage::Vantage;
 pub use deadline::{CallBudget, Deadline};
 pub use file_version::FileVersion;
 use filesystem::{DeviceNumber, Filesystem, Filesystems, Usage};
@@ -83,9 +84,14 @@ pub struct Host {
     links: links::Source,
     /// Questions about interfaces that the kernel may keep us waiting for.
     network: bounded_call::Guard,
+    /// Looking at what containers have made, who may keep us waiting: whoever does must not use up the others' threads.
+    containers: bounded_call::Guard,
     /// Reading of files that may lie on a file system that hangs.
     files: bounded_call::Guard,
+    /// Reading of what processes can keep from us. Apart from files: stuck processes must not use up their threads.
+    processes: bounded_call::Guard,
     listing: SingleFlight<Result<Arc<[u32]>>>,
+    vantage: Arc<Vantage>,
     in_a_pod: bool,
 }
 
@@ -103,11 +109,14 @@ impl Host {
 
     fn with(roots: Roots, filesystems: Filesystems, links: links::Source, sockets: Sockets) -> Self {
         Host {
+            vantage: Arc::new(Vantage::new(roots.clone())),
             roots,
             filesystems,
             links,
             network: bounded_call::Guard::default(),
+            containers: bounded_call::Guard::default(),
             files: bounded_call::Guard::default(),
+            processes: bounded_call::Guard::default(),
             sockets,
             listing: SingleFlight::default(),
             in_a_pod: false,
@@ -205,6 +214,11 @@ impl Host {
         read::list(ours.as_ref())
     }
 
+    /// True if there is a directory at our path, itself and not by a symbolic link.
+    pub fn is_directory(&self, ours: impl AsRef<Path>) -> bool {
+        std::fs::symlink_metadata(ours).is_ok_and(|metadata| metadata.is_dir())
+    }
+
     /// The file system that holds what the machine calls `path`: sizes by `statfs(2)`, device and type by mountinfo.
     ///
     /// The call runs on a thread of its own, because `statfs` on a dead network or FUSE mount never returns and cannot
@@ -260,6 +274,27 @@ impl Host {
         let late =
             || Error::new(Reason::Timeout, format!("{}: not listed before the deadline", self.proc("").display()));
         listed.ok_or_else(late)?.value
+    }
+
+    /// Fails where it cannot be told which cgroups processes are in: we are in a cgroup namespace of our own, and do
+    /// not find ourselves among the machine's cgroups. What [`Pids::standing`] and [`process::Process::cgroup`] say is
+    /// then nothing.
+    ///
+    /// # Errors
+    /// Malformed.
+    ///
+    /// [`Pids::standing`]: pids::Pids::standing
+    pub fn knows_cgroups_of_processes(&self) -> Result<()> {
+        self.vantage.is_known()
+    }
+
+    /// The cgroups of a process, a row for each hierarchy as in `/proc/PID/cgroup`, each path from the root of the
+    /// machine's hierarchy, whatever cgroup namespace we are in.
+    ///
+    /// # Errors
+    /// The operating system's; gone if it exited; malformed as [`Host::knows_cgroups_of_processes`].
+    pub fn cgroups_of(&self, pid: u32) -> Result<String> {
+        self.vantage.absolute(self.read(self.proc(format!("{pid}/cgroup")))?)
     }
 
     /// The running kernel, from `sys/kernel/osrelease` of procfs.

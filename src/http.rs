@@ -29,7 +29,7 @@ use crate::exposition::{Format, Page};
 use crate::host::Deadline;
 use crate::kubelet::handle::Kubelet;
 use crate::modes::MODES;
-use crate::scrape::{self, Scraper};
+use crate::scrape::{self, Scraper, Terms};
 use crate::self_metrics;
 use crate::services;
 
@@ -44,6 +44,11 @@ const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
 
 /// Left for rendering, compressing and the network when Prometheus names its timeout.
 const SLACK: Duration = Duration::from_millis(500);
+
+/// Whoever names less waits this long all the same, and collectors have at least so long, whoever asks for them: what
+/// they cannot read in time counts as an error.
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
+const SHORTEST_RUN: Duration = Duration::from_secs(2);
 
 /// What the web side needs to know.
 #[derive(Clone, Debug)]
@@ -102,18 +107,21 @@ impl App {
     }
 
     /// A scrape of every mode, which is kept for `/`.
-    async fn scrape_all(&self, deadline: Deadline) -> Arc<Taken> {
-        let scrape = self.scraper.scrape(deadline, |_| true).await;
+    async fn scrape_all(&self, terms: impl Into<Terms>) -> Arc<Taken> {
+        let scrape = self.scraper.scrape(terms, |_| true).await;
+        let hasty = scrape.hasty;
         let taken = Arc::new(Taken::new(SystemTime::now(), scrape, self_metrics::samples()));
-        self.recent.keep(&taken);
+        if !hasty {
+            self.recent.keep(&taken);
+        }
         taken
     }
 
-    async fn scrape(&self, deadline: Deadline, selection: &Selection) -> Arc<Taken> {
+    async fn scrape(&self, terms: Terms, selection: &Selection) -> Arc<Taken> {
         if *selection == Selection::All {
-            return self.scrape_all(deadline).await;
+            return self.scrape_all(terms).await;
         }
-        let scrape = self.scraper.scrape(deadline, |mode| selection.picks(mode.id)).await;
+        let scrape = self.scraper.scrape(terms, |mode| selection.picks(mode.id)).await;
         Arc::new(Taken::new(SystemTime::now(), scrape, self_metrics::samples()))
     }
 
@@ -156,8 +164,7 @@ async fn metrics(
             format!("{most} scrapes are under way, the limit of --web.max-requests"),
         )
     })?;
-    let deadline = Deadline::after(time_limit(app.settings.scrape_timeout, &headers));
-    let taken = app.scrape(deadline, &selection).await;
+    let taken = app.scrape(terms(app.settings.scrape_timeout, &headers), &selection).await;
 
     let mut page = Page::default();
     page.add(self_metrics::METRICS, Arc::clone(&taken.own));
@@ -177,12 +184,19 @@ async fn metrics(
     Ok(response)
 }
 
+/// How long this reader waits, and how long what it starts may take.
+fn terms(ours: Duration, headers: &HeaderMap) -> Terms {
+    let wait = time_limit(ours, headers);
+    let run = wait.max(SHORTEST_RUN.min(ours));
+    Terms { wait: Deadline::after(wait), run: Deadline::after(run), overdue: Deadline::after(ours) }
+}
+
 /// min(our own limit, what Prometheus allows less some slack).
 fn time_limit(ours: Duration, headers: &HeaderMap) -> Duration {
     let theirs = headers.get(TIMEOUT_HEADER).and_then(|value| value.to_str().ok()?.parse::<f64>().ok());
     match theirs.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
         // A timeout so short that the slack would eat it is halved instead.
-        Some(theirs) if !theirs.is_zero() => ours.min(theirs - SLACK.min(theirs / 2)),
+        Some(theirs) if !theirs.is_zero() => ours.min((theirs - SLACK.min(theirs / 2)).max(SHORTEST_WAIT)),
         _ => ours,
     }
 }
@@ -254,6 +268,19 @@ mod tests {
         for odd in ["-1", "NaN", "inf", "soon", "0", "1e300"] {
             assert_eq!(time_limit(ours, &headers(odd)), ours, "{odd}");
         }
+    }
+
+    #[test]
+    fn a_reader_in_a_hurry_gives_collectors_time() {
+        for tiny in ["0.000001", "1e-9", "0.01", "0.2"] {
+            assert_eq!(time_limit(Duration::from_secs(5), &headers(tiny)), SHORTEST_WAIT, "{tiny}");
+            let terms = terms(Duration::from_secs(5), &headers(tiny));
+            assert!(terms.run.remaining() > SHORTEST_RUN - Duration::from_millis(500), "{tiny}");
+            assert!(terms.overdue.remaining() > terms.run.remaining(), "{tiny}");
+        }
+        let short = Duration::from_millis(50);
+        assert_eq!(time_limit(short, &headers("0.000001")), short, "our own limit comes first");
+        assert!(terms(short, &headers("0.000001")).run.remaining() <= short);
     }
 
     fn parse(query: &[(&str, &str)]) -> Result<Selection, Refused> {

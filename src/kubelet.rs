@@ -19,6 +19,7 @@ pub mod handle;
 pub mod http2;
 pub mod identity;
 pub mod kubepods;
+pub mod pod_places;
 pub mod process;
 pub mod provenance;
 pub mod quantity;

@@ -16,6 +16,7 @@ pub mod kubelet;
 pub mod log;
 pub mod metric;
 pub mod modes;
+pub mod printable;
 pub mod probes;
 pub mod report;
 pub mod runtime;

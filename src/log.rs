@@ -2,6 +2,8 @@
 //!
 //! - A logfmt value in quotes is a string of JSON (go-logfmt, Loki). The formatter quotes as Rust does: `\'` and
 //!   `\u{1b}` are turned into `'` and `\u001b`.
+//! - What would not show, or would do something to a terminal, is written as JSON does (`\u009b`), in values that are
+//!   not quoted too: names of processes and files are whatever somebody chose.
 //! - On a connection to the systemd journal each line begins with its priority (`<4>`, sd-daemon(3)), so that
 //!   `journalctl -p warning` finds warnings.
 
@@ -13,6 +15,8 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::printable::is_hidden;
 
 /// What a line looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,10 +89,12 @@ impl Write for Line {
         if let Some(priority) = self.priority {
             let _ = write!(out, "<{priority}>");
         }
+        let mut plain = String::with_capacity(text.len() + 8);
         match self.format {
-            Format::Logfmt => requote(&text, &mut out),
-            Format::Json => out.push_str(&text),
+            Format::Logfmt => requote(&text, &mut plain),
+            Format::Json => plain.push_str(&text),
         }
+        show(&plain, &mut out);
         self.stderr.write_all(out.as_bytes())?;
         Ok(line.len())
     }
@@ -96,6 +102,21 @@ impl Write for Line {
     fn flush(&mut self) -> io::Result<()> {
         self.stderr.flush()
     }
+}
+
+/// What does not show, as JSON has it, but for the end of the line.
+fn show(line: &str, out: &mut String) {
+    let (line, end) = line.strip_suffix('\n').map_or((line, ""), |line| (line, "\n"));
+    for character in line.chars() {
+        if is_hidden(character) {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(character);
+        }
+    }
+    out.push_str(end);
 }
 
 /// Rust's escapes as JSON's.
@@ -138,6 +159,15 @@ mod tests {
             let value = line.strip_prefix("error=").unwrap();
             assert_eq!(serde_json::from_str::<String>(value).unwrap(), odd, "{line}");
         }
+    }
+
+    #[test]
+    fn nothing_on_a_line_moves_the_cursor_or_hides() {
+        let odd = "a\u{9b}31m\u{202e}b\u{200b}\nlevel=error\u{e0041}";
+        let mut line = String::new();
+        show(&format!("comm=\"{odd}\"\n"), &mut line);
+        assert_eq!(line, "comm=\"a\\u009b31m\\u202eb\\u200b\\u000alevel=error\\udb40\\udc41\"\n");
+        assert_eq!(serde_json::from_str::<String>(line.trim().strip_prefix("comm=").unwrap()).unwrap(), odd);
     }
 
     #[test]

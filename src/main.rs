@@ -11,6 +11,7 @@ use headroom::doctor;
 use headroom::host::Host;
 use headroom::http::{self, App, Security};
 use headroom::log;
+use headroom::printable::printable_lines;
 use headroom::probes::Probes;
 use headroom::report;
 use headroom::scrape::Scraper;
@@ -163,6 +164,6 @@ impl Signals {
 
 fn fail(what: &str, error: &dyn std::error::Error) -> ExitCode {
     tracing::error!(%error, "{what}");
-    eprintln!("headroom-exporter: {what}: {error}");
+    eprintln!("headroom-exporter: {what}: {}", printable_lines(&error.to_string()));
     ExitCode::FAILURE
 }

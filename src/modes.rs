@@ -21,7 +21,8 @@ use std::time::Instant;
 use crate::error::{Error, Result};
 use crate::host::cgroup::walk::{Extent, Stopped};
 use crate::host::{Deadline, Host};
-use crate::metric::{Metric, Samples};
+use crate::kubelet::kubepods::Walk;
+use crate::metric::{DroppedPod, Metric, Samples};
 use crate::services::Services;
 
 /// What a collector gets to work with for one scrape.
@@ -42,8 +43,17 @@ impl<'a> Context<'a> {
     }
 }
 
-/// True if a walk saw everything; else it is noted why not.
-fn is_whole(extent: &Extent, samples: &mut Samples) -> bool {
+/// True if a walk below kubepods saw every pod and container; else it is noted why not. What a pod makes in its own
+/// cgroups may be missing all the same: that is noted as that pod's.
+fn is_whole(walk: &Walk, samples: &mut Samples) -> bool {
+    let (pods, others) = walk.missing();
+    samples.drop_count(others);
+    samples.drop_of_pods(pods.into_iter().map(|(uid, count)| (DroppedPod { uid, ..DroppedPod::default() }, count)));
+    is_not_cut(&walk.extent, samples)
+}
+
+/// True if a walk came to its end; else it is noted why not.
+fn is_not_cut(extent: &Extent, samples: &mut Samples) -> bool {
     match &extent.stopped {
         None => return true,
         Some(Stopped::Bound(left)) => samples.drop_count(*left),

@@ -4,6 +4,7 @@
 //! One [`Inventory`] behind one [`Runtime`], whoever answers: a CRI v1 runtime (containerd, CRI-O, cri-dockerd) or the
 //! Docker Engine API. Only calls that list; nothing is ever changed. Knows no metrics.
 
+mod bounds;
 mod connection;
 mod cri;
 mod cri_messages;

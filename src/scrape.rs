@@ -10,6 +10,11 @@
 //!                              an overdue run     answer `busy` at once: however many scrapes come, a hung
 //!                                                 collector holds one thread
 //! ```
+//!
+//! **Whose deadline.** A scrape waits as long as it wants, and that is nobody else's business: a reader in a hurry goes
+//! without what was not there in time, and the run goes on for the others. A run has the deadline of whoever started
+//! it, or of the most patient who waits; whoever joined one with less time than his own, and got what time had cut
+//! short, has it made again. An error counts if the run had the time it was given, not if a reader left before.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -88,6 +93,11 @@ pub struct Run {
 }
 
 impl Run {
+    /// True if more time might have got more.
+    fn is_cut_short(&self) -> bool {
+        self.samples.errors().iter().any(|error| error.reason() == Reason::Timeout)
+    }
+
     fn of(mode: &Mode, result: Result<Samples>, duration: Duration) -> Self {
         match result {
             Ok(mut samples) => {
@@ -106,12 +116,44 @@ impl Run {
     }
 }
 
+/// How long a scrape waits, and how long what it starts may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Until when this scrape waits.
+    pub wait: Deadline,
+    /// The deadline of a run that it starts; not before `wait`.
+    pub run: Deadline,
+    /// From when on such a run is overdue: nobody waits for it any more. Not before `run`.
+    pub overdue: Deadline,
+}
+
+impl From<Deadline> for Terms {
+    fn from(deadline: Deadline) -> Self {
+        Terms { wait: deadline, run: deadline, overdue: deadline }
+    }
+}
+
+/// A deadline that ends this much before another is the same one: of two scrapes at once.
+const AS_GOOD: Duration = Duration::from_millis(250);
+
 /// A run under way.
+#[derive(Clone)]
 struct Flight {
     started: Instant,
+    deadline: Deadline,
+    overdue: Deadline,
     result: watch::Receiver<Option<Arc<Run>>>,
-    /// A scrape has waited for it in vain: later ones do not wait again.
-    overdue: bool,
+    /// It was told that it did not keep its deadline.
+    late: bool,
+}
+
+impl Flight {
+    /// Waits for its result, until this moment at the most.
+    async fn landed(&mut self, until: Deadline) -> Option<Arc<Run>> {
+        let until = until.instant().min(self.overdue.instant());
+        let waited = tokio::time::timeout_at(until.into(), self.result.wait_for(Option::is_some)).await;
+        waited.ok()?.ok()?.clone()
+    }
 }
 
 /// One mode with its collector, its run under way and its error counters.
@@ -119,6 +161,8 @@ struct Slot {
     mode: &'static Mode,
     collector: Box<dyn Collector>,
     flight: Mutex<Option<Flight>>,
+    /// The deadlines that those who wait now would give to a run of their own.
+    waiting: Mutex<Vec<Instant>>,
     errors: [AtomicU64; Reason::ALL.len()],
     /// The last errors and notes that were logged: the same ones are not logged again with every scrape.
     logged: Mutex<(String, String)>,
@@ -129,56 +173,92 @@ impl Slot {
         self.flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Instant>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Joins the run under way or starts one; an error if that run is overdue.
-    fn join(
-        self: &Arc<Self>,
-        host: &Arc<Host>,
-        deadline: Deadline,
-        began: Instant,
-    ) -> Result<(Instant, watch::Receiver<Option<Arc<Run>>>)> {
+    fn join(self: &Arc<Self>, host: &Arc<Host>, terms: Terms, began: Instant) -> Result<Flight> {
         let mut flight = self.lock();
         if let Some(flight) = &*flight {
-            if flight.overdue {
+            if flight.overdue.expired() {
                 let hanging = flight.started.elapsed().as_secs();
                 return Err(Error::new(Reason::Busy, format!("an earlier run hangs, since {hanging} s")));
             }
-            return Ok((flight.started, flight.result.clone()));
+            return Ok(flight.clone());
         }
         let (sender, result) = watch::channel(None);
         let started = Instant::now();
-        *flight = Some(Flight { started, result: result.clone(), overdue: false });
+        let patient = self.waiting().iter().copied().max().unwrap_or(started);
+        let deadline = terms.run.or_at(patient);
+        let overdue = terms.overdue.or_at(deadline.instant());
+        let new = Flight { started, deadline, overdue, result, late: false };
+        *flight = Some(new.clone());
         let (slot, host) = (Arc::clone(self), Arc::clone(host));
         tokio::task::spawn_blocking(move || {
             let context = Context { host: &host, deadline, began };
             let result = catch_unwind(AssertUnwindSafe(|| slot.collector.collect(context)))
                 .unwrap_or_else(|panic| Err(Error::new(Reason::Panic, panic_text(&*panic))));
             let run = Run::of(slot.mode, result, started.elapsed());
-            let overdue = slot.lock().take().is_some_and(|flight| flight.overdue);
-            if overdue {
+            *slot.lock() = None;
+            if overdue.expired() {
                 tracing::info!(collector = slot.mode.id, seconds = run.duration.as_secs_f64(), "a hung run came back");
             } else {
                 slot.note(&run);
                 let _ = sender.send(Some(Arc::new(run)));
             }
         });
-        Ok((started, result))
+        Ok(new)
     }
 
-    async fn run(self: Arc<Self>, host: Arc<Host>, deadline: Deadline, began: Instant) -> Arc<Run> {
-        let (started, mut result) = match self.join(&host, deadline, began) {
-            Ok(joined) => joined,
-            Err(busy) => return self.failed(busy, Duration::ZERO),
-        };
-        let waited = tokio::time::timeout_at(deadline.instant().into(), result.wait_for(Option::is_some)).await;
-        if let Ok(Ok(run)) = waited
-            && let Some(run) = &*run
-        {
-            return Arc::clone(run);
+    /// A run, and whether it is one that this scrape did not wait for long enough to say anything about it.
+    async fn run(self: Arc<Self>, host: Arc<Host>, terms: Terms, began: Instant) -> (Arc<Run>, bool) {
+        let patience = terms.run.instant();
+        self.waiting().push(patience);
+        let result = self.fly(&host, terms, began).await;
+        let mut waiting = self.waiting();
+        if let Some(index) = waiting.iter().position(|other| *other == patience) {
+            waiting.swap_remove(index);
         }
-        if let Some(flight) = self.lock().as_mut().filter(|flight| flight.started == started) {
-            flight.overdue = true;
+        drop(waiting);
+        result
+    }
+
+    async fn fly(self: &Arc<Self>, host: &Arc<Host>, terms: Terms, began: Instant) -> (Arc<Run>, bool) {
+        let mut again = true;
+        loop {
+            let mut flight = match self.join(host, terms, began) {
+                Ok(joined) => joined,
+                Err(busy) => return (self.failed(busy, Duration::ZERO), false),
+            };
+            let Some(run) = flight.landed(terms.wait).await else { return self.left(&flight) };
+            let less = flight.deadline.instant() + AS_GOOD < terms.run.instant();
+            if !(less && again && run.is_cut_short()) {
+                return (run, false);
+            }
+            // From now on every run that somebody starts has our time: we wait.
+            again = false;
         }
-        self.failed(Error::new(Reason::Timeout, "no answer before the deadline"), started.elapsed())
+    }
+
+    /// What a scrape gets that does not wait longer.
+    fn left(&self, flight: &Flight) -> (Arc<Run>, bool) {
+        let duration = flight.started.elapsed();
+        if !flight.deadline.expired() {
+            let error = Error::new(Reason::Timeout, "this scrape did not wait for the answer");
+            return (Arc::new(Run::of(self.mode, Err(error), duration)), true);
+        }
+        let error = Error::new(Reason::Timeout, "no answer before the deadline");
+        let mut under_way = self.lock();
+        let this = under_way.as_mut().filter(|other| other.started == flight.started);
+        // Once a run, however many wait for it.
+        let told = this.is_some_and(|flight| std::mem::replace(&mut flight.late, true));
+        drop(under_way);
+        if told {
+            (Arc::new(Run::of(self.mode, Err(error), duration)), false)
+        } else {
+            (self.failed(error, duration), false)
+        }
     }
 
     fn failed(&self, error: Error, duration: Duration) -> Arc<Run> {
@@ -233,6 +313,8 @@ pub struct Scrape {
     pub about: Samples,
     /// What is known of the node whatever mode is off.
     pub node: Samples,
+    /// It left before a run had the time that it was given: that is no word on the machine.
+    pub hasty: bool,
 }
 
 /// The enabled modes of one machine.
@@ -250,6 +332,7 @@ impl Scraper {
                 mode,
                 collector,
                 flight: Mutex::new(None),
+                waiting: Mutex::default(),
                 errors: Default::default(),
                 logged: Mutex::default(),
             })
@@ -267,26 +350,30 @@ impl Scraper {
         &self.host
     }
 
-    /// Runs the modes that `selected` picks, all at once, and waits for them until `deadline`.
+    /// Runs the modes that `selected` picks, all at once, and waits for them as `terms` say.
     ///
     /// # Panics
     /// Outside a tokio runtime with a blocking pool.
-    pub async fn scrape(&self, deadline: Deadline, selected: impl Fn(&Mode) -> bool) -> Scrape {
+    pub async fn scrape(&self, terms: impl Into<Terms>, selected: impl Fn(&Mode) -> bool) -> Scrape {
+        let terms = terms.into();
         let picked: Vec<_> = self.slots.iter().filter(|slot| selected(slot.mode)).collect();
         let began = Instant::now();
-        let start = |slot: &&Arc<Slot>| tokio::spawn(Arc::clone(slot).run(Arc::clone(&self.host), deadline, began));
+        let start = |slot: &&Arc<Slot>| tokio::spawn(Arc::clone(slot).run(Arc::clone(&self.host), terms, began));
         let waiting: Vec<_> = picked.iter().map(start).collect();
         let (services, host) = (self.services.clone(), Arc::clone(&self.host));
-        let node = tokio::task::spawn_blocking(move || services.samples(&host, deadline, began));
-        let mut scrape = Scrape { runs: Vec::with_capacity(picked.len()), about: Samples::new(), node: Samples::new() };
+        let node = tokio::task::spawn_blocking(move || services.samples(&host, terms.run, began));
+        let runs = Vec::with_capacity(picked.len());
+        let mut scrape = Scrape { runs, about: Samples::new(), node: Samples::new(), hasty: false };
         for (slot, waiting) in picked.into_iter().zip(waiting) {
-            let run = waiting.await.unwrap_or_else(|error| {
-                slot.failed(Error::new(Reason::Panic, format!("the scrape task: {error}")), Duration::ZERO)
+            let (run, hasty) = waiting.await.unwrap_or_else(|error| {
+                let error = Error::new(Reason::Panic, format!("the scrape task: {error}"));
+                (slot.failed(error, Duration::ZERO), false)
             });
             describe(slot, &run, &mut scrape.about);
             scrape.runs.push((slot.mode, run));
+            scrape.hasty |= hasty;
         }
-        if let Ok(Ok(node)) = tokio::time::timeout_at(deadline.instant().into(), node).await {
+        if let Ok(Ok(node)) = tokio::time::timeout_at(terms.wait.instant().into(), node).await {
             scrape.node = node;
         }
         self.services.learned(&mut scrape.node);
@@ -315,137 +402,4 @@ fn describe(slot: &Slot, run: &Run, about: &mut Samples) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::Roots;
-    use std::sync::atomic::AtomicUsize;
-    use std::sync::mpsc;
-
-    static X: Metric = Metric::gauge("headroom_x", Unit::None, &[], "x");
-    static UNDECLARED: Metric = Metric::gauge("headroom_undeclared", Unit::None, &[], "x");
-    static FAST: Mode = Mode { id: "fast", title: "", metrics: &[&X], build: |_, _| unreachable!() };
-    static ODD: Mode = Mode { id: "odd", title: "", metrics: &[&X], build: |_, _| unreachable!() };
-
-    struct Call<F>(F);
-    impl<F: Fn(Context<'_>) -> Result<Samples> + Send + Sync> Collector for Call<F> {
-        fn collect(&self, context: Context<'_>) -> Result<Samples> {
-            (self.0)(context)
-        }
-    }
-
-    fn one(_: Context<'_>) -> Result<Samples> {
-        let mut samples = Samples::new();
-        samples.push(&X, &[], 1.0);
-        Ok(samples)
-    }
-
-    fn scraper(odd: impl Fn(Context<'_>) -> Result<Samples> + Send + Sync + 'static) -> Scraper {
-        let host = Arc::new(Host::new(Roots::default()));
-        Scraper::new(host, Services::default(), vec![(&FAST, Box::new(Call(one))), (&ODD, Box::new(Call(odd)))])
-    }
-
-    fn soon() -> Deadline {
-        Deadline::after(Duration::from_millis(100))
-    }
-
-    fn about(scrape: &Scrape, metric: &'static Metric, labels: &[&str]) -> f64 {
-        scrape.about.value(metric, labels).unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_panic_costs_its_own_collector() {
-        let scraper = scraper(|_| panic!("bug"));
-        for round in 1..=3 {
-            let scrape = scraper.scrape(soon(), |_| true).await;
-            assert_eq!(about(&scrape, &OUTCOME, &["odd", "failed"]), 1.0);
-            assert_eq!(about(&scrape, &ERRORS, &["odd", "panic"]), f64::from(round));
-            assert_eq!(about(&scrape, &OUTCOME, &["fast", "ok"]), 1.0);
-            assert_eq!(scrape.runs[0].1.samples.value(&X, &[]), Some(1.0));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_hang_costs_one_thread_and_heals() {
-        let (release, hang) = mpsc::channel::<()>();
-        let (hang, calls) = (Mutex::new(hang), Arc::new(AtomicUsize::new(0)));
-        let counted = Arc::clone(&calls);
-        let scraper = scraper(move |context| {
-            counted.fetch_add(1, Ordering::Relaxed);
-            let _ = hang.lock().unwrap().recv();
-            one(context)
-        });
-        let first = scraper.scrape(soon(), |_| true).await;
-        assert_eq!(about(&first, &ERRORS, &["odd", "timeout"]), 1.0);
-        for _ in 0..20 {
-            let later = scraper.scrape(Deadline::after(Duration::from_secs(60)), |_| true).await;
-            assert_eq!(about(&later, &OUTCOME, &["odd", "failed"]), 1.0);
-            assert_eq!(later.runs[0].1.outcome, Outcome::Ok);
-        }
-        assert_eq!(calls.load(Ordering::Relaxed), 1, "one thread, however many scrapes");
-        drop(release);
-        loop {
-            let scrape = scraper.scrape(Deadline::after(Duration::from_secs(60)), |_| true).await;
-            if scrape.runs[1].1.outcome == Outcome::Ok {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    #[tokio::test]
-    async fn two_scrapes_at_once_share_one_run_and_both_are_full() {
-        let calls = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&calls);
-        let scraper = scraper(move |context| {
-            counted.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(50));
-            one(context)
-        });
-        let deadline = Deadline::after(Duration::from_secs(60));
-        let (a, b) = tokio::join!(scraper.scrape(deadline, |_| true), scraper.scrape(deadline, |_| true));
-        for scrape in [a, b] {
-            assert!(scrape.runs.iter().all(|(_, run)| run.samples.value(&X, &[]) == Some(1.0)));
-        }
-        assert_eq!(calls.load(Ordering::Relaxed), 1);
-    }
-
-    #[tokio::test]
-    async fn outcomes_tell_absent_from_failed_and_keep_partial_numbers() {
-        let absent = scraper(|_| Err(Error::absent("no such kernel")));
-        let scrape = absent.scrape(soon(), |_| true).await;
-        assert_eq!(about(&scrape, &OUTCOME, &["odd", "not_applicable"]), 1.0);
-        assert_eq!(about(&scrape, &ERRORS, &["odd", "absent"]), 0.0, "not applicable is no error");
-
-        let partial = scraper(|context| {
-            let mut samples = one(context)?;
-            samples.fail(Error::new(Reason::Denied, "/proc/1/fd"));
-            samples.drop_count(3);
-            Ok(samples)
-        });
-        let scrape = partial.scrape(soon(), |_| true).await;
-        assert_eq!(about(&scrape, &OUTCOME, &["odd", "failed"]), 1.0);
-        assert_eq!(about(&scrape, &ERRORS, &["odd", "denied"]), 1.0);
-        assert_eq!(about(&scrape, &DROPPED, &["odd", "node", "", "", ""]), 3.0);
-        assert_eq!(scrape.runs[1].1.samples.value(&X, &[]), Some(1.0));
-    }
-
-    #[tokio::test]
-    async fn undeclared_series_are_refused() {
-        let scraper = scraper(|context| {
-            let mut samples = one(context)?;
-            samples.push(&UNDECLARED, &[], 1.0);
-            Ok(samples)
-        });
-        let scrape = scraper.scrape(soon(), |_| true).await;
-        assert_eq!(scrape.runs[1].1.samples.rows().len(), 1);
-        assert_eq!(scrape.runs[1].1.outcome, Outcome::Failed);
-    }
-
-    #[tokio::test]
-    async fn only_selected_modes_run() {
-        let scraper = scraper(|_| panic!("not selected"));
-        let scrape = scraper.scrape(soon(), |mode| mode.id == "fast").await;
-        assert_eq!(scrape.runs.len(), 1);
-        assert_eq!(scrape.about.value(&OUTCOME, &["odd", "ok"]), None);
-    }
-}
+mod tests;

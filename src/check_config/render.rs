@@ -6,12 +6,17 @@ use serde_json::{Value, json};
 
 use super::{Limit, Report, Row, Severity, source_name};
 use crate::kubelet::configuration::Source;
+use crate::printable::printable;
 
 /// Version of the JSON: it changes when a field goes or changes its meaning, not when one is added.
 const FORMAT: u32 = 1;
 
 pub(super) fn text(reports: &[Report], color: bool) -> String {
-    let paint = |code: &str, text: &str| if color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
+    // Names of files and what is written in them may be anybody's.
+    let paint = |code: &str, text: &str| {
+        let text = printable(text);
+        if color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into_owned() }
+    };
     let mut out = String::new();
     for (number, report) in reports.iter().enumerate() {
         if number > 0 {
@@ -43,9 +48,9 @@ pub(super) fn text(reports: &[Report], color: bool) -> String {
             };
             let label = paint(colour, &format!("{} {}", finding.severity.as_str(), finding.id));
             let place = finding.place().map_or_else(String::new, |place| format!(" {place}:"));
-            let _ = writeln!(out, "  {label}:{place} {}", finding.what);
+            let _ = writeln!(out, "  {label}:{} {}", printable(&place), printable(&finding.what));
             if !finding.instead.is_empty() {
-                let _ = writeln!(out, "      instead: {}", finding.instead);
+                let _ = writeln!(out, "      instead: {}", printable(&finding.instead));
             }
         }
     }
@@ -71,6 +76,7 @@ fn table(rows: &[Row], out: &mut String) {
             }
         }
         let source = if sources.is_empty() { "-".to_owned() } else { sources.join(", ") };
+        let source = printable(&source).into_owned();
         cells.push([row.signal.as_str().to_owned(), hard, limit(&row.soft), grace, limit(&row.reclaim), source]);
     }
     let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);

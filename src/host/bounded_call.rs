@@ -4,9 +4,10 @@
 //! to keep at most one such call per key, and to keep few of them altogether. node_exporter runs `statfs` in the
 //! request path; one dead NFS server there loses every metric of the node.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::CallBudget;
 use super::Deadline;
@@ -15,21 +16,38 @@ use crate::error::{Error, Reason, Result};
 /// More stuck threads than this are never made: the node has a larger problem by then, and we must not add to it.
 const MOST_STUCK: usize = 8;
 
+/// How long one of many calls waits for another under its key.
+const OTHERS: Duration = Duration::from_millis(200);
+
 /// Calls under way, by key.
 #[derive(Default)]
 pub(super) struct Guard {
-    under_way: Arc<Mutex<HashSet<String>>>,
+    under_way: Arc<UnderWay>,
+}
+
+#[derive(Default)]
+struct UnderWay {
+    /// Until when somebody waits for each: what is under way after that hangs.
+    calls: Mutex<HashMap<String, Instant>>,
+    ended: Condvar,
+}
+
+impl UnderWay {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Guard {
-    /// Runs `call` on a thread of its own and waits for it until `deadline`.
+    /// Runs `call` on a thread of its own and waits for it until `deadline`. Where another one is under way under this
+    /// key, and does not hang, that is waited for first.
     pub(super) fn run<T: Send + 'static>(
         &self,
         key: &str,
         deadline: Deadline,
         call: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let finished = Self::admit(&self.under_way, key)?;
+        let finished = Self::admit(&self.under_way, key, deadline)?;
         let (sender, receiver) = mpsc::sync_channel(1);
         thread::Builder::new()
             .name("guarded-call".into())
@@ -54,14 +72,20 @@ impl Guard {
 }
 
 impl Guard {
-    fn admit(under_way: &Arc<Mutex<HashSet<String>>>, key: &str) -> Result<Finished> {
-        let mut keys = under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if keys.len() >= MOST_STUCK {
+    fn admit(under_way: &Arc<UnderWay>, key: &str, deadline: Deadline) -> Result<Finished> {
+        let mut calls = under_way.lock();
+        while let Some(until) = calls.get(key) {
+            let left = until.min(&deadline.instant()).saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::new(Reason::Busy, format!("{key}: an earlier call still hangs")));
+            }
+            let waited = under_way.ended.wait_timeout(calls, left);
+            (calls, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        if calls.len() >= MOST_STUCK {
             return Err(Error::new(Reason::Busy, format!("{key}: {MOST_STUCK} earlier calls still hang")));
         }
-        if !keys.insert(key.to_owned()) {
-            return Err(Error::new(Reason::Busy, format!("{key}: an earlier call still hangs")));
-        }
+        calls.insert(key.to_owned(), deadline.instant());
         Ok(Finished { key: key.to_owned(), under_way: Arc::clone(under_way) })
     }
 
@@ -87,7 +111,8 @@ impl Guard {
             let (shared, under_way) = (Arc::clone(&queue), Arc::clone(&self.under_way));
             let work = move || {
                 while let Some((index, key, item)) = Queue::take(&shared, worker) {
-                    let answer = Self::admit(&under_way, &key).and_then(|_finished| call(item));
+                    let until = Deadline::after(OTHERS);
+                    let answer = Self::admit(&under_way, &key, until).and_then(|_finished| call(item));
                     // Nobody waits any more: the others are another thread's.
                     if sender.send((index, answer)).is_err() {
                         return;
@@ -152,19 +177,19 @@ impl<I> Queue<I> {
 /// Takes the key out again when the call is over, however it ended.
 struct Finished {
     key: String,
-    under_way: Arc<Mutex<HashSet<String>>>,
+    under_way: Arc<UnderWay>,
 }
 
 impl Drop for Finished {
     fn drop(&mut self) {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.under_way.lock().remove(&self.key);
+        self.under_way.ended.notify_all();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn soon() -> Deadline {
         Deadline::after(Duration::from_millis(50))
@@ -208,6 +233,23 @@ mod tests {
     }
 
     #[test]
+    fn two_at_once_under_one_key_are_no_hang() {
+        let guard = Arc::new(Guard::default());
+        let one = || {
+            let guard = Arc::clone(&guard);
+            thread::spawn(move || {
+                let call = || {
+                    thread::sleep(Duration::from_millis(5));
+                    Ok(())
+                };
+                guard.run("the kubelet's configuration", Deadline::after(Duration::from_secs(60)), call)
+            })
+        };
+        let threads: Vec<_> = (0..40).map(|_| one()).collect();
+        assert!(threads.into_iter().all(|thread| thread.join().unwrap().is_ok()));
+    }
+
+    #[test]
     fn a_panic_is_an_error_and_frees_the_key() {
         let guard = Guard::default();
         let result: Result<()> = guard.run("k", Deadline::after(Duration::from_secs(5)), || panic!("x"));
@@ -244,7 +286,7 @@ mod tests {
         let first = run();
         assert_eq!((first[2], first[4]), (Err(Reason::Timeout), Err(Reason::Timeout)));
         eventually([Ok(0), Ok(1), Err(Reason::Busy), Ok(3), Err(Reason::Busy), Ok(5)]);
-        assert_eq!(guard.under_way.lock().unwrap().len(), 2, "two threads hang, however often they are asked for");
+        assert_eq!(guard.under_way.lock().len(), 2, "two threads hang, however often they are asked for");
         drop(held);
         eventually([0, 1, 2, 3, 4, 5].map(Ok));
     }
@@ -263,6 +305,6 @@ mod tests {
         };
         assert_eq!(run(5), [Ok(0), Err(Reason::Panic), Ok(2), Err(Reason::Absent), Ok(4)]);
         assert_eq!(run(0), []);
-        assert!(guard.under_way.lock().unwrap().is_empty());
+        assert!(guard.under_way.lock().is_empty());
     }
 }

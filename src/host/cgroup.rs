@@ -14,6 +14,7 @@
 pub mod held;
 #[cfg(test)]
 pub(crate) mod recorded;
+pub(super) mod vantage;
 pub mod walk;
 
 use std::path::{Path, PathBuf};

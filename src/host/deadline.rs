@@ -8,6 +8,9 @@ use crate::error::{Reason, Result};
 const STATFS: Duration = Duration::from_secs(2);
 /// How long once another one hangs: a healthy one answers in microseconds, and both may lie on the same dead mount.
 const STATFS_AFTER_A_HANG: Duration = Duration::from_millis(200);
+/// How long it may take to read of a process what its memory lock guards: microseconds, unless it is stuck.
+const PROCESS: Duration = Duration::from_secs(1);
+const PROCESS_AFTER_A_HANG: Duration = Duration::from_millis(100);
 
 /// When an answer must be there.
 #[derive(Clone, Copy, Debug)]
@@ -35,29 +38,42 @@ impl Deadline {
         Self::after((self.remaining() / 2).min(limit))
     }
 
+    /// This one, or a later moment.
+    #[must_use]
+    pub fn or_at(self, later: Instant) -> Self {
+        Deadline(self.0.max(later))
+    }
+
     /// The moment itself.
     pub fn instant(self) -> Instant {
         self.0
     }
 }
 
-/// How long each of several file systems may take that are asked one after the other, so that those that hang leave
-/// time for the rest.
+/// How long each of several file systems, or processes, may take that are asked one after the other, so that those that
+/// hang leave time for the rest.
 #[derive(Debug)]
 pub struct CallBudget {
     deadline: Deadline,
+    /// For one as long as none hangs, and after that.
+    limits: [Duration; 2],
     hung: bool,
 }
 
 impl CallBudget {
-    /// Until `deadline`, all together.
+    /// For file systems: until `deadline`, all together.
     pub fn new(deadline: Deadline) -> Self {
-        CallBudget { deadline, hung: false }
+        CallBudget { deadline, limits: [STATFS, STATFS_AFTER_A_HANG], hung: false }
+    }
+
+    /// The same for processes.
+    pub fn of_processes(deadline: Deadline) -> Self {
+        CallBudget { deadline, limits: [PROCESS, PROCESS_AFTER_A_HANG], hung: false }
     }
 
     /// For the next one.
     pub fn next(&self) -> Deadline {
-        self.deadline.part(if self.hung { STATFS_AFTER_A_HANG } else { STATFS })
+        self.deadline.part(self.limits[usize::from(self.hung)])
     }
 
     /// Takes note of how it went.

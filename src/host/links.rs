@@ -12,6 +12,8 @@
 //! While interfaces come and go, a dump may miss one that was there all the time; the kernel marks such a dump
 //! (`NLM_F_DUMP_INTR`). It is then made again, a few times, and if it never succeeds [`Links::whole`] says so.
 
+use std::collections::{HashMap, HashSet};
+
 use netlink_packet_core::{DecodeError, Emitable as _, NlasIterator, parse_string, parse_u32};
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage};
 
@@ -20,6 +22,7 @@ use super::{Deadline, Host};
 use crate::error::{Error, Reason, Result};
 
 /// `include/uapi/linux/if_link.h`
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
@@ -31,8 +34,21 @@ const HEADER: usize = 16;
 
 /// More interfaces than this are not remembered; a node with a thousand pods has a thousand.
 const MOST_LINKS: usize = 20_000;
+/// `struct ndmsg`
+const NEIGHBOUR: usize = 12;
+const AF_BRIDGE: u8 = 7;
+/// Addresses that are remembered of one interface: a node with a thousand pods has a thousand on one.
+const MOST_ADDRESSES: usize = 4096;
 /// How often an interrupted dump is made again.
 const ATTEMPTS: u32 = 4;
+
+/// A hardware address of Ethernet's.
+pub type Mac = [u8; 6];
+
+/// `None` for what is none, and for the one of those that have none.
+pub(super) fn mac(bytes: &[u8]) -> Option<Mac> {
+    Mac::try_from(bytes).ok().filter(|mac| *mac != Mac::default())
+}
 
 /// One network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +68,10 @@ pub struct Link {
     pub lower_namespace: Option<i32>,
     /// The bond, bridge, … that it is a member of.
     pub master: Option<u32>,
+    /// Its hardware address.
+    pub address: Option<Mac>,
+    /// Further addresses that it takes packets for ([`Host::taken_addresses`]), on a recorded machine.
+    pub taken: Vec<Mac>,
 }
 
 /// The interfaces of the machine.
@@ -106,6 +126,60 @@ impl Host {
     }
 }
 
+impl Host {
+    /// The addresses that each of these interfaces of the machine takes packets for, beside its own. The kernel adds
+    /// one for each macvlan on it that is up, and for a VLAN with an address of its own, in whatever namespace those
+    /// are: so it is the word of the machine for what is stacked on it.
+    ///
+    /// # Errors
+    /// As [`Host::links`], which is asked first.
+    pub fn taken_addresses(&self, of: HashSet<u32>, deadline: Deadline) -> Result<HashMap<u32, HashSet<Mac>>> {
+        if let Source::Recorded(links) = &self.links {
+            let links = links.iter().flatten().filter(|link| of.contains(&link.index));
+            return Ok(links.map(|link| (link.index, link.taken.iter().copied().collect())).collect());
+        }
+        self.network.run("addresses of interfaces", deadline, move || {
+            let mut taken: HashMap<u32, HashSet<Mac>> = HashMap::new();
+            let mut request = vec![0; NEIGHBOUR];
+            request[0] = AF_BRIDGE;
+            // What a dump that was interrupted misses is there in the next scrape.
+            Dump::new(Table::Addresses, "rtnetlink").run(&request, deadline, &mut |payload| {
+                if let Some((index, address)) = taken_by(payload).filter(|(index, _)| of.contains(index)) {
+                    let addresses = taken.entry(index).or_default();
+                    if addresses.len() < MOST_ADDRESSES {
+                        addresses.insert(address);
+                    }
+                }
+                Ok(())
+            })?;
+            Ok(taken)
+        })
+    }
+}
+
+/// An interface, and an address of its own filter. `None` for what a bridge or a tunnel has learned from packets, which
+/// anybody can send.
+fn taken_by(payload: &[u8]) -> Option<(u32, Mac)> {
+    const NTF_SELF: u8 = 2;
+    const NUD_PERMANENT: u16 = 0x80;
+    const NDA_LLADDR: u16 = 2;
+    const NDA_MASTER: u16 = 9;
+    let (header, rest) = payload.split_at_checked(NEIGHBOUR)?;
+    let state = u16::from_ne_bytes([header[8], header[9]]);
+    if header[10] & NTF_SELF == 0 || state & NUD_PERMANENT == 0 {
+        return None;
+    }
+    let mut address = None;
+    for (kind, value) in super::netlink::attributes(rest) {
+        match kind {
+            NDA_LLADDR => address = mac(value),
+            NDA_MASTER => return None,
+            _ => {}
+        }
+    }
+    Some((u32::from_ne_bytes(header[4..8].try_into().ok()?), address?))
+}
+
 fn dump(deadline: Deadline) -> Result<Links> {
     let mut links = Links { all: Vec::new(), whole: true };
     let dump = Dump::new(Table::Links, "rtnetlink");
@@ -142,6 +216,7 @@ fn link(payload: &[u8]) -> std::result::Result<Link, DecodeError> {
         let attribute = attribute?;
         let value = attribute.value();
         match attribute.kind() {
+            IFLA_ADDRESS => link.address = mac(value),
             IFLA_IFNAME => link.name = text(value),
             // A device without one below it says its own number, or 0, or nothing.
             IFLA_LINK => link.lower = Some(parse_u32(value)?).filter(|lower| *lower != 0),

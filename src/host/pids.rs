@@ -2,16 +2,25 @@
 //!
 //! One open directory of procfs and three system calls per process (`openat`, `read`, `close`). What is read of a
 //! process that exits meanwhile is an error that [`crate::error::Error::is_gone`] knows.
+//!
+//! **What can block.** To read a command line or an environment the kernel takes the memory lock of that process, and
+//! for a mount table the lock of all mounts. A process in trouble holds its own for hours; anybody who may mount FUSE
+//! can hold his for as long as he likes (`ps` hangs on such a process). So these three are read on a thread that
+//! nobody waits for beyond a moment ([`Host::cmdline`], [`Host::judge_cmdlines`], [`Host::environ`],
+//! [`Host::mount_table`]): one that hangs costs that thread, once. Name, state, status, cgroup, limits and links take
+//! no such lock.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
-use super::Host;
+use super::cgroup::vantage::Vantage;
 use super::process::parse::{self, decimal};
+use super::{CallBudget, Deadline, Host, read};
 use crate::error::{Error, Reason, Result};
 
 /// The longest command line that we read: what Linux allows for one argument.
@@ -22,6 +31,7 @@ const LONGEST_CMDLINE: usize = 128 << 10;
 pub struct Pids {
     dir: OwnedFd,
     path: PathBuf,
+    vantage: Arc<Vantage>,
 }
 
 /// What a process cannot choose for itself: its user, its pid namespaces, its cgroups.
@@ -31,7 +41,8 @@ pub struct Standing {
     pub uid: Option<u32>,
     /// In how many pid namespaces it is, from this procfs' inwards: one for a process of the machine's own.
     pub namespaces: Option<usize>,
-    /// Its `/proc/PID/cgroup`, a line for each hierarchy.
+    /// Its `/proc/PID/cgroup`, a line for each hierarchy, with paths from the hierarchy's root where that is known;
+    /// else as our own cgroup namespace shows them.
     pub cgroup: String,
 }
 
@@ -45,16 +56,74 @@ impl Host {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(&path, flags, Mode::empty())
             .map_err(|errno| Error::os(path.display(), &io::Error::from(errno)))?;
-        Ok(Pids { dir, path })
+        Ok(Pids { dir, path, vantage: Arc::clone(&self.vantage) })
+    }
+
+    /// The arguments of process `pid`, the program first: `/proc/PID/cmdline`. Empty for a kernel thread and for a
+    /// zombie.
+    ///
+    /// # Errors
+    /// The operating system's; gone if it exited; `timeout` if it keeps us waiting, and `busy` for as long as it does.
+    pub fn cmdline(&self, pid: u32, deadline: Deadline) -> Result<Vec<String>> {
+        let pids = self.pids()?;
+        self.of_process(pid, "cmdline", deadline, move || pids.cmdline(pid))
+    }
+
+    /// Its arguments and its environment, with why that cannot be read.
+    ///
+    /// # Errors
+    /// As [`Host::cmdline`].
+    pub fn started_with(&self, pid: u32, deadline: Deadline) -> Result<(Vec<String>, Result<Vec<String>>)> {
+        let pids = self.pids()?;
+        self.of_process(pid, "cmdline and environ", deadline, move || Ok((pids.cmdline(pid)?, pids.environ(pid))))
+    }
+
+    /// What `judge` makes of the arguments of each of these processes. All are read on one thread, as long as none
+    /// hangs, and none is kept.
+    pub fn judge_cmdlines<T: Send + 'static>(
+        &self,
+        of: &[u32],
+        deadline: Deadline,
+        judge: fn(&[String]) -> T,
+    ) -> Vec<Result<T>> {
+        let pids = match self.pids() {
+            Ok(pids) => Arc::new(pids),
+            Err(error) => return of.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let items = of.iter().map(|&pid| (key(pid, "cmdline"), (Arc::clone(&pids), pid, judge))).collect();
+        self.processes.run_each(items, &mut CallBudget::of_processes(deadline), |(pids, pid, judge)| {
+            pids.cmdline(pid).map(|argv| judge(&argv))
+        })
+    }
+
+    /// The environment that process `pid` was started with, `NAME=value` each: `/proc/PID/environ`. What a program sets
+    /// for itself later is not in it.
+    ///
+    /// # Errors
+    /// As [`Host::cmdline`]; denied without `CAP_SYS_PTRACE` if it is another user's.
+    pub fn environ(&self, pid: u32, deadline: Deadline) -> Result<Vec<String>> {
+        let pids = self.pids()?;
+        self.of_process(pid, "environ", deadline, move || pids.environ(pid))
+    }
+
+    fn of_process<T: Send + 'static>(
+        &self,
+        pid: u32,
+        file: &str,
+        deadline: Deadline,
+        call: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.processes.run(&key(pid, file), CallBudget::of_processes(deadline).next(), call)
     }
 
     /// The mounts that process `pid` sees: `/proc/PID/mountinfo`.
     ///
     /// # Errors
-    /// The operating system's; gone if it exited. Of one whose parent has not noticed that yet the kernel says `EINVAL`
+    /// As [`Host::cmdline`]. Of one whose parent has not noticed its end yet the kernel says `EINVAL`
     /// (`mounts_open_common`).
-    pub fn mount_table(&self, pid: u32) -> Result<String> {
-        self.read(self.proc(format!("{pid}/mountinfo"))).map_err(|error| {
+    pub fn mount_table(&self, pid: u32, deadline: Deadline) -> Result<String> {
+        let path = self.proc(format!("{pid}/mountinfo"));
+        self.of_process(pid, "mountinfo", deadline, move || read::text(&path)).map_err(|error| {
             let zombie = || self.pids().is_ok_and(|pids| pids.is_zombie(pid));
             if error.reason() == Reason::Io && zombie() {
                 Error::new(Reason::Vanished, error.to_string())
@@ -97,25 +166,16 @@ impl Pids {
         Ok(String::from_utf8_lossy(bytes).into_owned())
     }
 
-    /// Its arguments, the program first: `/proc/PID/cmdline`. Empty for a kernel thread and for a zombie.
-    ///
-    /// # Errors
-    /// The operating system's; gone if it exited.
-    pub fn cmdline(&self, pid: u32) -> Result<Vec<String>> {
+    fn cmdline(&self, pid: u32) -> Result<Vec<String>> {
         self.read(pid, "cmdline", LONGEST_CMDLINE).map(|bytes| strings(&bytes))
     }
 
-    /// True if it ended and nobody has noticed yet: it has no arguments any more. Nor has a kernel thread.
+    /// True if it ended and nobody has noticed yet: the third field of `/proc/PID/stat`.
     pub fn is_zombie(&self, pid: u32) -> bool {
-        self.cmdline(pid).is_ok_and(|argv| argv.is_empty())
+        self.stat(pid, 0).is_ok_and(|state| state.is_some_and(|state| state == "Z" || state == "X"))
     }
 
-    /// The environment that it was started with, `NAME=value` each: `/proc/PID/environ`. What a program sets for itself
-    /// later is not in it.
-    ///
-    /// # Errors
-    /// The operating system's; denied without `CAP_SYS_PTRACE` if it is another user's; gone if it exited.
-    pub fn environ(&self, pid: u32) -> Result<Vec<String>> {
+    fn environ(&self, pid: u32) -> Result<Vec<String>> {
         self.read(pid, "environ", LONGEST_CMDLINE).map(|bytes| strings(&bytes))
     }
 
@@ -131,21 +191,20 @@ impl Pids {
             Err(error) => Err(error),
         };
         let (status, cgroup) = (some("status", 4096)?, some("cgroup", 64 << 10)?);
+        let cgroup = String::from_utf8_lossy(&cgroup).into_owned();
         Ok(Standing {
             uid: parse::effective_uid(&status),
             namespaces: parse::pid_namespaces(&status),
-            cgroup: String::from_utf8_lossy(&cgroup).into_owned(),
+            cgroup: self.vantage.absolute(cgroup.clone()).unwrap_or(cgroup),
         })
     }
 
-    /// Its parent: the fourth field of `/proc/PID/stat`, counted from behind the name, which may hold anything.
+    /// Its parent: the fourth field of `/proc/PID/stat`.
     ///
     /// # Errors
     /// The operating system's; gone if it exited; malformed if there is no such field.
     pub fn parent(&self, pid: u32) -> Result<u32> {
-        let stat = self.read(pid, "stat", 4096)?;
-        let stat = String::from_utf8_lossy(&stat);
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        let parent = self.stat(pid, 1)?.and_then(|parent| parent.parse().ok());
         parent.ok_or_else(|| Error::malformed(format!("{}/{pid}/stat: no parent in it", self.path.display())))
     }
 
@@ -155,10 +214,15 @@ impl Pids {
     /// # Errors
     /// The operating system's; gone if it exited; malformed if there is no such field.
     pub fn started(&self, pid: u32) -> Result<u64> {
+        let started = self.stat(pid, 19)?.and_then(|started| started.parse().ok());
+        started.ok_or_else(|| Error::malformed(format!("{}/{pid}/stat: no start time in it", self.path.display())))
+    }
+
+    /// A field of `/proc/PID/stat`, counted from behind the name, which may hold anything.
+    fn stat(&self, pid: u32, field: usize) -> Result<Option<String>> {
         let stat = self.read(pid, "stat", 4096)?;
         let stat = String::from_utf8_lossy(&stat);
-        let started = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok());
-        started.ok_or_else(|| Error::malformed(format!("{}/{pid}/stat: no start time in it", self.path.display())))
+        Ok(stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(field).map(str::to_owned)))
     }
 
     /// Its working directory: where `/proc/PID/cwd` leads.
@@ -191,6 +255,11 @@ impl Pids {
         bytes.truncate(length);
         Ok(bytes)
     }
+}
+
+/// What one call of many is known by.
+fn key(pid: u32, file: &str) -> String {
+    format!("process {pid}: {file}")
 }
 
 /// Strings that a zero byte ends, each.

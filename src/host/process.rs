@@ -42,12 +42,14 @@ use std::ffi::CStr;
 use std::io::Write as _;
 use std::mem::MaybeUninit;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::path::DecInt;
 
+use super::cgroup::vantage::Vantage;
 use super::netns::NetworkNamespace;
 use super::{Deadline, Host};
 use crate::error::{Error, Reason, Result};
@@ -77,8 +79,12 @@ pub struct Process {
     pub limit: Option<Limit>,
     /// What it calls itself. Not read (`None`) for a process without fds.
     pub comm: Option<Comm>,
+    /// Tells it from the next process with its number, for nothing: the inode number of its fd directory, which the
+    /// kernel gives anew to each. It may change under memory pressure. `None` where fds are not counted by size.
+    pub inode: Option<u64>,
     dir: OwnedFd,
     sized: bool,
+    vantage: Arc<Vantage>,
 }
 
 impl Process {
@@ -108,16 +114,28 @@ impl Process {
         stat.map(|stat| NetworkNamespace::of(&stat)).map_err(|errno| self.error("net/dev", errno))
     }
 
-    /// Its `/proc/PID/cgroup`: one line per hierarchy.
+    /// Its `/proc/PID/cgroup`: one line per hierarchy, with paths from the hierarchy's root whatever cgroup namespace
+    /// we are in.
     ///
     /// # Errors
-    /// Gone if it exited.
+    /// Gone if it exited; malformed if we do not know where we are ourselves
+    /// ([`Host::knows_cgroups_of_processes`]).
     pub fn cgroup(&self) -> Result<String> {
         let mut buffer = Vec::with_capacity(16 << 10);
         let read = open_file(&self.dir, c"cgroup")
             .and_then(|file| rustix::io::read(file, rustix::buffer::spare_capacity(&mut buffer)));
         read.map_err(|errno| self.error("cgroup", errno))?;
-        Ok(String::from_utf8_lossy(&buffer).into_owned())
+        self.vantage.absolute(String::from_utf8_lossy(&buffer).into_owned())
+    }
+
+    /// In how many pid namespaces it is; `None` before Linux 4.1.
+    ///
+    /// # Errors
+    /// Gone if it exited.
+    pub fn pid_namespaces(&self) -> Result<Option<usize>> {
+        let mut status = [MaybeUninit::uninit(); 4096];
+        let status = head(&self.dir, c"status", &mut status).map_err(|errno| self.error("status", errno))?;
+        Ok(parse::pid_namespaces(status))
     }
 
     fn error(&self, file: &str, errno: Errno) -> Error {
@@ -142,6 +160,7 @@ pub struct Processes {
     sized: bool,
     /// A pid in this procfs is the same process's to a system call of ours.
     own_numbers: bool,
+    vantage: Arc<Vantage>,
 }
 
 impl Processes {
@@ -153,7 +172,8 @@ impl Processes {
         let path = host.proc("");
         let dir = rustix::fs::open(&path, DIRECTORY, Mode::empty())
             .map_err(|errno| Error::os(path.display(), &errno.into()))?;
-        let mut processes = Processes { dir, path, sized: false, own_numbers: false };
+        let mut processes =
+            Processes { dir, path, sized: false, own_numbers: false, vantage: Arc::clone(&host.vantage) };
         processes.sized = processes.sizes_are_counts();
         processes.own_numbers = processes.is_procfs() && processes.numbers_are_ours();
         Ok(processes)
@@ -238,11 +258,15 @@ impl Processes {
     /// Reads one process. What of it is denied is `None`; an error says that it is gone, or that *we* cannot go on.
     fn process(&self, pid: u32) -> rustix::io::Result<Process> {
         let dir = rustix::fs::openat(&self.dir, DecInt::new(pid).as_c_str(), PLACE, Mode::empty())?;
-        let mut process = Process { pid, fds: None, limit: None, comm: None, dir, sized: self.sized };
+        let (fds, limit, comm, inode, sized) = (None, None, None, None, self.sized);
+        let mut process = Process { pid, fds, limit, comm, inode, dir, sized, vantage: Arc::clone(&self.vantage) };
         let dir = process.dir.as_fd();
         let limit = if self.own_numbers { ask_limit(pid) } else { None };
         process.fds = permitted(if self.sized {
-            rustix::fs::statat(dir, c"fd", AtFlags::empty()).map(|stat| stat.st_size as u64)
+            rustix::fs::statat(dir, c"fd", AtFlags::empty()).map(|stat| {
+                process.inode = Some(stat.st_ino);
+                stat.st_size as u64
+            })
         } else {
             open_fds(dir, c"fd", false).and_then(|fds| fds.read_count())
         })?;

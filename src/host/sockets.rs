@@ -36,6 +36,24 @@ pub use unix::{UnixFile, UnixKind, UnixName, UnixSocket};
 use super::{Deadline, Host};
 use crate::error::{Error, Result};
 
+/// The file that a machine has at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileAtPath {
+    /// As `stat` tells it.
+    pub file: UnixFile,
+    /// Its device is the one that a socket there is said to be on. Not so on btrfs and overlayfs.
+    pub own_device: bool,
+}
+
+impl FileAtPath {
+    /// True if this socket is bound to it. Where devices do not tell, the path must be the one it was bound to.
+    pub fn is_of(&self, socket: &UnixSocket, path: impl AsRef<std::path::Path>) -> bool {
+        let (Some(file), path) = (socket.file, path.as_ref()) else { return false };
+        let named = || socket.name == Some(UnixName::Path(path.to_owned()));
+        file == self.file || (!self.own_device && file.inode == self.file.inode && named())
+    }
+}
+
 /// Where a machine's sockets are known from.
 #[derive(Clone, Debug, Default)]
 pub struct Sockets(Source);
@@ -136,15 +154,20 @@ impl Host {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn unix_file(&self, path: impl AsRef<std::path::Path>) -> Result<Option<UnixFile>> {
+    pub fn unix_file(&self, path: impl AsRef<std::path::Path>) -> Result<Option<FileAtPath>> {
+        // What these say of a file's device is another number than the kernel's own, which it tells of a socket.
+        const SEVERAL_DEVICES: [rustix::fs::FsWord; 2] = [0x9123_683e, 0x794c_7630]; // btrfs, overlayfs
         let handle = match self.handle(path.as_ref()) {
             Err(error) if error.is_gone() => return Ok(None),
             handle => handle?,
         };
-        let stat = rustix::fs::fstat(handle).map_err(|errno| Error::os(path.as_ref().display(), &errno.into()))?;
+        let os = |errno: rustix::io::Errno| Error::os(path.as_ref().display(), &errno.into());
+        let stat = rustix::fs::fstat(&handle).map_err(os)?;
         let device = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
         // The kernel tells 32 bits of a socket's.
-        Ok(Some(UnixFile { device, inode: stat.st_ino as u32 }))
+        let file = UnixFile { device, inode: stat.st_ino as u32 };
+        let own_device = rustix::fs::fstatfs(&handle).is_ok_and(|fs| !SEVERAL_DEVICES.contains(&fs.f_type));
+        Ok(Some(FileAtPath { file, own_device }))
     }
 
     /// Every unix socket, in no particular order.

@@ -229,7 +229,7 @@ impl Drop for UnderWay {
 /// What one connection is about.
 #[derive(Debug)]
 pub(super) struct Connection {
-    peer: IpAddr,
+    pub(super) peer: IpAddr,
     /// Told when it must make room.
     pub(super) leave: Notify,
     state: Mutex<State>,

@@ -247,13 +247,14 @@ async fn answer(
         return security.crowded().map(|body| Answer::new(body, None, None));
     };
     let loaded = security.current().await;
-    let mut response = match security.admit(&loaded, request.uri().path(), request.headers()).await {
-        Ok(()) => match router.call(request.map(Body::new)).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        },
-        Err(refused) => refused,
-    };
+    let mut response =
+        match security.admit(&loaded, admitted.connection.peer, request.uri().path(), request.headers()).await {
+            Ok(()) => match router.call(request.map(Body::new)).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            },
+            Err(refused) => refused,
+        };
     for (name, value) in &loaded.config.headers {
         response.headers_mut().insert(name.clone(), value.clone());
     }

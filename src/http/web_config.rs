@@ -575,4 +575,17 @@ mod tests {
             assert!(refused(text).contains(what), "{text}: {}", refused(text));
         }
     }
+
+    #[test]
+    fn bombs_are_refused_and_quickly() {
+        let mut laughs = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+        for level in 1..12 {
+            let refs = vec![format!("*a{}", level - 1); 10].join(",");
+            laughs.push_str(&format!("a{level}: &a{level} [{refs}]\n"));
+        }
+        let began = std::time::Instant::now();
+        assert!(parse(&laughs).is_err());
+        assert!(parse(&format!("http_server_config: {}{}", "[".repeat(50_000), "]".repeat(50_000))).is_err());
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    }
 }

@@ -158,32 +158,60 @@ pub fn container_id(name: &str) -> Option<&str> {
     (valid && !prefix.ends_with("conmon")).then_some(id)
 }
 
-/// The pod and container of a cgroup path, as in a line of `/proc/PID/cgroup` (the whole line will do as well). `None`
-/// for a path outside of any pod.
+/// `--cgroup-root` may put the tree below other directories; further down than this it is not looked for.
+pub const SEARCHED_LEVELS: usize = 3;
+
+/// The pod and container of a cgroup path from the hierarchy's root, as in a line of `/proc/PID/cgroup` (the whole line
+/// will do as well). `None` for a path outside of any pod.
 ///
-/// The outermost kubepods counts: what a Kubernetes inside a container calls its pods is nothing that this node knows.
-pub fn of_path(cgroup_path: &str) -> Option<PodPlace> {
+/// A tree of pods is one only where a kubelet makes it, at most so many `levels` below the hierarchy's root: whoever
+/// may make cgroups of his own can give them any name. What a Kubernetes inside a container calls its pods is nothing
+/// that this node knows either.
+pub fn of_path(cgroup_path: &str, levels: usize) -> Option<PodPlace> {
     let path = cgroup_path.trim_end().strip_suffix(" (deleted)").unwrap_or(cgroup_path.trim_end());
-    let mut place: Option<CgroupRole> = None;
+    let mut names = path.split('/').skip(1);
+    let mut above: Option<&str> = None;
+    for level in 1.. {
+        let name = names.next()?;
+        if level <= levels && is_root_in(above, name) {
+            break;
+        }
+        if let Some(pod) = literal(name) {
+            return Some(pod);
+        }
+        // Of what is not the kubelet's, a service may be the runtime, which has the literal names below it.
+        if above.is_some_and(|above| !may_hold_pods(above)) || (!may_hold_pods(name) && !name.ends_with(".service")) {
+            return None;
+        }
+        above = Some(name);
+    }
+    let mut place = CgroupRole::Root;
     let mut found: Option<PodPlace> = None;
-    for name in path.split('/') {
-        let Some(parent) = place else {
-            if is_root(name) {
-                place = Some(CgroupRole::Root);
-            } else if let Some(pod) = literal(name) {
-                return Some(pod);
-            }
-            continue;
-        };
-        let here = parent.child(name);
-        match (here, &mut found) {
+    for name in names {
+        place = place.child(name);
+        match (place, &mut found) {
             (CgroupRole::Pod(qos), _) => found = Some(PodPlace { qos, pod_uid: pod_uid(name)?, container_id: None }),
             (CgroupRole::Container(_), Some(pod)) => pod.container_id = container_id(name).map(str::to_owned),
             _ => {}
         }
-        place = Some(here);
     }
     found
+}
+
+/// True if a kubepods root is called so in the directory `above`, `None` for the hierarchy's root. Systemd's slices
+/// have the names of those above in their own.
+pub fn is_root_in(above: Option<&str>, name: &str) -> bool {
+    if !is_root(name) {
+        return false;
+    }
+    let Some(words) = slice_words(name) else { return above.is_none_or(may_hold_pods) };
+    above.map_or("", |above| above.strip_suffix(".slice").unwrap_or("/")) == last(words).0
+}
+
+/// False of directories in which no kubelet makes the cgroups of its pods: a container, and what systemd makes for a
+/// service or a session. Those may be given to others to do with as they like.
+pub fn may_hold_pods(name: &str) -> bool {
+    name != ".." && container_id(name).is_none() && !name.ends_with(".scope") && !name.ends_with(".service")
 }
 
 /// `kubepods-burstable-pod<uid>.slice:cri-containerd:<id>` as one directory name: what comes out where the kubelet uses
@@ -208,6 +236,10 @@ fn last(words: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn of_path(path: &str) -> Option<PodPlace> {
+        super::of_path(path, SEARCHED_LEVELS)
+    }
 
     const ID: &str = "55f765a8788dcccb46fae55db15b169605b66df347604a06a4f6ed7c15f879c6";
     const UID: &str = "bcb1982f-2628-449a-accb-e40ecdefbb3b";
@@ -266,7 +298,33 @@ mod tests {
         );
         assert_eq!(of_path(&slice), place(Qos::BestEffort, UID, Some(ID)));
         let relative = format!("0::/../../kubepods/pod{UID}/{ID}");
-        assert_eq!(of_path(&relative), place(Qos::Guaranteed, UID, Some(ID)), "seen from another cgroup namespace");
+        assert_eq!(of_path(&relative), None, "of whatever is two levels above us");
+    }
+
+    #[test]
+    fn pods_are_only_where_a_kubelet_makes_them() {
+        let pods = format!("kubepods/pod{UID}/{ID}");
+        let container = "e".repeat(64);
+        let slice = "user.slice/user-1000.slice";
+        for made_by_others in [
+            format!("/docker/{container}/{pods}"),
+            format!("/system.slice/docker-{container}.scope/{pods}"),
+            format!("/{slice}/user@1000.service/{pods}"),
+            format!("/{slice}/session-1.scope/{pods}"),
+            format!("/system.slice/own.service/{pods}"),
+            format!("/a/b/c/{pods}"),
+            format!("/user.slice/kubepods.slice/kubepods-pod{}.slice", UID.replace('-', "_")),
+            format!("/a.slice/b-kubepods.slice/b-kubepods-pod{}.slice", UID.replace('-', "_")),
+            format!("/docker/{container}/kubepods-pod{}.slice:cri-containerd:{ID}", UID.replace('-', "_")),
+            format!("/a.service/b/kubepods-pod{}.slice:cri-containerd:{ID}", UID.replace('-', "_")),
+        ] {
+            assert_eq!(of_path(&made_by_others), None, "{made_by_others}");
+        }
+        assert_eq!(of_path(&format!("/a/b/{pods}")), place(Qos::Guaranteed, UID, Some(ID)));
+        assert_eq!(super::of_path(&format!("/a/{pods}"), 1), None, "the node has a tree at the root");
+        // Below a pod's own container whatever is made there is that pod's.
+        let inside = format!("/kubepods/burstable/podown/{container}/{pods}");
+        assert_eq!(of_path(&inside), place(Qos::Burstable, "own", Some(&container)));
     }
 
     #[test]

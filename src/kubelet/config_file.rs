@@ -204,4 +204,16 @@ mod tests {
         assert_eq!(merged(json!({"e": null}), json!({"a": 1})), json!({"e": null, "a": 1}));
         assert_eq!(merged(json!({}), json!({"a": {"bb": {"ccc": null}}})), json!({"a": {"bb": {}}}));
     }
+
+    #[test]
+    fn deep_ones_are_refused_and_quickly() {
+        let began = std::time::Instant::now();
+        for (open, close) in [("[", "]"), ("{a: ", "}")] {
+            let text = format!("{HEAD}x: {}{}\n", open.repeat(50_000), close.repeat(50_000));
+            assert!(parse(&text, Role::Base).is_err() && parse(&text, Role::Dropin).is_err());
+        }
+        let deep = format!("{{\"kubeletconfig\": {}{}}}", "[".repeat(1_000_000), "]".repeat(1_000_000));
+        assert!(super::super::configuration::Configuration::of_configz(&deep).is_err());
+        assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+    }
 }

@@ -28,6 +28,9 @@ use crate::host::{Deadline, Host};
 /// How long it may take to find the kubelet for its node's name.
 const NAME: Duration = Duration::from_secs(5);
 
+/// How long its files may take: what is not there by then costs what needs it, and not all that comes after.
+const FILES: Duration = Duration::from_secs(2);
+
 /// How the kubelet is found and asked.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq)]
 #[group(skip)]
@@ -232,7 +235,8 @@ impl Known {
         let sources = self.lock_last().as_ref()?.sources.clone();
         if let Ok(root) = sources.root_dir() {
             let tree = host.tree();
-            let seen = host.bounded("the kubelet's root directory", deadline, move || tree.kind(root).map(drop));
+            let seen =
+                host.bounded("the kubelet's root directory", deadline.part(FILES), move || tree.kind(root).map(drop));
             if seen.is_err_and(|error| error.is_gone()) {
                 *self.lock_last() = None;
                 tracing::info!("the kubelet does not run and its root directory is gone: it is forgotten");
@@ -298,22 +302,22 @@ impl Look {
     /// Denied if we may not read it; malformed if it is not there.
     pub fn kubeconfig(&self, host: &Host, deadline: Deadline) -> Result<Option<Text>> {
         let sources = self.sources.clone();
-        host.bounded("the kubelet's kubeconfig", deadline, move || sources.kubeconfig())
+        host.bounded("the kubelet's kubeconfig", deadline.part(FILES), move || sources.kubeconfig())
     }
 
     /// What it does about a dead HTTP/2 connection; `None` without a kubelet.
     ///
     /// # Errors
-    /// Denied without `CAP_SYS_PTRACE` if it is another user's; gone if it exited.
-    pub fn http2(&self, host: &Host) -> Result<Option<Http2>> {
+    /// Denied without `CAP_SYS_PTRACE` if it is another user's; gone if it exited; timeout and busy if it is stuck.
+    pub fn http2(&self, host: &Host, deadline: Deadline) -> Result<Option<Http2>> {
         let Some(process) = self.instance(host)? else { return Ok(None) };
-        let mut known = self.known.http2.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, http2)) = known.filter(|(known, _)| *known == process) {
+        let known = || self.known.http2.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, http2)) = known().filter(|(known, _)| *known == process) {
             return Ok(Some(http2));
         }
-        let environ = host.pids()?.environ(process.0)?;
+        let environ = host.environ(process.0, deadline)?;
         let http2 = Http2::of_environ(environ.iter().map(String::as_str));
-        *known = Some((process, http2));
+        *known() = Some((process, http2));
         Ok(Some(http2))
     }
 
@@ -396,8 +400,8 @@ impl Look {
     fn inputs(&self, host: &Host, deadline: Deadline) -> Result<&KubeletInputs> {
         let read = || {
             let sources = self.sources.clone();
-            let read = move || sources.read(deadline);
-            let inputs = host.bounded("the kubelet's configuration", deadline, read)?;
+            let deadline = deadline.part(FILES);
+            let inputs = host.bounded("the kubelet's configuration", deadline, move || sources.read(deadline))?;
             Ok(KubeletInputs { version: self.known.version(), ..inputs })
         };
         self.inputs.get_or_init(read).as_ref().map_err(Clone::clone)

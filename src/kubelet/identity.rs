@@ -56,9 +56,14 @@ pub fn against_a_kubelet(pids: &Pids, pid: u32, uid: u32) -> Result<Option<Why>>
 /// The operating system's; gone if it exited.
 pub fn is_of_the_control_plane(pids: &Pids, pid: u32) -> Result<bool> {
     let Standing { namespaces, cgroup, .. } = pids.standing(pid)?;
+    Ok(is_of_the_node(namespaces, &cgroup))
+}
+
+/// The same of any daemon, by the number of its pid namespaces and its `/proc/PID/cgroup`.
+pub fn is_of_the_node(namespaces: Option<usize>, cgroup: &str) -> bool {
     // In a pod there is one namespace more than the machine's, or none.
     let near = namespaces.is_none_or(|count| count <= 2);
-    Ok(near && pod_of(&cgroup).is_none_or(|uid| is_static(&uid)))
+    near && pod_of(cgroup).is_none_or(|uid| is_static(&uid))
 }
 
 /// The uid of a pod that a kubelet made from a file is a hash: 32 hexadecimal digits without the dashes of the API's.
@@ -71,7 +76,7 @@ fn is_static(uid: &str) -> bool {
 fn pod_of(cgroup: &str) -> Option<String> {
     let paths = cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2));
     paths.into_iter().find_map(|path| {
-        let known = cgroup_name::of_path(path).map(|place| place.pod_uid);
+        let known = cgroup_name::of_path(path, cgroup_name::SEARCHED_LEVELS).map(|place| place.pod_uid);
         known.or_else(|| {
             let outside = path.strip_prefix("/..")?;
             outside.split('/').find_map(cgroup_name::pod_uid)

@@ -15,13 +15,14 @@ mod search;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::cgroup_name::{self, Qos};
 use crate::error::{Error, Reason, Result};
-use crate::host::cgroup::walk::{Bounds, Extent, walk};
+use crate::host::cgroup::walk::{Below, Bounds, Extent, walk};
 use crate::host::cgroup::{Hierarchy, Layout, Stat, Subsystem, held};
 use crate::host::single_flight::{Landed, SingleFlight};
 use crate::host::{Deadline, Host};
@@ -111,8 +112,8 @@ pub struct Walk {
     pub extent: Extent,
     /// The kernel's own count of cgroups in it, of the same moment; only on v1.
     pub held: Option<u64>,
-    /// Cgroups that have a memory id, where only a walk can count them: on cgroup2 before Linux 6.12. `None`
-    /// elsewhere, and if it was cut short.
+    /// Cgroups that have a memory id, where only a walk can count them: on cgroup2 before Linux 6.12. At the most,
+    /// where a part was left out. `None` elsewhere, and if it was cut short.
     pub memory_ids: Result<Option<u64>>,
     /// What lies below kubepods.
     pub tree: Tree,
@@ -129,6 +130,9 @@ pub struct Tree {
     pub charged: Option<Charged>,
     /// What could not be read.
     pub unread: Unread,
+    /// How many files of its directories a pod does not let us read, by the index of its directory: whoever was given a
+    /// cgroup may do that.
+    pub closed: BTreeMap<usize, u64>,
     /// Our paths of the directories above: of roots and QoS directories, and where roots are looked for.
     bases: Vec<PathBuf>,
 }
@@ -266,19 +270,46 @@ impl Walk {
         let mut search = Search::new(host, hierarchy);
         let top = (Position::TOP, control.as_deref().is_some_and(passes_on));
         let extent = walk(&hierarchy.path, top, bounds, |entry, (position, has_id)| {
-            let position = search.step(position, entry)?;
+            let step = search.step(position, entry);
+            if step == Below::Leave {
+                return Below::Leave;
+            }
             ids += u64::from(has_id);
             let below = has_id && entry.may_have_children() && {
                 let control = entry.first(CONTROL);
                 unread = unread.take().or_else(|| control.as_ref().err().filter(|error| !error.is_gone()).cloned());
                 control.is_ok_and(|control| passes_on(&control))
             };
-            (below || position != Position::Outside).then_some((position, below))
+            match step {
+                Below::Enter(Position::Outside) | Below::Apart(Position::Outside, _) if !below => Below::Leave,
+                Below::Enter(position) => Below::Enter((position, below)),
+                Below::Apart(position, share) => Below::Apart((position, below), share),
+                Below::Leave => Below::Leave,
+            }
         });
         let extent = Extent::of(extent);
+        // What was left out may all have an id: whoever made it could have as many either way.
+        ids += extent.beyond.values().sum::<u64>();
         let counted = count_ids && extent.stopped.is_none();
         let memory_ids = unread.map_or(Ok(counted.then_some(ids)), Err);
         Walk { hierarchy: hierarchy.clone(), extent, held: None, memory_ids, tree: search.finish() }
+    }
+}
+
+impl Walk {
+    /// What is missing of pods by their own doing: directories too many or too deep, files that they closed. By pod
+    /// uid. And how many directories of no pod were left out.
+    pub fn missing(&self) -> (BTreeMap<String, u64>, u64) {
+        let (mut pods, mut others) = (BTreeMap::new(), 0);
+        let closed = self.tree.closed.iter().map(|(&share, &count)| (Some(share), count));
+        for (share, count) in self.extent.beyond.iter().map(|(&share, &count)| (share, count)).chain(closed) {
+            let pod = share.and_then(|share| self.tree.directories.get(share)).filter(|one| one.kind == Kind::Pod);
+            match pod.and_then(Directory::pod_uid) {
+                Some(uid) => *pods.entry(uid).or_insert(0) += count,
+                None => others += count,
+            }
+        }
+        (pods, others)
     }
 }
 

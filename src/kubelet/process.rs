@@ -4,10 +4,13 @@
 //! see that it is still there. Of one that has the name of a kubelet, or of a program that has one inside
 //! ([`super::embedded`]), is read whose it is ([`super::identity`]), and only of this machine's own what it was told:
 //! reading a command line waits for the memory lock of that process, which a stuck one holds and a hostile one can
-//! hold.
+//! hold. So none of a pod's is ever read, and of the others each for a moment only (see `host/pids.rs`).
+//!
+//! **One that does not let itself be read** is the kubelet by its name or it is not. Its arguments are unknown then,
+//! unless the same process let us read them before.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::embedded::{self, Embedder, Started};
@@ -23,8 +26,15 @@ const SWEEP_HOLDS_WITHOUT_KUBELET: Duration = Duration::from_secs(10);
 /// Names of processes that only a control-plane node runs, if they are its own.
 const CONTROL_PLANE: [&str; 2] = ["kube-apiserver", "etcd"];
 
-/// More who look like a kubelet are not told of.
+/// Names of processes that may be a kubelet by their arguments: shells that run a script, the program of many commands.
+/// What is named otherwise and cannot be read is taken for none.
+const BY_ARGUMENTS: [&str; 8] = ["hyperkube", "sh", "bash", "dash", "ash", "ksh", "zsh", "busybox"];
+
+/// More who look like a kubelet, or cannot be read, are not told of.
 const MOST_PASSED_OVER: usize = 16;
+
+/// How long the files may take that tell a kubelet inside another program.
+const FILES: Duration = Duration::from_secs(2);
 
 /// A kubelet that runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,12 +84,18 @@ struct Sweep {
     kubelet: Option<Candidate>,
     passed_over: Vec<PassedOver>,
     control_plane: Option<Known>,
+    /// Whose command lines could not be read.
+    unread: Vec<Known>,
+    /// Why it is not known whether one of these is a kubelet.
+    unsure: Option<Error>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
     pid: u32,
     comm: String,
+    /// With the pid it is one process for ever; `None` if it cannot be read.
+    started: Option<u64>,
 }
 
 /// The kubelet as a sweep saw it.
@@ -88,9 +104,48 @@ struct Candidate {
     known: Known,
     /// What another program tells its kubelet: it is read once, as that program does.
     inside: Option<KubeletProcess>,
+    /// What it was told itself, when that could last be read.
+    arguments: Option<Vec<String>>,
+}
+
+impl Candidate {
+    /// What it was told by its command line. `None`: it ended.
+    fn told(&mut self, host: &Host, pids: &Pids, deadline: Deadline) -> Result<Option<KubeletProcess>> {
+        let pid = self.known.pid;
+        if let Some(inside) = &self.inside {
+            let lives = self.known.is_there(pids) && !pids.is_zombie(pid);
+            return Ok(lives.then(|| inside.clone()));
+        }
+        match host.cmdline(pid, deadline) {
+            // A zombie: it ended and nobody has noticed yet.
+            Ok(argv) if argv.is_empty() => return Ok(None),
+            Ok(argv) => self.arguments = Some(arguments(&argv).to_vec()),
+            // It exited between two looks; the next scrape sweeps.
+            Err(error) if error.is_gone() => return Ok(None),
+            Err(error) if keeps_us_waiting(&error) => {
+                let untold = self.arguments.is_none().then_some(error);
+                return Ok(Some(KubeletProcess { pid, arguments: self.arguments.clone().unwrap_or_default(), untold }));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(Some(KubeletProcess { pid, arguments: self.arguments.clone().unwrap_or_default(), untold: None }))
+    }
+}
+
+fn keeps_us_waiting(error: &Error) -> bool {
+    matches!(error.reason(), Reason::Timeout | Reason::Busy)
 }
 
 impl Known {
+    fn of(pids: &Pids, pid: u32, comm: String) -> Self {
+        Known { pid, comm, started: pids.started(pid).ok() }
+    }
+
+    /// True if they are one process.
+    fn is(&self, other: &Known) -> bool {
+        self.started.is_some() && self == other
+    }
+
     fn is_there(&self, pids: &Pids) -> bool {
         pids.comm(self.pid).is_ok_and(|comm| comm == self.comm)
     }
@@ -107,40 +162,32 @@ impl Finder {
     ///
     /// # Errors
     /// Denied in a process namespace of our own; the operating system's if processes cannot be listed or the kubelet's
-    /// command line not be read; timeout if there are too many to look at before the deadline.
+    /// command line not be read; timeout if there are too many to look at before the deadline, or one keeps us waiting
+    /// that may be the kubelet.
     pub fn find(&self, host: &Host, deadline: Deadline, since: Instant) -> Result<Found> {
         host.require_host_pid()?;
         let pids = host.pids()?;
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let sweep = match last.take() {
+        // Not held while we look: what hangs is waited for by whoever asked, with his own deadline.
+        let mut sweep = match self.lock().take() {
             Some(sweep) if sweep.holds(&pids) => sweep,
             before => {
-                let sweep = Sweep::make(host, &pids, &host.pids_since(since, deadline)?, self.uid, deadline)?;
+                let all = host.pids_since(since, deadline)?;
+                let sweep = Sweep::make(host, &pids, &all, self.uid, before.as_ref(), deadline)?;
                 sweep.tell(before.as_ref());
                 sweep
             }
         };
-        let kubelet = match &sweep.kubelet {
-            None => None,
-            Some(Candidate { known: Known { pid, .. }, inside }) => match pids.cmdline(*pid) {
-                // A zombie: it ended and nobody has noticed yet.
-                Ok(argv) if argv.is_empty() => None,
-                Ok(argv) => {
-                    let own = || KubeletProcess { pid: *pid, arguments: arguments(&argv).to_vec(), untold: None };
-                    Some(inside.clone().unwrap_or_else(own))
-                }
-                // It exited between two looks; the next scrape sweeps.
-                Err(error) if error.is_gone() => None,
-                Err(error) => {
-                    *last = Some(sweep);
-                    return Err(error);
-                }
-            },
+        let kubelet = match &mut sweep.kubelet {
+            Some(candidate) => candidate.told(host, &pids, deadline),
+            None => sweep.unsure.clone().map_or(Ok(None), Err),
         };
-        let control_plane = sweep.control_plane.is_some();
-        let found = Found { kubelet, passed_over: sweep.passed_over.clone(), control_plane };
-        *last = Some(sweep);
-        Ok(found)
+        let (passed_over, control_plane) = (sweep.passed_over.clone(), sweep.control_plane.is_some());
+        *self.lock() = Some(sweep);
+        Ok(Found { kubelet: kubelet?, passed_over, control_plane })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Sweep>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,70 +200,131 @@ impl Sweep {
 
     /// Says which kubelet counts and which do not, where that changed.
     fn tell(&self, before: Option<&Sweep>) {
-        if let Some(Candidate { known: Known { pid, comm }, inside }) = &self.kubelet
-            && before.is_none_or(|before| before.kubelet != self.kubelet)
-        {
-            tracing::info!(pid, comm, embedded = inside.is_some(), "found the kubelet");
+        if let Some(Candidate { known, inside, .. }) = &self.kubelet {
+            let told = before.and_then(|before| before.kubelet.as_ref());
+            if told.is_none_or(|told| told.known != *known || told.inside != *inside) {
+                tracing::info!(pid = known.pid, comm = known.comm, embedded = inside.is_some(), "found the kubelet");
+            }
         }
         let known = |passed: &&PassedOver| before.is_some_and(|before| before.passed_over.contains(passed));
         for PassedOver { pid, comm, why } in self.passed_over.iter().filter(|passed| !known(passed)) {
             tracing::warn!(pid, comm, %why, "passed over: it looks like this node's kubelet");
         }
+        let known = |unread: &&Known| before.is_some_and(|before| before.unread.contains(unread));
+        for Known { pid, comm, .. } in self.unread.iter().filter(|unread| !known(unread)) {
+            tracing::warn!(pid, comm, "its command line cannot be read: it is stuck, or keeps it from us");
+        }
     }
 
-    fn make(host: &Host, pids: &Pids, all: &[u32], uid: u32, deadline: Deadline) -> Result<Self> {
-        let mut sweep = Sweep { at: Instant::now(), kubelet: None, passed_over: Vec::new(), control_plane: None };
+    fn make(
+        host: &Host,
+        pids: &Pids,
+        all: &[u32],
+        uid: u32,
+        before: Option<&Sweep>,
+        deadline: Deadline,
+    ) -> Result<Self> {
+        let mut sweep = Sweep {
+            at: Instant::now(),
+            kubelet: None,
+            passed_over: Vec::new(),
+            control_plane: None,
+            unread: Vec::new(),
+            unsure: None,
+        };
+        let late = |index: usize| {
+            let text = || format!("looking for the kubelet among {} processes", all.len());
+            let late = index.is_multiple_of(64) && deadline.expired();
+            if late { Err(Error::new(Reason::Timeout, text())) } else { Ok(()) }
+        };
         let (mut named, mut embedders) = (Vec::new(), Vec::new());
         for (index, &pid) in all.iter().enumerate() {
-            if index.is_multiple_of(64) && deadline.expired() {
-                return Err(Error::new(
-                    Reason::Timeout,
-                    format!("looking for the kubelet among {} processes", all.len()),
-                ));
-            }
+            late(index)?;
             let Ok(comm) = pids.comm(pid) else { continue };
             if comm == "kubelet" {
-                named.push(Known { pid, comm });
+                named.push(Known::of(pids, pid, comm));
             } else if let Some(embedder) = Embedder::of_comm(&comm) {
-                embedders.push((embedder, Known { pid, comm }));
+                embedders.push((embedder, Known::of(pids, pid, comm)));
             } else if sweep.control_plane.is_none()
                 && CONTROL_PLANE.contains(&comm.as_str())
                 && identity::is_of_the_control_plane(pids, pid).unwrap_or(false)
             {
-                sweep.control_plane = Some(Known { pid, comm });
+                sweep.control_plane = Some(Known::of(pids, pid, comm));
             }
         }
-        let mut candidates = Vec::new();
-        for known in named {
-            // Who it is first: a command line can be made to block by its process.
-            // A zombie has a name and no arguments. An unreadable command line is an error to be told, later.
-            if sweep.admits(pids, &known, uid) && !pids.is_zombie(known.pid) {
-                candidates.push(Candidate { known, inside: None });
-            }
-        }
+        // Who it is first: a command line can be made to block by its process.
+        named.retain(|known| sweep.admits(pids, known, uid));
+        let mut candidates = sweep.with_arguments(host, named, deadline);
         for (embedder, known) in embedders {
             if sweep.admits(pids, &known, uid)
-                && let Some(candidate) = sweep.look_inside(host, pids, embedder, known, deadline)
+                && let Some(candidate) = sweep.look_inside(host, embedder, known, before, deadline)
             {
                 candidates.push(candidate);
             }
         }
         if candidates.is_empty() {
-            // By another name: a script's shell, the program of many commands.
+            let mut own = Vec::new();
             for (index, &pid) in all.iter().enumerate() {
-                if index.is_multiple_of(64) && deadline.expired() {
-                    break;
-                }
-                if identity::against_a_kubelet(pids, pid, uid).is_ok_and(|why| why.is_none())
-                    && pids.cmdline(pid).is_ok_and(|argv| is_kubelet(&argv))
-                    && let Ok(comm) = pids.comm(pid)
-                {
-                    candidates.push(Candidate { known: Known { pid, comm }, inside: None });
+                late(index)?;
+                if identity::against_a_kubelet(pids, pid, uid).is_ok_and(|why| why.is_none()) {
+                    own.push(pid);
                 }
             }
+            candidates = sweep.by_arguments(host, pids, &own, deadline);
         }
         sweep.choose(pids, candidates);
+        if let (Some(found), Some(known)) = (&mut sweep.kubelet, before.and_then(|before| before.kubelet.as_ref()))
+            && found.known.is(&known.known)
+        {
+            found.arguments.clone_from(&known.arguments);
+        }
         Ok(sweep)
+    }
+
+    /// Those that have arguments: a zombie has a name and none. An unreadable command line is an error to be told,
+    /// later.
+    fn with_arguments(&mut self, host: &Host, named: Vec<Known>, deadline: Deadline) -> Vec<Candidate> {
+        let of: Vec<u32> = named.iter().map(|known| known.pid).collect();
+        let empty = host.judge_cmdlines(&of, deadline, <[String]>::is_empty);
+        let mut candidates = Vec::new();
+        for (known, empty) in named.into_iter().zip(empty) {
+            if empty.as_ref().is_err_and(keeps_us_waiting) {
+                self.note_unread(known.clone());
+            }
+            if !empty.unwrap_or(false) {
+                candidates.push(Candidate { known, inside: None, arguments: None });
+            }
+        }
+        candidates
+    }
+
+    /// By another name: a script's shell, the program of many commands.
+    fn by_arguments(&mut self, host: &Host, pids: &Pids, own: &[u32], deadline: Deadline) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        for (&pid, is) in own.iter().zip(host.judge_cmdlines(own, deadline, is_kubelet)) {
+            let Ok(comm) = pids.comm(pid) else { continue };
+            match is {
+                Ok(true) => {
+                    let known = Known::of(pids, pid, comm);
+                    candidates.push(Candidate { known, inside: None, arguments: None });
+                }
+                Err(error) if keeps_us_waiting(&error) => {
+                    if BY_ARGUMENTS.contains(&comm.as_str()) {
+                        self.unsure
+                            .get_or_insert_with(|| error.context(format_args!("it may be the kubelet ({comm})")));
+                    }
+                    self.note_unread(Known::of(pids, pid, comm));
+                }
+                Ok(false) | Err(_) => {}
+            }
+        }
+        candidates
+    }
+
+    fn note_unread(&mut self, known: Known) {
+        if self.unread.len() < MOST_PASSED_OVER {
+            self.unread.push(known);
+        }
     }
 
     /// True if nothing speaks against it. What does is remembered.
@@ -237,21 +345,39 @@ impl Sweep {
     fn look_inside(
         &mut self,
         host: &Host,
-        pids: &Pids,
         embedder: Embedder,
         known: Known,
+        before: Option<&Sweep>,
         deadline: Deadline,
     ) -> Option<Candidate> {
-        let argv = pids.cmdline(known.pid).ok().filter(|argv| !argv.is_empty())?;
+        let (argv, environ) = match host.started_with(known.pid, deadline) {
+            Ok((argv, _)) if argv.is_empty() => return None,
+            Ok(read) => read,
+            Err(error) if keeps_us_waiting(&error) => {
+                self.note_unread(known.clone());
+                let same = before.and_then(|before| before.kubelet.clone()).filter(|last| last.known.is(&known));
+                if same.is_none() {
+                    let comm = &known.comm;
+                    self.unsure.get_or_insert_with(|| error.context(format_args!("a kubelet may be inside ({comm})")));
+                }
+                if let Some(last) =
+                    before.and_then(|before| before.control_plane.as_ref()).filter(|last| last.is(&known))
+                {
+                    self.control_plane.get_or_insert_with(|| last.clone());
+                }
+                return same;
+            }
+            Err(_) => return None,
+        };
         if self.control_plane.is_none() && embedder.is_control_plane(&known.comm, &argv) {
             self.control_plane = Some(known.clone());
         }
-        let (environ, untold) = match pids.environ(known.pid) {
+        let (environ, untold) = match environ {
             Ok(environ) => (environ, None),
             Err(error) => (Vec::new(), Some(error)),
         };
         let tree = host.tree();
-        let told = host.bounded("what tells an embedded kubelet", deadline, move || {
+        let told = host.bounded("what tells an embedded kubelet", deadline.part(FILES), move || {
             embedded::arguments(embedder, Started { argv: &argv, environ: &environ }, &tree)
         });
         let pid = known.pid;
@@ -260,7 +386,7 @@ impl Sweep {
             Ok(Some(arguments)) => KubeletProcess { pid, arguments, untold },
             Err(error) => KubeletProcess { pid, arguments: Vec::new(), untold: Some(error) },
         };
-        Some(Candidate { known, inside: Some(inside) })
+        Some(Candidate { known, inside: Some(inside), arguments: None })
     }
 
     /// The one with the lowest pid that is nobody's child of them.
@@ -271,7 +397,7 @@ impl Sweep {
         let mut candidates = candidates.into_iter();
         self.kubelet = candidates.next();
         let Some(first) = self.kubelet.as_ref().map(|first| first.known.pid) else { return };
-        let others = candidates.map(|Candidate { known: Known { pid, comm }, .. }| PassedOver {
+        let others = candidates.map(|Candidate { known: Known { pid, comm, .. }, .. }| PassedOver {
             pid,
             comm,
             why: Why::Another(first),
@@ -312,166 +438,4 @@ fn base_name(path: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::Roots;
-
-    fn argv(line: &str) -> Vec<String> {
-        line.split(' ').map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn command_lines_of_kubelets() {
-        for line in [
-            "/usr/bin/kubelet --config=/x",
-            "kubelet",
-            "/bin/sh /usr/bin/kubelet --config=/x",
-            "bash -x ./kubelet --config=/x",
-            "/hyperkube kubelet --config=/x",
-            "hyperkube /usr/local/bin/kubelet",
-        ] {
-            assert!(is_kubelet(&argv(line)), "{line}");
-        }
-        for line in
-            ["", "vim kubelet", "sh -c kubelet", "hyperkube apiserver", "kubelet-wrapper", "/opt/kubelet/run", "sh"]
-        {
-            assert!(!is_kubelet(&argv(line)), "{line}");
-        }
-        assert!(!is_kubelet(&[]));
-        assert_eq!(arguments(&argv("/bin/sh /usr/bin/kubelet --a --b")), ["--a", "--b"]);
-        assert_eq!(arguments(&argv("/hyperkube kubelet --a")), ["--a"]);
-        assert_eq!(arguments(&argv("kubelet --a")), ["--a"]);
-        assert!(arguments(&argv("kubelet")).is_empty());
-    }
-
-    /// A procfs of these processes: pid, parent, name, arguments.
-    fn procfs(processes: &[(u32, u32, &str, &str)]) -> (tempfile::TempDir, Host) {
-        let dir = tempfile::tempdir().unwrap();
-        for &(pid, parent, comm, line) in processes {
-            let at = dir.path().join(pid.to_string());
-            std::fs::create_dir(&at).unwrap();
-            std::fs::write(at.join("comm"), format!("{comm}\n")).unwrap();
-            std::fs::write(at.join("stat"), format!("{pid} ({comm}) S {parent} 1 1")).unwrap();
-            let line = if line.is_empty() { String::new() } else { line.replace(' ', "\0") + "\0" };
-            std::fs::write(at.join("cmdline"), line).unwrap();
-        }
-        let host = Host::new(Roots { proc: dir.path().into(), ..Roots::default() });
-        (dir, host)
-    }
-
-    fn soon() -> Deadline {
-        Deadline::after(Duration::from_secs(5))
-    }
-
-    #[test]
-    fn of_several_the_oldest_that_is_nobodys_child() {
-        let (_dir, host) = procfs(&[
-            (1, 0, "systemd", "/sbin/init"),
-            (40, 41, "kubelet", "/usr/bin/kubelet --child"),
-            (41, 1, "kubelet", "/usr/bin/kubelet --config=/a"),
-            (90, 80, "kubelet", "/usr/bin/kubelet --in-a-container"),
-            (30, 1, "kubelet", ""),
-        ]);
-        let found = Finder::default().find(&host, soon(), Instant::now()).unwrap();
-        assert_eq!(
-            found.kubelet,
-            Some(KubeletProcess { pid: 41, arguments: vec!["--config=/a".into()], untold: None })
-        );
-        assert_eq!(found.passed_over, [PassedOver { pid: 90, comm: "kubelet".into(), why: Why::Another(41) }]);
-        assert!(!found.control_plane);
-    }
-
-    #[test]
-    fn by_its_arguments_only_if_none_has_the_name() {
-        let (_dir, host) = procfs(&[(5, 1, "sleep", "kubelet 60"), (7, 1, "kubelet", "/usr/bin/kubelet")]);
-        assert_eq!(Finder::default().find(&host, soon(), Instant::now()).unwrap().kubelet.unwrap().pid, 7);
-        let (_dir, host) = procfs(&[(5, 1, "hyperkube", "/hyperkube kubelet --v=2"), (7, 1, "vim", "vim kubelet")]);
-        let kubelet = Finder::default().find(&host, soon(), Instant::now()).unwrap().kubelet.unwrap();
-        assert_eq!((kubelet.pid, kubelet.arguments), (5, vec!["--v=2".to_owned()]));
-    }
-
-    #[test]
-    fn the_control_plane() {
-        for (comm, line, is) in [
-            ("kube-apiserver", "kube-apiserver", true),
-            ("etcd", "etcd", true),
-            ("k3s-server", "/usr/local/bin/k3s server", true),
-            ("k3s-agent", "/usr/local/bin/k3s agent", false),
-            ("kubelite", "/snap/microk8s/1/kubelite --start-control-plane=true", true),
-            ("kubelite", "/snap/microk8s/1/kubelite --start-control-plane=false", false),
-            ("microshift", "microshift run", true),
-            ("kube-scheduler", "kube-scheduler", false),
-        ] {
-            let (_dir, host) = procfs(&[(5, 1, comm, line)]);
-            assert_eq!(Finder::default().find(&host, soon(), Instant::now()).unwrap().control_plane, is, "{line}");
-        }
-    }
-
-    /// Whatever its pid: a pod's processes may be older than the kubelet that was restarted.
-    #[test]
-    fn who_is_in_a_pod_or_a_container_is_not_the_nodes() {
-        let (dir, host) = procfs(&[
-            (20, 1, "kubelet", "kubelet --config=/of-a-pod"),
-            (21, 1, "kubelet", "kubelet --config=/of-a-container"),
-            (22, 1, "k3s-server", "k3s server"),
-            (23, 1, "etcd", "etcd"),
-            (24, 1, "sh", "sh /usr/bin/kubelet"),
-            (41, 1, "kubelet", "kubelet --config=/own"),
-        ]);
-        let stand = |pid: u32, pids: &str, cgroup: &str| {
-            let status = format!("Name:\tx\nUid:\t0\t0\t0\t0\nNSpid:\t{pids}\nNSpgid:\t1\n");
-            std::fs::write(dir.path().join(format!("{pid}/status")), status).unwrap();
-            std::fs::write(dir.path().join(format!("{pid}/cgroup")), format!("0::{cgroup}\n")).unwrap();
-        };
-        let pod = "/kubepods/besteffort/pod11111111-2222-3333-4444-555555555555/x";
-        for pid in [20, 22, 23, 24] {
-            stand(pid, &pid.to_string(), pod);
-        }
-        stand(21, "21\t1", "/docker/x");
-        stand(41, "41", "/system.slice/kubelet.service");
-        let find = || Finder::default().find(&host, soon(), Instant::now()).unwrap();
-        let found = find();
-        assert_eq!(found.kubelet.unwrap().arguments, ["--config=/own"]);
-        assert_eq!(found.passed_over.iter().map(|passed| passed.pid).collect::<Vec<_>>(), [20, 21, 22]);
-        assert!(!found.control_plane);
-        // The node's own stops: nobody takes its place.
-        std::fs::remove_dir_all(dir.path().join("41")).unwrap();
-        assert_eq!(find().kubelet, None);
-    }
-
-    #[test]
-    fn what_was_found_is_only_looked_at_again() {
-        let (dir, host) = procfs(&[(41, 1, "kubelet", "/usr/bin/kubelet --a")]);
-        let finder = Finder::default();
-        assert_eq!(finder.find(&host, soon(), Instant::now()).unwrap().kubelet.unwrap().pid, 41);
-        // One that comes later is not seen while the first is there: no new sweep was made.
-        let twin = |pid: u32| {
-            let at = dir.path().join(pid.to_string());
-            std::fs::create_dir(&at).unwrap();
-            std::fs::write(at.join("comm"), "kubelet\n").unwrap();
-            std::fs::write(at.join("stat"), format!("{pid} (kubelet) S 1 1 1")).unwrap();
-            std::fs::write(at.join("cmdline"), "kubelet\0--b\0").unwrap();
-        };
-        twin(12);
-        assert_eq!(finder.find(&host, soon(), Instant::now()).unwrap().kubelet.unwrap().pid, 41);
-        // The first is gone, and another program got its pid.
-        std::fs::write(dir.path().join("41/comm"), "bash\n").unwrap();
-        let found = finder.find(&host, soon(), Instant::now()).unwrap();
-        assert_eq!(found.kubelet, Some(KubeletProcess { pid: 12, arguments: vec!["--b".into()], untold: None }));
-    }
-
-    #[test]
-    fn no_process_at_all() {
-        let (_dir, host) = procfs(&[]);
-        assert_eq!(Finder::default().find(&host, soon(), Instant::now()).unwrap(), Found::default());
-        let host = Host::new(Roots { proc: "/nonexistent".into(), ..Roots::default() });
-        assert_eq!(Finder::default().find(&host, soon(), Instant::now()).unwrap_err().reason(), Reason::Absent);
-    }
-
-    #[test]
-    fn too_many_processes_for_the_time_left() {
-        let (_dir, host) = procfs(&[(5, 1, "kubelet", "kubelet")]);
-        let error = Finder::default().find(&host, Deadline::after(Duration::ZERO), Instant::now()).unwrap_err();
-        assert_eq!(error.reason(), Reason::Timeout);
-    }
-}
+mod tests;

@@ -87,7 +87,7 @@ impl Sources {
     fn told(&self) -> Result<()> {
         let Some(untold) = &self.untold else { return Ok(()) };
         let reason = if untold.is_gone() { Reason::Malformed } else { untold.reason() };
-        Err(Error::new(reason, format!("what this node's kubelet was told, inside another program: {untold}")))
+        Err(Error::new(reason, format!("what this node's kubelet was told: {untold}")))
     }
 
     /// The directory whose file system is nodefs.

@@ -63,7 +63,7 @@ use crate::kubelet::kubepods::Kubepods;
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::Runtime;
 use crate::values::defaults;
-use assess::Assessment;
+use assess::{Assessment, LeftOut, share_out};
 use kills::Tallies;
 use limits::Remembered;
 
@@ -145,7 +145,7 @@ const RUNTIME: Duration = Duration::from_secs(5);
 #[group(skip)]
 #[command(next_help_heading = "Collector memory_volume")]
 pub struct Settings {
-    /// Memory-backed volumes shown at the most: those nearest their limit
+    /// Memory-backed volumes shown at the most: of each pod its share, those nearest their limit first
     #[arg(long = "collector.memory_volume.max-volumes", value_name = "N", default_value_t = 100)]
     pub max_volumes: usize,
 }
@@ -186,15 +186,15 @@ impl Collector for MemoryVolume {
         let root_dir = of_kubelet.root_dir();
         let volumes = root_dir.and_then(|dir| volumes::find(host, kubelet.map(|kubelet| kubelet.pid), &dir, deadline));
         let mut volumes = samples.ok(volumes).unwrap_or_default();
-        samples.drop_count(volumes.len().saturating_sub(MOST_VOLUMES) as u64);
-        volumes.truncate(MOST_VOLUMES);
+        let mut left_out = LeftOut::default();
+        share_out(&mut volumes, MOST_VOLUMES, |volume| &volume.pod_uid, &mut left_out);
 
         let wanted: HashSet<&str> = volumes.iter().map(|volume| volume.pod_uid.as_str()).collect();
         // A panic of ours half-way leaves counts that are too small at worst.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { kills, limits, tables } = &mut *state;
         let look = samples.ok(self.kubepods.look(host, deadline, began));
-        let cgroups = look.and_then(|look| cgroups::read(host, &look.value, &wanted, tables, &mut samples));
+        let cgroups = look.and_then(|look| cgroups::read(host, &look.value, &wanted, tables, &mut samples, deadline));
         let kubepods = cgroups.as_ref().is_some_and(|cgroups| cgroups.roots > 0);
         if kubelet.is_none() && !kubepods && volumes.is_empty() && node_kills.is_none() {
             let none = || Error::absent("no kubelet, no kubepods, and no oom_kill in vmstat");
@@ -207,7 +207,7 @@ impl Collector for MemoryVolume {
         }
         let pods = cgroups.as_ref().map_or(&[][..], |cgroups| &cgroups.pods);
         let measured = limits.judge(&volumes, usages, pods);
-        let shown = Assessment::new(measured, pods, kills, self.settings.max_volumes.min(MOST_VOLUMES));
+        let shown = Assessment::new(measured, pods, kills, self.settings.max_volumes.min(MOST_VOLUMES), left_out);
         drop(state);
 
         // Last, so that a runtime that does not answer takes no time from the others.

@@ -26,9 +26,11 @@
 //! 6.2, kinds and inotify only for our own uid.
 
 mod assess;
+mod few;
 mod inotify;
 mod names;
 mod namespaces;
+mod pods;
 mod runtime_sockets;
 mod snapshot;
 
@@ -179,6 +181,7 @@ struct OpenFiles {
 struct Memory {
     inotify: inotify::Index,
     namespaces: namespaces::Namespaces,
+    pods: pods::Pods,
     clients: Owners,
 }
 
@@ -194,6 +197,7 @@ impl OpenFiles {
         &self,
         host: &Host,
         namespaces: &namespaces::Namespaces,
+        pods: &pods::Pods,
         deadline: Deadline,
         samples: &mut Samples,
     ) -> (Option<Look>, Option<HashSet<u32>>) {
@@ -208,7 +212,7 @@ impl OpenFiles {
         }
         let paths =
             runtime_sockets::paths(self.runtime.endpoint(host, deadline.part(RUNTIME)), &self.settings.runtime_sockets);
-        let look = Look::take(host, &paths, namespaces, deadline.part(SOCKETS));
+        let look = Look::take(host, &paths, namespaces, pods, deadline.part(SOCKETS));
         let close_wait = host.tcp_sockets_in(TcpState::CloseWait, deadline.part(SOCKETS));
         let mut told = |error| runtime_sockets::failure(error).into_iter().for_each(|error| samples.fail(error));
         let look = look.map_err(&mut told).ok();
@@ -231,37 +235,58 @@ impl Collector for OpenFiles {
         let pids = host.pids_since(began, deadline)?;
         // A panic of ours half-way leaves it outdated at worst, and it is checked against the kernel each time.
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let Memory { inotify, namespaces, clients } = &mut *memory;
+        let Memory { inotify, namespaces, pods, clients } = &mut *memory;
+        let own = host.own_network_namespace().ok();
+        let searching = clients.is_searching();
         inotify.begin();
         namespaces.begin();
-        let (mut snapshot, few) = Snapshot::take(&processes, &pids, &self.settings, deadline, |process| {
+        pods.begin(host);
+        let (mut snapshot, few) = Snapshot::take(&processes, &pids, &self.settings, pods, deadline, |process, pods| {
             inotify.observe(process);
-            namespaces.observe(process);
+            if namespaces.observe(process, own) || (searching && process.fds != Some(0)) {
+                // Its namespace, or its fds, are looked into below, each pod in its turn.
+                pods.of(process);
+            }
         });
         namespaces.end();
+        pods.end();
         if snapshot.is_empty() && handles.is_none() {
             return Err(Error::absent(format!("{}: no processes and no sys/fs/file-nr", host.proc("").display())));
         }
-        let (look, close_wait) = self.sockets(host, namespaces, deadline, &mut samples);
+        let (look, close_wait) = self.sockets(host, namespaces, pods, deadline, &mut samples);
         let wanted = Wanted { clients: look.as_ref().map(Look::clients).unwrap_or_default(), close_wait };
-        let met = snapshot.look_closer(few, &wanted, self.settings.max_readlinks, deadline);
-        if let Ok(own) = host.own_network_namespace() {
+        samples.ok(host.knows_cgroups_of_processes());
+        let met = snapshot.look_closer(few, &wanted, self.settings.max_readlinks, pods, deadline);
+        if let Some(own) = own {
             // The list is of our own namespace.
             let outside = snapshot.detailed.iter_mut().filter(|detail| namespaces.may_be_outside(detail.pid, own));
             outside.for_each(|detail| detail.close_wait = None);
         }
         let mut rows = runtime_sockets::Rows::default();
         if let Some(look) = &look {
-            let counts = look.by_peer(host, &met, clients, self.settings.socket_max_readlinks, deadline);
-            rows = samples.ok(counts).map(runtime_sockets::Rows::of).unwrap_or_default();
-            rows.place(host);
+            let counts = look.by_peer(host, &met, clients, pods, self.settings.socket_max_readlinks, deadline);
+            rows = samples.ok(counts).map(|counts| runtime_sockets::Rows::of(counts, host, pods)).unwrap_or_default();
+            look.unproven.clone().into_iter().for_each(|error| samples.fail(error));
         }
-        let usage = inotify.update(&processes, &self.settings, snapshot.cut.is_none(), deadline);
+        let with = inotify::Look { processes: &processes, host, pods, deadline };
+        let usage = inotify.update(with, &self.settings, snapshot.cut.is_none());
+        let mut lost = std::mem::take(&mut snapshot.left_out_of_pods);
+        for (uid, count) in look.iter().flat_map(|look| look.left_out_of_pods(&rows)) {
+            *lost.entry(uid.clone()).or_default() += count;
+        }
+        let overflown = usage.overflown.iter().map(|&pid| (pods.of_pid(host, pid).share().map(str::to_owned), 1));
+        for (share, count) in overflown.chain(usage.uncounted.clone()) {
+            match share.filter(|uid| !uid.is_empty()) {
+                Some(uid) => *lost.entry(uid).or_default() += count,
+                None => samples.drop_count(count),
+            }
+        }
         // After the sweep: a runtime that does not answer takes no time from it, and names only.
         let known = {
             let places = snapshot.detailed.iter().map(|detail| &detail.place);
             let places = places.chain(rows.rows.iter().map(|row| &row.place)).flatten();
-            let (uids, containers) = names::wanted(places);
+            let (mut uids, containers) = names::wanted(places);
+            uids.extend(lost.keys().map(String::as_str));
             self.runtime.names(host, deadline.part(RUNTIME), &uids, &containers)
         };
         if let Some(error) = &known.error {
@@ -275,6 +300,7 @@ impl Collector for OpenFiles {
                 *slot = names::Names::of(place, &known);
             }
         }
+        samples.drop_of_pods(lost.iter().map(|(uid, &count)| (names::dropped(uid, &known), count)));
         let entitled = processes.entitled();
         assess::assess(snapshot, self.settings.commands, handles, usage.refused, entitled, &mut samples);
         if let Some(look) = &look {
@@ -285,5 +311,7 @@ impl Collector for OpenFiles {
     }
 }
 
+#[cfg(test)]
+mod tenants;
 #[cfg(test)]
 mod tests;

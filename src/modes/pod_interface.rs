@@ -44,7 +44,7 @@ use crate::host::Host;
 use crate::host::cgroup::Layout;
 use crate::host::netns::NetworkNamespace;
 use crate::kubelet::kubepods::{Kubepods, Pod};
-use crate::metric::{Metric, Samples, Unit};
+use crate::metric::{DroppedPod, Metric, Samples, Unit};
 use crate::runtime::{ContainerState, Inventory, Names, Runtime};
 use crate::services::Services;
 use crate::values::{at_least_one, defaults, duration_flag};
@@ -176,7 +176,14 @@ impl Collector for PodInterface {
         }
         if !absent && let Some(links) = samples.ok(links) {
             let (lives, now) = (&memory.lives, Instant::now());
-            let (states, dropped) = memory.parents.update(&links, lives.stacked(), self.settings.grace, now);
+            let claimed = parents::claimed(&links, lives.stacked());
+            let taken = if claimed.is_empty() {
+                Some(parents::Taken::new())
+            } else {
+                samples.ok(context.host.taken_addresses(claimed, context.deadline.part(INTERFACES_OF_MACHINE)))
+            };
+            let grace = self.settings.grace;
+            let (states, dropped) = memory.parents.update(&links, lives.stacked(), taken.as_ref(), grace, now);
             samples.drop_count(dropped);
             for (device, kind, up) in states {
                 samples.push(&PARENT_UP, &[&device, kind], f64::from(up));
@@ -208,7 +215,7 @@ impl PodInterface {
         let look = samples.ok(self.kubepods.look(context.host, context.deadline, context.began))?.value;
         samples.ok(Layout::found(context.host, look.layout.clone()))??;
         let walk = look.walk.as_ref()?;
-        let whole = is_whole(&walk.extent, samples);
+        let whole = is_whole(walk, samples);
         if let Some(error) = &walk.tree.unread.processes {
             samples.fail(error.clone());
         }
@@ -296,6 +303,11 @@ impl PodInterface {
                     }
                     Ok(None) => break,
                     Err(error) if error.is_gone() => {}
+                    // One that has interfaces without end.
+                    Err(error) if error.reason() == Reason::Malformed => {
+                        samples.drop_of_pods([(pod_of(&pod.uid), 1)]);
+                        break;
+                    }
                     Err(error) => {
                         unread.get_or_insert(error);
                         break;
@@ -364,6 +376,10 @@ fn show(findings: &[Finding], names: &Names, samples: &mut Samples) {
     samples.drop_count(findings.len().saturating_sub(MOST_PODS_SHOWN) as u64);
 }
 
+fn pod_of(uid: &str) -> DroppedPod {
+    DroppedPod { uid: uid.to_owned(), ..DroppedPod::default() }
+}
+
 /// Finds out what the interfaces of pods sit on, of those of which it is not known.
 fn ask_below(
     context: Context<'_>,
@@ -382,15 +398,22 @@ fn ask_below(
     if processes.is_empty() {
         return;
     }
-    let pids = processes.iter().map(|(_, pid)| *pid).collect();
-    let answers = context.host.iflinks(pids, context.deadline.part(INTERFACES_OF_MACHINE));
+    let pids: Vec<u32> = processes.iter().map(|(_, pid)| *pid).collect();
+    let answers = context.host.iflinks(&pids, context.deadline.part(INTERFACES_OF_MACHINE));
     let mut refused = None;
-    for ((uid, _), answer) in processes.into_iter().zip(samples.ok(answers).unwrap_or_default()) {
+    for ((uid, _), answer) in processes.into_iter().zip(answers) {
         match answer {
             Ok(stacked) => lives.set_stacked(uid, stacked, now),
             Err(error) if error.is_gone() => {}
-            Err(error) => {
+            Err(error) if error.reason() == Reason::Denied => {
                 refused.get_or_insert(error);
+            }
+            // What a pod has at /sys is its own affair. One that keeps us waiting is not asked again for some time.
+            Err(error) => {
+                if error.reason() == Reason::Timeout {
+                    lives.set_stacked(uid, Vec::new(), now);
+                }
+                samples.drop_of_pods([(pod_of(uid), 1)]);
             }
         }
     }

@@ -11,6 +11,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 
 use super::text::{self, COMMANDS, EXPLAINED, PARAGRAPHS};
 use super::{Report, Row};
+use crate::printable::is_hidden;
 use crate::self_metrics;
 use crate::verdict::promql::humanize;
 use crate::verdict::runbook::Steps;
@@ -113,10 +114,7 @@ struct Text<'a>(&'a str);
 
 impl Render for Text<'_> {
     fn render_to(&self, out: &mut String) {
-        let hides = |c: char| {
-            c.is_control() && c != '\n'
-                || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        };
+        let hides = |c: char| is_hidden(c) && c != '\n';
         let shown = self.0.replace(hides, "\u{fffd}");
         // maud escapes the rest; it leaves the apostrophe, because it quotes attributes with `"`.
         for (place, part) in shown.split('\'').enumerate() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Report, Row};
+use crate::printable::printable;
 use crate::verdict::promql::humanize;
 use crate::verdict::runbook::Steps;
 use crate::verdict::{Basis, Figure, Finding, Level};
@@ -30,8 +31,13 @@ pub fn render(report: &Report, color: bool) -> String {
     let paint = Paint { color };
     let mut out = String::new();
     let at = Timestamp::try_from(report.at).map(|at| at.strftime("%F %T UTC").to_string()).unwrap_or_default();
-    let kernel = report.kernel.as_deref().map_or(String::new(), |release| format!(" · Linux {release}"));
-    let _ = writeln!(out, "{}{kernel} · {at} · {} s of samples\n", paint.bold(&report.node), seconds(report.sampled));
+    let kernel = report.kernel.as_deref().map_or(String::new(), |release| format!(" · Linux {}", printable(release)));
+    let _ = writeln!(
+        out,
+        "{}{kernel} · {at} · {} s of samples\n",
+        paint.bold(&printable(&report.node)),
+        seconds(report.sampled)
+    );
     for row in &report.rows {
         line(&mut out, row, paint);
     }
@@ -107,7 +113,7 @@ fn details(out: &mut String, row: &Row, paint: Paint) {
     }
     for (place, (finding, evidence)) in row.verdict.findings.iter().zip(&row.evidence).enumerate() {
         let known = row.verdict.findings[..place].iter().any(|other| other.alert == finding.alert);
-        let _ = writeln!(out, "\n  {}", paint.bold(&format!("{} ({})", finding.alert, finding.severity)));
+        let _ = writeln!(out, "\n  {}", paint.bold(&printable(&format!("{} ({})", finding.alert, finding.severity))));
         if place >= EXPLAINED {
             item(out, "", without_instance(&finding.summary));
             continue;
@@ -119,7 +125,7 @@ fn details(out: &mut String, row: &Row, paint: Paint) {
             item(out, "", &note);
         }
         for (series, value) in evidence {
-            let _ = writeln!(out, "    {} {}", paint.dim(series), humanize::plain(*value));
+            let _ = writeln!(out, "    {} {}", paint.dim(&printable(series)), humanize::plain(*value));
         }
         // The same alert for a second process or volume has the same cure.
         if !known {
@@ -151,16 +157,16 @@ fn steps(out: &mut String, finding: &Finding, steps: &Steps, paint: Paint) {
     }
     for command in steps.check.iter().take(COMMANDS) {
         // Not wrapped: a command must be one to copy.
-        let _ = writeln!(out, "    $ {command}");
+        let _ = writeln!(out, "    $ {}", printable(command));
     }
     if !finding.runbook.is_empty() {
-        let _ = writeln!(out, "    {}", paint.dim(&finding.runbook));
+        let _ = writeln!(out, "    {}", paint.dim(&printable(&finding.runbook)));
     }
 }
 
 fn item(out: &mut String, lead: &str, text: &str) {
     if let Some(command) = text.strip_prefix("$ ") {
-        let _ = writeln!(out, "    $ {command}");
+        let _ = writeln!(out, "    $ {}", printable(command));
         return;
     }
     for (place, line) in wrap(&format!("{lead}{text}"), WIDTH - 4).into_iter().enumerate() {
@@ -176,7 +182,7 @@ fn rounded(time: Duration) -> f64 {
     time.as_secs_f64().round()
 }
 
-/// Words into lines. A word that is longer than a line stays whole.
+/// Words into lines, safe to look at. A word that is longer than a line stays whole.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
@@ -187,7 +193,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
         if !line.is_empty() {
             line.push(' ');
         }
-        line.push_str(word);
+        line.push_str(&printable(word));
     }
     if !line.is_empty() {
         lines.push(line);
@@ -234,6 +240,14 @@ mod tests {
         assert_eq!(wrap("aa bb  cc\ndd", 5), ["aa bb", "cc dd"]);
         assert_eq!(wrap("a longwordthatdoesnotfit b", 5), ["a", "longwordthatdoesnotfit", "b"]);
         assert!(wrap("  ", 5).is_empty());
+    }
+
+    #[test]
+    fn what_a_terminal_obeys_is_shown() {
+        assert_eq!(wrap("pod\u{1b}[8m \u{202e}x\n\u{9b}1m", 90), ["pod\\u{1b}[8m \\u{202e}x \\u{9b}1m"]);
+        let mut out = String::new();
+        item(&mut out, "", "$ kill \u{1b}]0;x\u{7}\n$ rm");
+        assert_eq!(out, "    $ kill \\u{1b}]0;x\\u{7}\\n$ rm\n");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
 use super::connection::{Driver, Failure, LARGEST_ANSWER, within};
-use super::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox, cri_messages};
+use super::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox, bounds, cri_messages};
 use crate::error::{Error, Reason};
 use crate::host::Deadline;
 
@@ -102,16 +102,17 @@ impl Client {
         };
         let sandboxes: cri_messages::Sandboxes = self.list("/runtime.v1.RuntimeService/ListPodSandbox").await?;
         let containers: cri_messages::Containers = self.list("/runtime.v1.RuntimeService/ListContainers").await?;
+        let (sandboxes, containers) = (sandboxes.all("sandboxes")?, containers.all("containers")?);
         let mut inventory = Inventory {
             identity,
-            sandboxes: Vec::with_capacity(sandboxes.items.len()),
-            containers: Vec::with_capacity(containers.containers.len()),
+            sandboxes: Vec::with_capacity(sandboxes.len()),
+            containers: Vec::with_capacity(containers.len()),
             images: None,
             image_filesystems: Vec::new(),
             container_filesystem: None,
             errors: Vec::new(),
         };
-        add_pods(&mut inventory, sandboxes, containers);
+        add_pods(&mut inventory, sandboxes, containers)?;
 
         // These two may fail by themselves, and must not take the time of the answer that is there already.
         let filesystems = self.list("/runtime.v1.ImageService/ImageFsInfo");
@@ -120,6 +121,7 @@ impl Client {
             Err(failure) => inventory.errors.push(failure.into_error()),
         }
         let images = self.list("/runtime.v1.ImageService/ListImages");
+        let images = async { Ok(images.await.map(|images: cri_messages::Images| images.all("images"))??) };
         match within(deadline.part(Duration::MAX), images).await {
             Ok(images) => inventory.images = Some(count(&images, &inventory.containers)),
             Err(failure) => inventory.errors.push(failure.into_error()),
@@ -133,22 +135,30 @@ impl Client {
 /// The uid is that of the cgroup, static pods included: the kubelet gives those the hash of their manifest as uid
 /// everywhere on the node (`kubernetes.io/config.hash` says the same; only the mirror pod on the apiserver has another
 /// one). Seen on 1.36.
-fn add_pods(inventory: &mut Inventory, sandboxes: cri_messages::Sandboxes, containers: cri_messages::Containers) {
-    for sandbox in sandboxes.items {
+fn add_pods(
+    inventory: &mut Inventory,
+    sandboxes: Vec<cri_messages::Sandbox>,
+    containers: Vec<cri_messages::Container>,
+) -> Result<(), Error> {
+    for sandbox in sandboxes {
         let metadata = sandbox.metadata.unwrap_or_default();
+        bounds::check(&[&sandbox.id, &metadata.namespace, &metadata.name, &metadata.uid])?;
         let pod = Pod { namespace: metadata.namespace, name: metadata.name, uid: metadata.uid };
         inventory.sandboxes.push(Sandbox { id: sandbox.id, ready: sandbox.state == 0, pod });
     }
     let pods: HashMap<&str, &Pod> =
         inventory.sandboxes.iter().map(|sandbox| (sandbox.id.as_str(), &sandbox.pod)).collect();
-    for container in containers.containers {
+    for container in containers {
         let pod = match pods.get(container.pod_sandbox_id.as_str()) {
             Some(pod) => (*pod).clone(),
-            None => labelled(&container.labels),
+            None => container.labels.unwrap_or_default().pod,
         };
+        let name = container.metadata.unwrap_or_default().name;
+        let image = if container.image_id.is_empty() { container.image_ref } else { container.image_id };
+        bounds::check(&[&container.id, &name, &image, &pod.namespace, &pod.name, &pod.uid])?;
         inventory.containers.push(Container {
             id: container.id,
-            name: container.metadata.unwrap_or_default().name,
+            name,
             state: match container.state {
                 0 => ContainerState::Created,
                 1 => ContainerState::Running,
@@ -156,18 +166,10 @@ fn add_pods(inventory: &mut Inventory, sandboxes: cri_messages::Sandboxes, conta
                 _ => ContainerState::Unknown,
             },
             pod,
-            image: if container.image_id.is_empty() { container.image_ref } else { container.image_id },
+            image,
         });
     }
-}
-
-fn labelled(labels: &[cri_messages::Label]) -> Pod {
-    let value = |key| labels.iter().find(|label| label.key == key).map(|label| label.value.clone()).unwrap_or_default();
-    Pod {
-        namespace: value("io.kubernetes.pod.namespace"),
-        name: value("io.kubernetes.pod.name"),
-        uid: value("io.kubernetes.pod.uid"),
-    }
+    Ok(())
 }
 
 fn add_filesystems(inventory: &mut Inventory, filesystems: cri_messages::ImageFilesystems) {
@@ -185,10 +187,10 @@ fn add_filesystems(inventory: &mut Inventory, filesystems: cri_messages::ImageFi
 /// and leaves pinned images alone. So do we (a digest counts as well, which some runtimes give instead of the id). A
 /// pause image is in no container's list: where the runtime does not pin it (containerd 1.6), the kubelet may remove
 /// it, and it counts as unused.
-fn count(images: &cri_messages::Images, containers: &[Container]) -> Images {
+fn count(images: &[cri_messages::Image], containers: &[Container]) -> Images {
     let used: HashSet<&str> = containers.iter().map(|container| container.image.as_str()).collect();
     let mut sum = Images::default();
-    for image in &images.images {
+    for image in images {
         sum.count += 1;
         sum.bytes = sum.bytes.saturating_add(image.size);
         let digests = image.repo_digests.iter().map(String::as_str);

@@ -1,6 +1,13 @@
 //! The few fields of CRI v1 that we read, declared by hand so that a build needs no `protoc`: numbers and types as in
 //! `api.proto` of k8s.io/cri-api. Protobuf skips every field that is not declared, which is also what keeps a poll
-//! small: annotations (a pod's whole manifest, at times) are never copied.
+//! small: annotations (a pod's whole manifest, at times) are never copied. Of what is there several times `bounds.rs`
+//! bounds how much is kept.
+
+use prost::DecodeError;
+use prost::bytes::{Buf, BufMut};
+use prost::encoding::{DecodeContext, WireType, bool, message, skip_field, string, uint64};
+
+use super::bounds::{List, PodLabels, merge_some};
 
 /// Asks; every call of ours may be made with an empty filter, and an empty message is the same bytes for all of them.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
@@ -18,12 +25,7 @@ pub(super) struct Version {
 }
 
 /// `ListPodSandboxResponse`
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub(super) struct Sandboxes {
-    /// Every sandbox.
-    #[prost(message, repeated, tag = "1")]
-    pub(super) items: Vec<Sandbox>,
-}
+pub(super) type Sandboxes = List<Sandbox>;
 
 /// `PodSandbox`
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -54,12 +56,7 @@ pub(super) struct SandboxMetadata {
 }
 
 /// `ListContainersResponse`
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub(super) struct Containers {
-    /// Every container.
-    #[prost(message, repeated, tag = "1")]
-    pub(super) containers: Vec<Container>,
-}
+pub(super) type Containers = List<Container>;
 
 /// `Container`
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -80,8 +77,8 @@ pub(super) struct Container {
     #[prost(int32, tag = "6")]
     pub(super) state: i32,
     /// The kubelet's labels: the pod, for a container whose sandbox is gone. A protobuf map is a list of entries.
-    #[prost(message, repeated, tag = "8")]
-    pub(super) labels: Vec<Label>,
+    #[prost(message, optional, tag = "8")]
+    pub(super) labels: Option<PodLabels>,
     /// The id of the image (Kubernetes 1.29 and later).
     #[prost(string, tag = "10")]
     pub(super) image_id: String,
@@ -95,52 +92,72 @@ pub(super) struct ContainerMetadata {
     pub(super) name: String,
 }
 
-/// One entry of a `map<string, string>`.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub(super) struct Label {
-    /// Key.
-    #[prost(string, tag = "1")]
-    pub(super) key: String,
-    /// Value.
-    #[prost(string, tag = "2")]
-    pub(super) value: String,
-}
-
 /// `ListImagesResponse`
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub(super) struct Images {
-    /// Every image.
-    #[prost(message, repeated, tag = "1")]
-    pub(super) images: Vec<Image>,
-}
+pub(super) type Images = List<Image>;
 
 /// `Image`
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Image {
-    /// `sha256:…`
-    #[prost(string, tag = "1")]
+    /// `sha256:…` (1)
     pub(super) id: String,
-    /// `docker.io/library/busybox@sha256:…`
-    #[prost(string, repeated, tag = "3")]
+    /// `docker.io/library/busybox@sha256:…` (3)
     pub(super) repo_digests: Vec<String>,
-    /// Bytes.
-    #[prost(uint64, tag = "4")]
+    /// Bytes (4).
     pub(super) size: u64,
-    /// Never to be garbage-collected (Kubernetes 1.26, containerd 1.7 and later).
-    #[prost(bool, tag = "8")]
+    /// Never to be garbage-collected (8; Kubernetes 1.26, containerd 1.7 and later).
     pub(super) pinned: bool,
 }
 
 /// `ImageFsInfoResponse`
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ImageFilesystems {
-    /// In the runtime's order.
-    #[prost(message, repeated, tag = "1")]
+    /// In the runtime's order (1).
     pub(super) image_filesystems: Vec<FilesystemUsage>,
-    /// Since CRI of Kubernetes 1.29.
-    #[prost(message, repeated, tag = "2")]
+    /// Since CRI of Kubernetes 1.29 (2).
     pub(super) container_filesystems: Vec<FilesystemUsage>,
 }
+
+/// By hand, because derived code keeps however many there are. Nobody sends these.
+macro_rules! read_only {
+    ($message:ty, |$self:ident, $at:ident, $buffer:ident, $context:ident| $merge:expr) => {
+        impl prost::Message for $message {
+            fn encode_raw(&self, _: &mut impl BufMut) {}
+
+            fn merge_field(
+                &mut self,
+                tag: u32,
+                wire_type: WireType,
+                $buffer: &mut impl Buf,
+                $context: DecodeContext,
+            ) -> Result<(), DecodeError> {
+                let ($self, $at) = (self, (wire_type, tag));
+                $merge
+            }
+
+            fn encoded_len(&self) -> usize {
+                0
+            }
+
+            fn clear(&mut self) {
+                *self = Self::default();
+            }
+        }
+    };
+}
+
+read_only!(Image, |image, at, buffer, context| match at {
+    (wire_type, 1) => string::merge(wire_type, &mut image.id, buffer, context),
+    (_, 3) => merge_some(&mut image.repo_digests, string::merge_repeated, at, buffer, context),
+    (wire_type, 4) => uint64::merge(wire_type, &mut image.size, buffer, context),
+    (wire_type, 8) => bool::merge(wire_type, &mut image.pinned, buffer, context),
+    (wire_type, tag) => skip_field(wire_type, tag, buffer, context),
+});
+
+read_only!(ImageFilesystems, |all, at, buffer, context| match at {
+    (_, 1) => merge_some(&mut all.image_filesystems, message::merge_repeated, at, buffer, context),
+    (_, 2) => merge_some(&mut all.container_filesystems, message::merge_repeated, at, buffer, context),
+    (wire_type, tag) => skip_field(wire_type, tag, buffer, context),
+});
 
 /// `FilesystemUsage`
 #[derive(Clone, PartialEq, Eq, prost::Message)]

@@ -3,7 +3,7 @@
 //! `/version`, `/info`, `/containers/json?all=1`, `/images/json`. Not `/system/df`, which walks every layer. The first
 //! two start processes in the daemon (`runc --version`), so they are asked once per connection.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use http_body_util::Empty;
@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::bounds::{self, Few, Labels, MOST};
 use super::connection::{Driver, Failure, LARGEST_ANSWER, within};
 use super::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox};
 use crate::client::body;
@@ -81,7 +82,7 @@ impl Client {
     /// Everything that this daemon has. Without containers there is no answer; without images there is a lesser one.
     pub(super) async fn inventory(&mut self, endpoint: &str, deadline: Deadline) -> Result<Inventory, Failure> {
         let (identity, root) = self.about(endpoint).await?;
-        let listed: Vec<Listed> = self.get("/containers/json?all=1").await?;
+        let Few(listed): Few<Listed, MOST> = self.get("/containers/json?all=1").await?;
         let used: HashSet<String> = listed.iter().map(|container| container.image_id.clone()).collect();
         let mut inventory = Inventory {
             identity,
@@ -92,9 +93,9 @@ impl Client {
             container_filesystem: None,
             errors: Vec::new(),
         };
-        add_pods(&mut inventory, listed);
-        match within(deadline.part(Duration::MAX), self.get("/images/json")).await {
-            Ok(images) => inventory.images = Some(count(images, &used)),
+        add_pods(&mut inventory, listed)?;
+        match within(deadline.part(Duration::MAX), self.get::<Few<Stored, MOST>>("/images/json")).await {
+            Ok(Few(images)) => inventory.images = Some(count(images, &used)),
             Err(failure) => inventory.errors.push(failure.into_error()),
         }
         Ok(inventory)
@@ -119,13 +120,13 @@ struct Info {
 #[serde(rename_all = "PascalCase")]
 struct Listed {
     id: String,
-    #[serde(default, deserialize_with = "or_default")]
-    names: Vec<String>,
+    #[serde(default)]
+    names: Few<String, 256>,
     #[serde(default, rename = "ImageID")]
     image_id: String,
     state: String,
-    #[serde(default, deserialize_with = "or_default")]
-    labels: HashMap<String, String>,
+    #[serde(default)]
+    labels: Labels,
 }
 
 /// One image of `/images/json`.
@@ -136,22 +137,18 @@ struct Stored {
     size: u64,
 }
 
-/// Go writes an empty list or map as `null`.
-fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(value: D) -> Result<T, D::Error> {
-    Ok(Option::<T>::deserialize(value)?.unwrap_or_default())
-}
-
 /// The labels of dockershim and cri-dockerd tell sandboxes from containers; a container without them is a plain one of
 /// Docker's.
-fn add_pods(inventory: &mut Inventory, listed: Vec<Listed>) {
+fn add_pods(inventory: &mut Inventory, listed: Vec<Listed>) -> Result<(), Error> {
     for mut container in listed {
-        let mut label = |key: &str| container.labels.remove(key).unwrap_or_default();
+        let mut label = |key: &str| container.labels.0.remove(key).unwrap_or_default();
         let pod = Pod {
             namespace: label("io.kubernetes.pod.namespace"),
             name: label("io.kubernetes.pod.name"),
             uid: label("io.kubernetes.pod.uid"),
         };
         let (kind, mut name) = (label("io.kubernetes.docker.type"), label("io.kubernetes.container.name"));
+        bounds::check(&[&container.id, &name, &container.image_id, &pod.namespace, &pod.name, &pod.uid])?;
         let state = match container.state.as_str() {
             "created" => ContainerState::Created,
             "running" | "paused" => ContainerState::Running,
@@ -165,10 +162,11 @@ fn add_pods(inventory: &mut Inventory, listed: Vec<Listed>) {
             continue;
         }
         if name.is_empty() {
-            name = container.names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default();
+            name = container.names.0.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default();
         }
         inventory.containers.push(Container { id: container.id, name, state, pod, image: container.image_id });
     }
+    Ok(())
 }
 
 /// An image is used if a container, running or not, was made from it; Docker's sandboxes are containers.

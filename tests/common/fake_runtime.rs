@@ -30,6 +30,10 @@ pub enum Reply {
     Never,
     /// A message of this many bytes.
     Huge(usize),
+    /// This message, and no trailers after it.
+    Untrailed(Vec<u8>),
+    /// One message after the other.
+    Endless,
 }
 
 /// The answers by call: `ListImages`.
@@ -121,16 +125,44 @@ async fn answer(reply: Reply) -> Result<Response<Body>, Infallible> {
             let response = response.header("grpc-status", code).header("grpc-message", "as the test wants");
             return Ok(response.body(body).unwrap());
         }
+        Reply::Untrailed(message) => {
+            let body = Full::new(Bytes::from(framed(&message))).boxed_unsync();
+            return Ok(response.body(body).unwrap());
+        }
+        Reply::Endless => return Ok(response.body(Endless.boxed_unsync()).unwrap()),
         Reply::Message(message) => message,
         Reply::Huge(size) => vec![0; size],
     };
-    let mut frame = vec![0];
-    frame.extend((message.len() as u32).to_be_bytes());
-    frame.extend(message);
+    let frame = framed(&message);
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", 0.into());
     let body = Full::new(Bytes::from(frame)).with_trailers(async move { Some(Ok(trailers)) });
     Ok(response.body(body.boxed_unsync()).unwrap())
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0];
+    frame.extend((message.len() as u32).to_be_bytes());
+    frame.extend(message);
+    frame
+}
+
+/// One message after the other, of 64 KiB each, for as long as somebody reads.
+struct Endless;
+
+impl hyper::body::Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
+        // An unknown field of 65,531 bytes.
+        let mut message = vec![0x7a, 0xfb, 0xff, 0x03];
+        message.resize(4 + 65_531, 0);
+        std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(framed(&message).into()))))
+    }
 }
 
 /// A listener whose every connection is handled by `serve` on a thread of its own; gone when dropped.

@@ -38,3 +38,10 @@ pub fn has_v1() -> bool {
     }
     there
 }
+
+/// The namespaces that a container has of its own in a pod with hostPID and hostNetwork. On cgroup v2 containerd and
+/// CRI-O add one of cgroups, unless it is privileged; on v1 they add none.
+pub fn own_namespaces() -> Vec<serde_json::Value> {
+    let cgroup = PURE_V2.then_some("cgroup");
+    ["mount", "ipc", "uts"].into_iter().chain(cgroup).map(|kind| serde_json::json!({"type": kind})).collect()
+}

@@ -16,7 +16,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("metric", &["error"]),
     ("values", &["error"]),
-    ("log", &[]),
+    ("printable", &[]),
+    ("log", &["printable"]),
     ("host", &["error"]),
     ("client", &["host", "error"]),
     ("kubelet", &["client", "values", "host", "error"]),
@@ -29,7 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("exposition", &["metric"]),
     ("self_metrics", &["metric"]),
     ("verdict", &["metric"]),
-    ("report", &["verdict", "scrape", "modes", "self_metrics", "metric"]),
+    ("report", &["verdict", "scrape", "modes", "self_metrics", "metric", "printable"]),
     (
         "http",
         &[
@@ -49,7 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "error",
         ],
     ),
-    ("check_config", &["kubelet", "values", "host", "error"]),
+    ("check_config", &["kubelet", "values", "host", "error", "printable"]),
     ("doctor", &["report", "verdict", "scrape", "probes", "services", "modes", "kubelet", "host", "self_metrics"]),
     (
         "config",
@@ -69,7 +70,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // Makes failures for the binary headroom-drill, so it writes; the exporter knows nothing of it.
-    ("drill", &["kubelet", "values", "host", "error"]),
+    ("drill", &["kubelet", "values", "host", "error", "printable"]),
     ("catalog", &["config", "http", "services", "modes", "scrape", "self_metrics", "metric"]),
 ];
 

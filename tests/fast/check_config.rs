@@ -237,7 +237,7 @@ fn input_that_is_none_is_one_clear_line() {
         (dir.path().to_str().unwrap().to_owned(), "directory"),
         (dir.path().join("none.yaml").to_str().unwrap().to_owned(), "No such file"),
         (huge.to_str().unwrap().to_owned(), "larger than"),
-        ("/dev/zero".to_owned(), "larger than"),
+        ("/dev/zero".to_owned(), "not a file"),
     ] {
         let (value, code) = json(&[&path]);
         let findings = value["checks"][0]["findings"].as_array().unwrap();

@@ -138,6 +138,7 @@ fn microk8s_and_its_file_of_flags() {
         );
         // A zombie: it has no arguments any more.
         machine.write("proc/900/cmdline", "");
+        machine.write("proc/900/stat", "900 (kubelite) Z 1 1 1");
     }
 }
 

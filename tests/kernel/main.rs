@@ -17,4 +17,5 @@ mod pod_interface;
 mod runtime_sockets;
 mod sockets;
 mod stacked_interfaces;
+mod tenants;
 mod vm;

@@ -18,11 +18,11 @@ use crate::common::hierarchies::{self, PURE_V2};
 use crate::common::hung::HungFilesystem;
 use crate::common::{self, Exporter, Page, eventually, has, shell};
 
-const UID: &str = "bcb1982f-2628-449a-accb-e40ecdefbb3b";
-const MIB: u64 = 1 << 20;
+pub(crate) const UID: &str = "bcb1982f-2628-449a-accb-e40ecdefbb3b";
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// A kubepods tree with one pod in it, and a kubelet's root directory, held until dropped.
-struct Lab {
+pub(crate) struct Lab {
     root_dir: tempfile::TempDir,
     mounts: Vec<PathBuf>,
     kubepods: PathBuf,
@@ -31,7 +31,7 @@ struct Lab {
 }
 
 impl Lab {
-    fn open() -> Option<Self> {
+    pub(crate) fn open() -> Option<Self> {
         let skip = |what: &str| {
             common::say_skip(format_args!("{what}"));
             None
@@ -62,7 +62,7 @@ impl Lab {
         Some(lab)
     }
 
-    fn pod(&self, uid: &str) -> PathBuf {
+    pub(crate) fn pod(&self, uid: &str) -> PathBuf {
         self.kubepods.join("burstable").join(format!("pod{uid}"))
     }
 
@@ -75,7 +75,7 @@ impl Lab {
     }
 
     /// Mounts a volume of 64 MiB where the kubelet would.
-    fn volume(&mut self, uid: &str, name: &str) -> PathBuf {
+    pub(crate) fn volume(&mut self, uid: &str, name: &str) -> PathBuf {
         let path = self.root_dir.path().join(format!("pods/{uid}/volumes/kubernetes.io~empty-dir/{name}"));
         fs::create_dir_all(&path).unwrap();
         rustix::mount::mount("tmpfs", &path, "tmpfs", MountFlags::empty(), Some(c"size=64m")).unwrap();
@@ -88,7 +88,7 @@ impl Lab {
         self.mounts.retain(|mounted| mounted != path);
     }
 
-    fn exporter(&self) -> Exporter {
+    pub(crate) fn exporter(&self) -> Exporter {
         let root_dir = format!("--kubelet.root-dir={}", self.root_dir.path().display());
         Exporter::start(&[&root_dir, "--collector.disable-defaults", "--collector.memory_volume", "--no-runtime"])
     }
@@ -137,7 +137,7 @@ fn fill_until_killed(container: &Path, volume: &Path) -> u64 {
     oom_kill_of(container)
 }
 
-fn set_limit(cgroup: &Path, bytes: u64) {
+pub(crate) fn set_limit(cgroup: &Path, bytes: u64) {
     let file = if *PURE_V2 { "memory.max" } else { "memory.limit_in_bytes" };
     fs::write(cgroup.join(file), bytes.to_string()).unwrap();
 }
@@ -159,7 +159,7 @@ fn stat(path: &Path) -> (f64, f64) {
     (n[0] * n[1], n[0] * (n[1] - n[2]))
 }
 
-fn of_volume(page: &Page, what: &str, uid: &str, name: &str) -> Option<f64> {
+pub(crate) fn of_volume(page: &Page, what: &str, uid: &str, name: &str) -> Option<f64> {
     page.get(&format!("headroom_memory_volume_{what}_bytes{{pod_uid=\"{uid}\",volume=\"{name}\"}}"))
 }
 

@@ -47,7 +47,7 @@ impl Lab {
     }
 
     /// On v1 or v2, by the names of the cgroupfs or the systemd driver.
-    fn of(unified: bool, slices: bool) -> Option<Self> {
+    pub(crate) fn of(unified: bool, slices: bool) -> Option<Self> {
         let skip = |what: &str| {
             common::say_skip(what);
             None
@@ -71,7 +71,7 @@ impl Lab {
         fs::set_permissions(sys.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let base = sys.path().join("fs/cgroup");
         let (top, files) = if unified {
-            (base, &["cgroup.controllers"][..])
+            (base, &["cgroup.controllers", "cgroup.subtree_control"][..])
         } else {
             (base.join("memory"), &["notify_on_release", "release_agent"][..])
         };
@@ -90,6 +90,17 @@ impl Lab {
 
     /// Puts a process into a container of a pod.
     pub(crate) fn container(&self, pod: u32, container: u32, process: &Process) {
+        self.process(pod, container, process.pid());
+    }
+
+    pub(crate) fn process(&self, pod: u32, container: u32, pid: u32) {
+        let directory = self.directory(pod, container);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
+    /// The cgroup of a container.
+    pub(crate) fn directory(&self, pod: u32, container: u32) -> PathBuf {
         let uid = Self::uid(pod);
         let (pod, container) = if self.slices {
             let slice = format!("kubepods-besteffort.slice/kubepods-besteffort-pod{}.slice", uid.replace('-', "_"));
@@ -97,9 +108,12 @@ impl Lab {
         } else {
             (format!("besteffort/pod{uid}"), format!("{container:064}"))
         };
-        let directory = self.mount.join(pod).join(container);
-        fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join("cgroup.procs"), process.pid().to_string()).unwrap();
+        self.mount.join(pod).join(container)
+    }
+
+    /// Its sysfs.
+    pub(crate) fn sys(&self) -> &Path {
+        self.sys.path()
     }
 
     fn remove_pod(&self, pod: u32) {
@@ -144,7 +158,7 @@ impl Drop for Lab {
     }
 }
 
-fn remove(path: &Path) {
+pub(crate) fn remove(path: &Path) {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove(&entry.path());
@@ -180,19 +194,19 @@ pub(crate) struct Device(pub(crate) String);
 
 impl Device {
     /// A pair that is up, so that each end has a carrier.
-    fn pair(name: &str) -> Self {
+    pub(crate) fn pair(name: &str) -> Self {
         common::shell(&format!("ip link add {name}a type veth peer name {name}b"));
         let device = Device(format!("{name}a"));
         common::shell(&format!("ip link set {name}a up; ip link set {name}b up"));
         device
     }
 
-    fn other_end(&self) -> String {
+    pub(crate) fn other_end(&self) -> String {
         format!("{}b", self.0.strip_suffix('a').unwrap())
     }
 
     /// A macvlan on it, moved into a namespace.
-    fn macvlan(&self, namespace: &Namespace, name: &str) {
+    pub(crate) fn macvlan(&self, namespace: &Namespace, name: &str) {
         // Each under a name of its own on its way.
         let passing = format!("m{}", common::unique());
         common::shell(&format!(

@@ -299,11 +299,10 @@ fn clients_in_another_network_namespace_are_counted() {
     assert_eq!(value(&samples, "headroom_process_close_wait_sockets", &far.0.id().to_string()), None);
 
     // Whoever has a listener of that path in there is meant by its clients.
-    let before = std::fs::rename(&path, path.with_extension("old"));
-    before.unwrap();
     let script = "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\ns.listen()\nprint(flush=True)\nsys.stdin.read()";
     let mut inner = Command::new("ip");
-    inner.args(["netns", "exec", &namespace.0, "python3", "-c", script]).arg(&path);
+    let mount = format!("mount -t tmpfs tmpfs {} && exec \"$@\"", path.parent().unwrap().display());
+    inner.args(["netns", "exec", &namespace.0, "sh", "-c", &mount, "sh", "python3", "-c", script]).arg(&path);
     let mut inner = Helper(inner.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
     inner.0.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     assert_eq!(rows(&collect(&*mode), &path), [process(&near, 2)]);

@@ -14,7 +14,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use headroom::error::Reason;
-use headroom::host::sockets::owners::Owners;
+use headroom::host::sockets::owners::{Hints, Owners};
 use headroom::host::sockets::{TcpConnection, UnixKind, UnixName, UnixSocket};
 use headroom::host::{Deadline, Host, Roots};
 
@@ -79,7 +79,7 @@ fn helper() {
             for socket in unix().iter().filter(|socket| socket.listening) {
                 println!("listening {:?}", socket.name);
             }
-            let found = Owners::default().find(&host(), &wanted(&connections), &[], MANY, soon()).unwrap();
+            let found = Owners::default().find(&host(), &wanted(&connections), Hints::default(), MANY, soon()).unwrap();
             println!("owners {} cut {}", found.owners.len(), found.cut);
             println!("refused {}", found.refused);
             println!("namespace {}", host().shares_network_namespace(owner.parse().unwrap()).unwrap());
@@ -329,7 +329,7 @@ fn owners_of_a_childs_connections() {
     assert_eq!(connections.len(), 4);
     let ask = wanted(&connections);
     let mut owners = Owners::default();
-    let found = owners.find(&host(), &ask, &[], MANY, soon()).unwrap();
+    let found = owners.find(&host(), &ask, Hints::default(), MANY, soon()).unwrap();
     assert!(!found.cut && found.looked_at > 0);
     let comm = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().trim_end().to_owned();
     let ours = inode(&clients.pairs[0].0);
@@ -341,11 +341,13 @@ fn owners_of_a_childs_connections() {
         assert!(witness.contains(&format!("pid={pid},")), "{witness}");
     }
     for _ in 0..10 {
-        let again = owners.find(&host(), &ask, &[], MANY, soon()).unwrap();
+        let again = owners.find(&host(), &ask, Hints::default(), MANY, soon()).unwrap();
         assert_eq!((again.looked_at, &again.owners), (0, &found.owners));
     }
     // A guess makes it short, on any machine.
-    let guessed = Owners::default().find(&host(), &ask, &[child.pid(), std::process::id()], MANY, soon()).unwrap();
+    let guessed = Owners::default()
+        .find(&host(), &ask, Hints { first: &[child.pid(), std::process::id()], share: None }, MANY, soon())
+        .unwrap();
     assert_eq!(guessed.owners, found.owners);
     let few =
         ["self", &child.pid().to_string()].map(|pid| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count());
@@ -355,7 +357,7 @@ fn owners_of_a_childs_connections() {
     // Little by little.
     let (mut owners, mut calls) = (Owners::default(), 0);
     loop {
-        let step = owners.find(&host(), &ask, &[], 10, soon()).unwrap();
+        let step = owners.find(&host(), &ask, Hints::default(), 10, soon()).unwrap();
         assert!(step.looked_at <= 10);
         calls += 1;
         assert!(calls < 100_000);
@@ -369,7 +371,7 @@ fn owners_of_a_childs_connections() {
     // Once it is gone, so are its connections, and a search for what they were ends without any.
     drop(child);
     eventually("only our own connection is left", || to(port).len() == 1);
-    let found = Owners::default().find(&host(), &ask, &[], MANY, soon()).unwrap();
+    let found = Owners::default().find(&host(), &ask, Hints::default(), MANY, soon()).unwrap();
     assert_eq!((found.owners.len(), found.cut), (1, false));
 }
 
@@ -452,7 +454,7 @@ fn clients_of_a_unix_socket() {
         assert_eq!(file.inode, stat.st_ino as u32);
     }
     let cookies = [(1, served.inode), (2, client.inode)];
-    let found = Owners::default().find(&host(), &cookies, &[], MANY, soon()).unwrap();
+    let found = Owners::default().find(&host(), &cookies, Hints::default(), MANY, soon()).unwrap();
     assert_eq!((found.owners[&1].pid, found.owners[&2].pid), (std::process::id(), child.pid()));
     let witness = shell("ss -H -O -x -p");
     let line = witness.lines().find(|line| line.contains(path.to_str().unwrap())).unwrap();

@@ -308,6 +308,66 @@ fn whatever_the_socket_does_costs_an_error_and_nothing_else() {
     assert!(open_fds() <= fds, "{} file descriptors more than before", open_fds() - fds);
 }
 
+/// So many list entries of two bytes each, in field 1.
+fn vast(count: usize) -> Reply {
+    Reply::Message([0x0a, 0x00].repeat(count))
+}
+
+/// Of this process, in KiB.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn answers_that_never_end_or_hold_millions_cost_an_error_and_little_memory() {
+    alone!();
+    let machine = Machine::new();
+    let fake = Fake::start(&machine.path(CONTAINERD), one_pod());
+    assert_eq!(machine.ask().unwrap().sandboxes.len(), 1);
+    // 120,000 containers as they look, and eight million that hold nothing; what a client of its own cannot decode.
+    let container = |number: usize| fake_runtime::Container {
+        id: format!("{number:064x}"),
+        pod_sandbox_id: "beef".to_owned(),
+        image_ref: "sha256:0123456789abcdef".to_owned(),
+        ..Default::default()
+    };
+    let containers = (0..120_000).map(container).collect();
+    let many = reply(&fake_runtime::Containers { containers });
+    for (call, answer, expected) in [
+        ("ListContainers", many, Reason::Malformed),
+        ("ListContainers", vast(8_000_000), Reason::Malformed),
+        ("ListPodSandbox", vast(8_000_000), Reason::Malformed),
+        ("ListContainers", Reply::Endless, Reason::Timeout),
+        ("ListContainers", Reply::Message(vec![0x08, 0x01]), Reason::Malformed),
+        ("ListContainers", Reply::Message(vec![0x0a, 0x7f]), Reason::Malformed),
+    ] {
+        let before = resident();
+        fake.set(call, answer);
+        let soon = machine.runtime.inventory(&machine.host, Deadline::after(Duration::from_secs(4)));
+        assert_eq!(soon.unwrap_err().reason(), expected, "{call}");
+        // The fake is in this process as well: what it sends, in its buffers and in ours.
+        let more = resident().saturating_sub(before);
+        assert!(more < 80 << 10, "{call}: {more} KiB");
+        let good = if call == "ListPodSandbox" { one_pod()[call].clone() } else { Reply::Message(Vec::new()) };
+        fake.set(call, good);
+        assert_eq!(machine.ask().unwrap().sandboxes.len(), 1, "and back");
+    }
+    // Images are a call of their own: what lies there costs images only.
+    for answer in [vast(8_000_000), Reply::Message(vec![0x08, 0x01])] {
+        fake.set("ListImages", answer);
+        let inventory = machine.ask().unwrap();
+        assert_eq!((inventory.sandboxes.len(), inventory.images), (1, None));
+        assert_eq!(inventory.errors.iter().map(|error| error.reason()).collect::<Vec<_>>(), [Reason::Malformed]);
+    }
+    // Without trailers the message is whole all the same, and nobody waits for them.
+    fake.set("ListContainers", Reply::Untrailed(Vec::new()));
+    let began = Instant::now();
+    let _ = machine.ask();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
 #[test]
 fn without_images_the_rest_is_still_true() {
     alone!();

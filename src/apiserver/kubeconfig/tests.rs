@@ -198,3 +198,38 @@ fn the_server_of_somebody_elses_kubeconfig() {
     assert!(shown(&lost).unwrap_err().to_string().contains("current-context"));
     assert!(shown("").is_err() && shown("clusters: 7").is_err());
 }
+
+/// A text that grows by aliases, one that nests by brackets, one by the other notation.
+fn bombs() -> [String; 3] {
+    let mut laughs = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+    for level in 1..12 {
+        let refs = vec![format!("*a{}", level - 1); 10].join(",");
+        laughs.push_str(&format!("a{level}: &a{level} [{refs}]\n"));
+    }
+    let deep = format!("a: {}{}\n", "[".repeat(100_000), "]".repeat(100_000));
+    let json = format!("{{\"a\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    [laughs, deep, json]
+}
+
+#[test]
+fn bombs_are_refused_and_quickly() {
+    let began = std::time::Instant::now();
+    for bomb in bombs() {
+        let text = format!("{bomb}current-context: c\n");
+        assert!(parse(&text).is_err() && server(&text).is_err() && server(&bomb).is_err());
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+/// A kubeconfig of the kubelet's names a server and no more: neither its program is run, nor a file of it read.
+#[test]
+fn what_a_kubelets_kubeconfig_could_send_us_to() {
+    for server_of in ["file:///etc/shadow", "unix:///run/containerd.sock", "gopher://x", "https://", "https://a b", ""]
+    {
+        let text = format!("clusters: [{{name: only, cluster: {{server: '{server_of}'}}}}]");
+        assert!(server(&text).is_err(), "{server_of:?}");
+    }
+    let with_program = "clusters: [{name: only, cluster: {server: 'https://10.0.0.1:6443', \
+        certificate-authority: /dev/zero, proxy-url: 'socks5://evil'}}]\nusers: [{name: u, user: {exec: {command: /bin/false}}}]";
+    assert_eq!(server(with_program).unwrap().to_string(), "https://10.0.0.1:6443");
+}

@@ -6,8 +6,14 @@
 //! 1: there every directory is read.
 //!
 //! A cgroup that is removed under the walk is not an error: cgroups come and go.
+//!
+//! **Shares.** Whoever was given a cgroup may make as many below it, and as deep, as he likes. So what lies below some
+//! directories is put off until all else was seen ([`Below::Apart`]), and each share of those gets an equal part of the
+//! directories that may still be looked at, the smallest first. One that is too large or too deep, or closed to us,
+//! costs itself and nobody else ([`Extent::beyond`]).
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::path::Path;
@@ -19,8 +25,9 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Reason, Result};
 use crate::host::Deadline;
+use crate::host::text::keyed;
 
-/// No sane tree is deeper; one file descriptor per level may be open.
+/// No sane tree is deeper; one file descriptor per level may be open. What lies deeper is left out.
 const DEEPEST: u32 = 128;
 /// What [`Entry::first`] reads at most: more than any of the small cgroup files that it is for.
 const FIRST: usize = 4096;
@@ -60,13 +67,27 @@ impl Entry<'_> {
     /// # Errors
     /// The operating system's. Absent or vanished if the file or the directory is not there (any more).
     pub fn first(&self, file: &str) -> Result<String> {
-        let path = [self.name.to_bytes(), b"/", file.as_bytes()].concat();
-        let os = |errno: Errno| Error::os(format_args!("{}", String::from_utf8_lossy(&path)), &errno.into());
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let fd = rustix::fs::openat(self.parent, path.as_slice(), flags, Mode::empty()).map_err(os)?;
-        let mut buffer = [0; FIRST];
-        let length = rustix::io::read(&fd, &mut buffer).map_err(os)?;
-        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        self.page(file).map_err(|errno| self.error(file, errno))
+    }
+
+    fn page(&self, file: &str) -> rustix::io::Result<String> {
+        page(self.parent, &[self.name.to_bytes(), b"/", file.as_bytes()].concat())
+    }
+
+    fn error(&self, file: &str, errno: Errno) -> Error {
+        Error::os(format_args!("{}/{file}", self.name.to_string_lossy()), &errno.into())
+    }
+
+    /// Its `cgroup.procs`, as [`Entry::first`]; `None` for a threaded cgroup, which names none there (`EOPNOTSUPP`):
+    /// its processes are those of the domain further up.
+    ///
+    /// # Errors
+    /// As [`Entry::first`].
+    pub fn processes(&self) -> Result<Option<String>> {
+        match self.page("cgroup.procs") {
+            Err(Errno::OPNOTSUPP) => Ok(None),
+            other => other.map(Some).map_err(|errno| self.error("cgroup.procs", errno)),
+        }
     }
 
     /// What an error of reading a file in it means: the directory went away (`true`), or it is there without that file.
@@ -80,11 +101,46 @@ impl Entry<'_> {
     }
 }
 
+/// The first page of a file below a directory.
+fn page(dir: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<String> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let fd = rustix::fs::openat(dir, path, flags, Mode::empty())?;
+    let mut buffer = [0; FIRST];
+    let length = rustix::io::read(&fd, &mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+/// How many directories are below this one, by the kernel's word; at least `children` where it says nothing (v1).
+fn descendants(dir: BorrowedFd<'_>, path: &[u8], children: u64) -> u64 {
+    let stat = page(dir, &[path, b"/cgroup.stat"].concat()).unwrap_or_default();
+    keyed(&stat, "nr_descendants").unwrap_or(children.max(1))
+}
+
+/// What is to be done about the directories in one that was visited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Below<T> {
+    /// Nothing.
+    Leave,
+    /// They are walked over, visited with this.
+    Enter(T),
+    /// The same, but after all that is entered, and within this share.
+    Apart(T, usize),
+}
+
+impl<T> From<Option<T>> for Below<T> {
+    fn from(tag: Option<T>) -> Self {
+        tag.map_or(Below::Leave, Below::Enter)
+    }
+}
+
 /// What a walk saw.
 #[derive(Debug)]
 pub struct Extent {
     /// Directories, the top included.
     pub directories: u64,
+    /// Directories that were left out because they lie too deep, are too many for their share, or closed to us. By
+    /// share; at least so many, and on cgroup2, unless they come and go meanwhile, exactly.
+    pub beyond: BTreeMap<Option<usize>, u64>,
     /// Why it is not the whole tree.
     pub stopped: Option<Stopped>,
 }
@@ -92,7 +148,11 @@ pub struct Extent {
 impl Extent {
     /// Of a walk whose top could perhaps not be opened: then it saw nothing.
     pub fn of(walk: Result<Extent>) -> Extent {
-        walk.unwrap_or_else(|error| Extent { directories: 0, stopped: Some(Stopped::Failed(error)) })
+        walk.unwrap_or_else(|error| Extent {
+            directories: 0,
+            beyond: BTreeMap::new(),
+            stopped: Some(Stopped::Failed(error)),
+        })
     }
 }
 
@@ -109,112 +169,232 @@ pub enum Stopped {
 struct Pending<T> {
     parent: Rc<OwnedFd>,
     name: CString,
+    /// From the top.
+    path: Rc<[u8]>,
+    depth: u32,
+    children: u64,
+    tag: T,
+}
+
+/// A directory that is read.
+struct Start<T> {
+    fd: Rc<OwnedFd>,
+    path: Rc<[u8]>,
+    depth: u32,
+    tag: T,
+}
+
+/// One that is put off: by its path, since a file descriptor for each would be too many.
+struct Apart<T> {
+    share: usize,
+    path: Rc<[u8]>,
+    inode: u64,
     depth: u32,
     children: u64,
     tag: T,
 }
 
 /// Walks the tree at `top`. `visit` is called once for each directory below it, parents before children, with what it
-/// returned for the parent (`tag` for the top); `None` leaves out everything below that directory.
+/// returned for the parent (`tag` for the top).
 ///
 /// # Errors
 /// The operating system's if the top cannot be opened.
-pub fn walk<T: Copy>(
+pub fn walk<T: Copy, B: Into<Below<T>>>(
     top: &Path,
     tag: T,
     bounds: Bounds,
-    mut visit: impl FnMut(&Entry<'_>, T) -> Option<T>,
+    visit: impl FnMut(&Entry<'_>, T) -> B,
 ) -> Result<Extent> {
-    let open = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(top, open, Mode::empty()).map_err(|errno| Error::os(top.display(), &errno.into()))?;
-    let mut extent = Extent { directories: 1, stopped: None };
-    let mut pending = Vec::new();
+    let fd = rustix::fs::open(top, OPEN, Mode::empty()).map_err(|errno| Error::os(top.display(), &errno.into()))?;
+    let fd = Rc::new(fd);
+    let extent = Extent { directories: 1, beyond: BTreeMap::new(), stopped: None };
+    let mut walk = Walk { bounds, extent, apart: Vec::new(), visit };
     let mut buffer = Vec::with_capacity(32 << 10);
-    let mut next = Some((Rc::new(fd), 1, tag));
-    while let Some((fd, depth, tag)) = next.take() {
-        let result = read(&fd, depth, tag, bounds, &mut buffer, &mut extent, &mut pending, &mut visit);
-        if let Err(stopped) = result {
-            let left: u64 = pending.iter().map(|pending| pending.children).sum();
-            extent.stopped = Some(match stopped {
-                Stopped::Bound(at_least) => Stopped::Bound(at_least + left),
-                Stopped::Failed(error) => Stopped::Failed(error.context(top.display())),
-            });
-            return Ok(extent);
-        }
-        drop(fd);
-        while let Some(Pending { parent, name, depth, tag, .. }) = pending.pop() {
-            match rustix::fs::openat(parent.as_fd(), &name, open | OFlags::NOFOLLOW, Mode::empty()) {
-                Ok(fd) => {
-                    next = Some((Rc::new(fd), depth + 1, tag));
-                    break;
-                }
-                Err(errno) if gone(errno) => {}
-                Err(errno) => {
-                    let place = format!("{}: {}", top.display(), name.to_string_lossy());
-                    extent.stopped = Some(Stopped::Failed(Error::os(place, &errno.into())));
-                    return Ok(extent);
-                }
-            }
-        }
+    let result = walk.tree(
+        &mut buffer,
+        Start { fd: Rc::clone(&fd), path: Rc::from([]), depth: 1, tag },
+        None,
+        bounds.directories,
+    );
+    if let Err(stopped) = result.and_then(|()| walk.shares(&mut buffer, fd.as_fd())) {
+        let left: u64 = walk.apart.iter().map(|apart| apart.children).sum();
+        walk.extent.stopped = Some(match stopped {
+            Stopped::Bound(at_least) => Stopped::Bound(at_least + left),
+            Stopped::Failed(error) => Stopped::Failed(error.context(top.display())),
+        });
     }
-    Ok(extent)
+    Ok(walk.extent)
 }
 
-#[expect(clippy::too_many_arguments, reason = "the state of one walk, borrowed apart")]
-fn read<T: Copy>(
-    fd: &Rc<OwnedFd>,
-    depth: u32,
-    tag: T,
+const OPEN: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+struct Walk<T, V> {
     bounds: Bounds,
-    buffer: &mut Vec<u8>,
-    extent: &mut Extent,
-    pending: &mut Vec<Pending<T>>,
-    visit: &mut impl FnMut(&Entry<'_>, T) -> Option<T>,
-) -> std::result::Result<(), Stopped> {
-    let failed = |what: &str, errno: Errno| Stopped::Failed(Error::os(what, &errno.into()));
-    let spare: &mut [MaybeUninit<u8>] = buffer.spare_capacity_mut();
-    let mut entries = RawDir::new(fd.as_fd(), spare);
-    while let Some(entry) = entries.next() {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(errno) if gone(errno) => return Ok(()),
-            Err(errno) => return Err(failed("reading a directory", errno)),
-        };
-        let name = entry.file_name();
-        if !matches!(entry.file_type(), FileType::Directory | FileType::Unknown)
-            || matches!(name.to_bytes(), b"." | b"..")
-        {
-            continue;
+    extent: Extent,
+    /// Not looked at yet.
+    apart: Vec<Apart<T>>,
+    visit: V,
+}
+
+impl<T: Copy, B: Into<Below<T>>, V: FnMut(&Entry<'_>, T) -> B> Walk<T, V> {
+    /// What was put off, the smallest share first, so that what it does not need is the others'.
+    fn shares(&mut self, buffer: &mut Vec<u8>, top: BorrowedFd<'_>) -> std::result::Result<(), Stopped> {
+        let mut shares: BTreeMap<usize, (u64, Vec<Apart<T>>)> = BTreeMap::new();
+        for apart in self.apart.drain(..) {
+            let (size, of_share) = shares.entry(apart.share).or_default();
+            *size += descendants(top, &apart.path, apart.children);
+            of_share.push(apart);
         }
-        if bounds.deadline.expired() {
-            let what = format!("the deadline passed after {} directories", extent.directories);
-            return Err(Stopped::Failed(Error::new(Reason::Timeout, what)));
+        let mut shares: Vec<_> = shares.into_iter().collect();
+        shares.sort_by_key(|(_, (size, _))| *size);
+        let many = shares.len() as u64;
+        for (done, (share, (size, of_share))) in (0..).zip(shares) {
+            let before = self.extent.directories;
+            let most = before + self.bounds.directories.saturating_sub(before) / (many - done);
+            for apart in of_share {
+                let Apart { path, inode, depth, children, tag, .. } = apart;
+                let opened = rustix::fs::openat(top, &*path, OPEN | OFlags::NOFOLLOW, Mode::empty());
+                let same = |fd: &OwnedFd| rustix::fs::fstat(fd).is_ok_and(|stat| stat.st_ino == inode);
+                let result = match opened {
+                    // Another one of its name is not this one.
+                    Ok(fd) if !same(&fd) => Ok(()),
+                    Ok(fd) => {
+                        let start = Start { fd: Rc::new(fd), path, depth: depth + 1, tag };
+                        self.tree(buffer, start, Some(share), most)
+                    }
+                    Err(errno) if gone(errno) => Ok(()),
+                    Err(_) => {
+                        self.leave_out(Some(share), descendants(top, &path, children));
+                        Ok(())
+                    }
+                };
+                match result {
+                    Ok(()) => {}
+                    Err(Stopped::Bound(at_least)) => {
+                        let counted = size.saturating_sub(self.extent.directories - before);
+                        self.leave_out(Some(share), at_least.max(counted));
+                        break;
+                    }
+                    Err(failed) => return Err(failed),
+                }
+            }
         }
-        let stat = match rustix::fs::statat(fd.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(errno) if gone(errno) => continue,
-            Err(errno) => return Err(failed(&name.to_string_lossy(), errno)),
-        };
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-            continue;
+        Ok(())
+    }
+
+    fn leave_out(&mut self, share: Option<usize>, directories: u64) {
+        *self.extent.beyond.entry(share).or_default() += directories;
+    }
+
+    /// Everything below one directory, until `most` directories were looked at altogether.
+    fn tree(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        start: Start<T>,
+        share: Option<usize>,
+        most: u64,
+    ) -> std::result::Result<(), Stopped> {
+        let mut pending: Vec<Pending<T>> = Vec::new();
+        let mut next = Some(start);
+        while let Some(here) = next.take() {
+            self.read(buffer, &here, share, most, &mut pending).map_err(|stopped| match stopped {
+                Stopped::Bound(at_least) => {
+                    Stopped::Bound(at_least + pending.iter().map(|pending| pending.children).sum::<u64>())
+                }
+                failed => failed,
+            })?;
+            drop(here);
+            while let Some(Pending { parent, name, path, depth, children, tag }) = pending.pop() {
+                match rustix::fs::openat(parent.as_fd(), &name, OPEN | OFlags::NOFOLLOW, Mode::empty()) {
+                    Ok(fd) => {
+                        next = Some(Start { fd: Rc::new(fd), path, depth: depth + 1, tag });
+                        break;
+                    }
+                    Err(errno) if gone(errno) => {}
+                    // Whoever was given a cgroup may close it.
+                    Err(Errno::ACCESS | Errno::PERM) if share.is_some() => {
+                        self.leave_out(share, descendants(parent.as_fd(), name.to_bytes(), children));
+                    }
+                    Err(errno) => return Err(Stopped::Failed(Error::os(name.to_string_lossy(), &errno.into()))),
+                }
+            }
         }
-        if extent.directories >= bounds.directories {
-            return Err(Stopped::Bound(1));
-        }
-        extent.directories += 1;
-        #[allow(clippy::useless_conversion, reason = "32 bits wide on some architectures")]
-        let links = u64::from(stat.st_nlink);
-        let entry = Entry { parent: fd.as_fd(), name, links, inode: stat.st_ino };
-        let Some(tag) = visit(&entry, tag) else { continue };
-        if entry.may_have_children() {
-            if depth >= DEEPEST {
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        &Start { ref fd, ref path, depth, tag }: &Start<T>,
+        share: Option<usize>,
+        most: u64,
+        pending: &mut Vec<Pending<T>>,
+    ) -> std::result::Result<(), Stopped> {
+        let failed = |what: &str, errno: Errno| Stopped::Failed(Error::os(what, &errno.into()));
+        let spare: &mut [MaybeUninit<u8>] = buffer.spare_capacity_mut();
+        let mut entries = RawDir::new(fd.as_fd(), spare);
+        while let Some(entry) = entries.next() {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(errno) if gone(errno) => break,
+                Err(errno) => return Err(failed("reading a directory", errno)),
+            };
+            let name = entry.file_name();
+            if !matches!(entry.file_type(), FileType::Directory | FileType::Unknown)
+                || matches!(name.to_bytes(), b"." | b"..")
+            {
+                continue;
+            }
+            if self.bounds.deadline.expired() {
+                let what = format!("the deadline passed after {} directories", self.extent.directories);
+                return Err(Stopped::Failed(Error::new(Reason::Timeout, what)));
+            }
+            let stat = match rustix::fs::statat(fd.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(errno) if gone(errno) => continue,
+                Err(Errno::ACCESS | Errno::PERM) if share.is_some() => {
+                    *self.extent.beyond.entry(share).or_default() += 1;
+                    continue;
+                }
+                Err(errno) => return Err(failed(&name.to_string_lossy(), errno)),
+            };
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                continue;
+            }
+            if self.extent.directories >= most {
                 return Err(Stopped::Bound(1));
             }
+            self.extent.directories += 1;
+            #[allow(clippy::useless_conversion, reason = "32 bits wide on some architectures")]
+            let links = u64::from(stat.st_nlink);
+            let entry = Entry { parent: fd.as_fd(), name, links, inode: stat.st_ino };
+            let (tag, apart) = match (self.visit)(&entry, tag).into() {
+                Below::Leave => continue,
+                Below::Enter(tag) => (tag, None),
+                // A share has no shares in it.
+                Below::Apart(tag, to) => (tag, Some(to).filter(|_| share.is_none())),
+            };
+            if !entry.may_have_children() {
+                continue;
+            }
             let children = links.saturating_sub(2);
-            pending.push(Pending { parent: Rc::clone(fd), name: name.to_owned(), depth, children, tag });
+            if depth >= DEEPEST {
+                let left = descendants(fd.as_fd(), name.to_bytes(), children);
+                *self.extent.beyond.entry(share).or_default() += left;
+                continue;
+            }
+            let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
+            // Only what is put off is found again by its path.
+            let path = if share.is_some() { Rc::clone(path) } else { [path, slash, name.to_bytes()].concat().into() };
+            if let Some(share) = apart {
+                self.apart.push(Apart { share, path, inode: entry.inode, depth, children, tag });
+            } else {
+                let (parent, name) = (Rc::clone(fd), name.to_owned());
+                pending.push(Pending { parent, name, path, depth, children, tag });
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The directory was removed meanwhile.
@@ -223,111 +403,4 @@ fn gone(errno: Errno) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    fn bounds(directories: u64) -> Bounds {
-        Bounds { directories, deadline: Deadline::after(Duration::from_secs(10)) }
-    }
-
-    /// a/{b/{c,d},e}, and files and a symbolic link that do not count.
-    fn tree() -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for path in ["a/b/c", "a/b/d", "a/e"] {
-            std::fs::create_dir_all(dir.path().join(path)).unwrap();
-        }
-        std::fs::write(dir.path().join("a/e/cgroup.events"), "populated 1\n").unwrap();
-        std::os::unix::fs::symlink("a", dir.path().join("link")).unwrap();
-        dir
-    }
-
-    #[test]
-    fn every_directory_once_and_parents_first() {
-        let dir = tree();
-        let mut seen = Vec::new();
-        let extent = walk(dir.path(), 0usize, bounds(100), |entry, parent| {
-            seen.push((entry.name().into_owned(), parent));
-            Some(seen.len())
-        })
-        .unwrap();
-        assert_eq!(extent.directories, 6);
-        assert!(extent.stopped.is_none());
-        let parent =
-            |name: &str| seen.iter().find(|(n, _)| n == name).map(|&(_, p)| p.checked_sub(1).map(|i| &*seen[i].0));
-        assert_eq!(parent("a"), Some(None));
-        assert_eq!(parent("e"), Some(Some("a")));
-        assert_eq!((parent("c"), parent("d")), (Some(Some("b")), Some(Some("b"))));
-        assert_eq!(seen.len(), 5);
-    }
-
-    #[test]
-    fn none_leaves_out_what_is_below() {
-        let dir = tree();
-        let extent = walk(dir.path(), (), bounds(100), |entry, ()| (entry.name() != "b").then_some(())).unwrap();
-        assert_eq!(extent.directories, 4, "top, a, b, e");
-    }
-
-    #[test]
-    fn files_of_an_entry() {
-        let dir = tree();
-        let mut found = None;
-        walk(dir.path(), (), bounds(100), |entry, ()| {
-            if entry.name() == "e" {
-                let error = entry.first("none").unwrap_err();
-                assert!(!entry.is_gone(&error), "the directory is there, the file is not");
-                found = Some((entry.first("cgroup.events").unwrap(), error.reason()));
-                std::fs::rename(dir.path().join("a/e"), dir.path().join("a/old")).unwrap();
-                assert!(entry.is_gone(&error));
-                std::fs::create_dir(dir.path().join("a/e")).unwrap();
-                assert!(entry.is_gone(&error), "another of the same name");
-            }
-            Some(())
-        })
-        .unwrap();
-        assert_eq!(found, Some(("populated 1\n".into(), Reason::Absent)));
-    }
-
-    #[test]
-    fn bounds_are_kept_and_reported() {
-        let dir = tree();
-        let extent = walk(dir.path(), (), bounds(4), |_, ()| Some(())).unwrap();
-        assert!(matches!(extent.stopped, Some(Stopped::Bound(left)) if left >= 1), "{extent:?}");
-        assert_eq!(extent.directories, 4);
-        let late = Bounds { directories: 100, deadline: Deadline::after(Duration::ZERO) };
-        let extent = walk(dir.path(), (), late, |_, ()| Some(())).unwrap();
-        assert!(
-            matches!(&extent.stopped, Some(Stopped::Failed(error)) if error.reason() == Reason::Timeout),
-            "{extent:?}"
-        );
-    }
-
-    #[test]
-    fn a_very_deep_tree_stops_at_a_bound() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut path = dir.path().to_owned();
-        for _ in 0..=DEEPEST + 2 {
-            path.push("d");
-        }
-        std::fs::create_dir_all(&path).unwrap();
-        let extent = walk(dir.path(), (), bounds(1000), |_, ()| Some(())).unwrap();
-        assert!(matches!(extent.stopped, Some(Stopped::Bound(_))), "{extent:?}");
-    }
-
-    #[test]
-    fn removed_under_the_walk() {
-        let dir = tree();
-        let extent = walk(dir.path(), (), bounds(100), |entry, ()| {
-            if entry.name() == "b" {
-                std::fs::remove_dir_all(dir.path().join("a/b")).unwrap();
-            }
-            Some(())
-        })
-        .unwrap();
-        assert!(extent.stopped.is_none(), "{extent:?}");
-        assert_eq!(
-            walk(&dir.path().join("none"), (), bounds(1), |_, ()| Some(())).unwrap_err().reason(),
-            Reason::Absent
-        );
-    }
-}
+mod tests;

@@ -34,8 +34,14 @@ fn witness(text: &str) -> Vec<Link> {
             lower: row.get("link_index").map(number).or_else(|| index_of(&row["link"])),
             lower_namespace: row.get("link_netnsid").map(|id| id.as_i64().unwrap() as i32),
             master: index_of(&row["master"]),
+            address: row["address"].as_str().and_then(address),
+            taken: Vec::new(),
         })
         .collect()
+}
+
+fn address(text: &str) -> Option<Mac> {
+    mac(&text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect::<Vec<u8>>())
 }
 
 fn number(value: &Value) -> u32 {

@@ -6,15 +6,18 @@
 //!
 //! What is not known is looked for first where sockets were found before, then where the caller thinks, and then in
 //! every process in turn, within a budget; the next call goes on where this one stopped. The first two get at most half
-//! of the budget, so that a guess with very many fds cannot keep the rest from being reached.
+//! of the budget, in equal shares, so that a guess with very many fds cannot keep the rest from being reached.
+//!
+//! Nor can a process that is no guess: of each only a few fds are looked at before the next one's turn, more when it
+//! comes round again. Processes of one share (the caller's word for what somebody may have made without end) take their
+//! turns one by one with those of other shares.
 //!
 //! A socket that a whole round did not find has no owner that we can see: the kernel's own (NFS), one of a process that
 //! we may not look into, one that was not accepted yet. It is not looked for again before a minute has passed.
 //!
 //! Several processes can hold one socket (a fork, a socket passed on). One of them is told: the first that is met.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Reason, Result};
@@ -27,6 +30,12 @@ const TRUSTED: Duration = Duration::from_secs(60);
 
 /// So many links are read between two looks at the clock.
 const STEP: usize = 512;
+
+/// So many links of a process are read at its first turn, and while they are what is sought. Eight times as many at the
+/// next, and so on...
+const FIRST_TURN: usize = 64;
+/// ...until this power of two more.
+const MOST_DOUBLED: u32 = 6;
 
 /// So many processes are remembered for having held a wanted socket.
 const MOST_EARLIER: usize = 16;
@@ -58,36 +67,48 @@ pub struct Found {
 enum Knowledge {
     /// It was fd number `fd` of its owner.
     Owned { owner: Owner, fd: u32, seen: Instant },
-    /// A round that began here has not ended yet.
-    Sought { since: Place },
+    /// It is nobody's if it was not found when this round has ended.
+    Sought { until: u64 },
     /// A whole round did not find it.
     Nobodys { seen: Instant },
 }
 
-/// How far the rounds through all processes have come: later places compare greater.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    round: u64,
-    /// The process to look at next.
+/// A process to look into.
+#[derive(Clone, Copy, Debug)]
+struct Visit {
     pid: u32,
     /// Where in its fd directory; `None`: at the start.
     within: Option<u64>,
+    /// How many turns it has had.
+    turns: u32,
+    /// How many links this turn has left.
+    left: usize,
 }
 
-impl Place {
-    /// True if a search that began at `since` has seen everything once at this place.
-    fn completes(self, since: Place) -> bool {
-        // What `since` had already seen of its process is to be seen again.
-        let again = Place { round: since.round + 1, ..since };
-        if since.within.is_some() { (self.round, self.pid) > (again.round, again.pid) } else { self >= again }
+impl Visit {
+    fn turn(pid: u32, within: Option<u64>, turns: u32) -> Self {
+        Visit { pid, within, turns, left: FIRST_TURN << (3 * turns).min(MOST_DOUBLED) }
     }
+}
+
+/// Where the caller thinks that sockets are, and whose a process is.
+#[derive(Clone, Copy, Default)]
+pub struct Hints<'a> {
+    /// Processes in which to look first.
+    pub first: &'a [u32],
+    /// The share that a process takes its turn with. `None`: one of the machine's own, which have more turns.
+    pub share: Option<&'a dyn Fn(u32) -> Option<u64>>,
 }
 
 /// What was found before.
 #[derive(Debug, Default)]
 pub struct Owners {
     known: HashMap<u64, Knowledge>,
-    place: Place,
+    /// The round that goes on, or is to begin.
+    round: u64,
+    begun: bool,
+    /// Whom it has still to look into, in turn.
+    todo: VecDeque<Visit>,
     /// The last processes that held a wanted socket, the latest first.
     earlier: Vec<u32>,
     /// The processes that refused us when they were last looked at.
@@ -95,8 +116,7 @@ pub struct Owners {
 }
 
 impl Owners {
-    /// Finds the owners of the wanted sockets (cookie and inode number), reading at most `most_links` links. `first`
-    /// are processes in which to look first.
+    /// Finds the owners of the wanted sockets (cookie and inode number), reading at most `most_links` links.
     ///
     /// # Errors
     /// The machine's procfs cannot be read, or we are out of fds. That a process is gone or refuses us is none.
@@ -104,11 +124,11 @@ impl Owners {
         &mut self,
         host: &Host,
         wanted: &[(u64, u32)],
-        first: &[u32],
+        hints: Hints<'_>,
         most_links: usize,
         deadline: Deadline,
     ) -> Result<Found> {
-        self.find_at(Instant::now(), host, wanted, first, most_links, deadline)
+        self.find_at(Instant::now(), host, wanted, hints, most_links, deadline)
     }
 
     fn find_at(
@@ -116,17 +136,21 @@ impl Owners {
         now: Instant,
         host: &Host,
         wanted: &[(u64, u32)],
-        first: &[u32],
+        hints: Hints<'_>,
         most_links: usize,
         deadline: Deadline,
     ) -> Result<Found> {
         let cookies: HashSet<u64> = wanted.iter().map(|(cookie, _)| *cookie).collect();
         self.known.retain(|cookie, _| cookies.contains(cookie));
+        if self.begun && !self.is_searching() {
+            // Nobody waits for the end of that round: the next one is all that a new search takes.
+            self.end_round();
+        }
         let mut work = Work { left: most_links, looked_at: 0, deadline };
         if wanted.iter().any(|(cookie, inode)| *inode != 0 && self.is_open(*cookie, now)) {
             let processes = Processes::open(host)?;
             self.look_again(&processes, wanted, now, &mut work);
-            self.search(host, &processes, wanted, first, now, &mut work)?;
+            self.search(host, &processes, wanted, hints, now, &mut work)?;
         }
         let mut found = Found { looked_at: work.looked_at, ..Found::default() };
         let mut unowned = false;
@@ -144,6 +168,21 @@ impl Owners {
             self.refused.clear();
         }
         Ok(found)
+    }
+
+    /// True while something is sought.
+    pub fn is_searching(&self) -> bool {
+        self.known.values().any(|knowledge| matches!(knowledge, Knowledge::Sought { .. }))
+    }
+
+    fn end_round(&mut self) {
+        (self.round, self.begun) = (self.round + 1, false);
+        self.todo.clear();
+    }
+
+    /// What is sought from here on: this round will do if it has not looked at anything yet.
+    fn sought(&self) -> Knowledge {
+        Knowledge::Sought { until: self.round + u64::from(self.begun) }
     }
 
     /// True if there is something to do for this socket.
@@ -175,10 +214,10 @@ impl Owners {
                             let owner = Owner { comm, ..*owner };
                             Knowledge::Owned { owner, fd: *fd, seen: now }
                         }
-                        None => Knowledge::Sought { since: self.place },
+                        None => self.sought(),
                     }
                 }
-                Some(Knowledge::Nobodys { .. }) | None => Knowledge::Sought { since: self.place },
+                Some(Knowledge::Nobodys { .. }) | None => self.sought(),
             };
             self.known.insert(cookie, knowledge);
         }
@@ -189,7 +228,7 @@ impl Owners {
         host: &Host,
         processes: &Processes,
         wanted: &[(u64, u32)],
-        first: &[u32],
+        hints: Hints<'_>,
         now: Instant,
         work: &mut Work,
     ) -> Result<()> {
@@ -202,87 +241,113 @@ impl Owners {
             return Ok(());
         }
         let mut seen = HashSet::new();
-        let mut guesses = Work { left: work.left / 2, looked_at: 0, deadline: work.deadline };
-        for pid in self.earlier.clone().into_iter().chain(first.iter().copied()) {
-            if sought.is_empty() || guesses.is_over() || seen.contains(&pid) {
+        let mut guesses: Vec<u32> = self.earlier.iter().chain(hints.first).copied().collect();
+        let mut known = HashSet::new();
+        guesses.retain(|pid| known.insert(*pid));
+        let mut left = work.left / 2;
+        let many = guesses.len();
+        for (done, pid) in guesses.into_iter().enumerate() {
+            let mut unlimited = usize::MAX;
+            let mut part = Work { left: left / (many - done), looked_at: 0, deadline: work.deadline };
+            if sought.is_empty() || part.is_over() {
                 continue;
             }
-            if self.look_into(processes, pid, None, &mut sought, now, &mut guesses)?.is_none() {
+            if self.look_into(processes, pid, None, &mut unlimited, &mut sought, now, &mut part)?.is_none() {
                 seen.insert(pid);
             }
+            left = left.saturating_sub(part.looked_at);
+            work.spend(part.looked_at);
         }
-        work.spend(guesses.looked_at);
-        self.go_round(host, processes, &mut sought, &seen, now, work)
+        self.order(hints);
+        self.go_round(host, processes, &mut sought, hints, &seen, now, work)
+    }
+
+    /// Puts those that wait in the order of their turns: of each share one, then of each the second. The machine's own
+    /// have eight for one.
+    fn order(&mut self, hints: Hints<'_>) {
+        const OWN: usize = 8;
+        let Some(share) = hints.share else { return };
+        let (mut of_share, mut own) = (HashMap::<(u32, u64), usize>::new(), HashMap::<u32, usize>::new());
+        let mut ranked: Vec<(u32, usize, Visit)> = self
+            .todo
+            .drain(..)
+            .map(|visit| {
+                let (rank, turns) = match share(visit.pid) {
+                    Some(share) => (of_share.entry((visit.turns, share)).or_default(), 1),
+                    None => (own.entry(visit.turns).or_default(), OWN),
+                };
+                *rank += 1;
+                (visit.turns, (*rank - 1) / turns, visit)
+            })
+            .collect();
+        ranked.sort_by_key(|(turns, rank, _)| (*turns, *rank));
+        self.todo.extend(ranked.into_iter().map(|(.., visit)| visit));
     }
 
     /// Goes on through all processes until nothing is sought any more or the budget ends.
+    #[allow(clippy::too_many_arguments, reason = "one search, taken apart")]
     fn go_round(
         &mut self,
         host: &Host,
         processes: &Processes,
         sought: &mut HashMap<u32, u64>,
+        hints: Hints<'_>,
         seen: &HashSet<u32>,
         now: Instant,
         work: &mut Work,
     ) -> Result<()> {
-        let mut pids: Arc<[u32]> = Arc::default();
-        let mut nearest = self.give_up(sought, now);
         while !sought.is_empty() && !work.is_over() {
-            if pids.is_empty() {
+            if !self.begun {
                 // Whoever holds a socket that exists by now is in a list that is made from now on.
-                pids = host.pids_since(Instant::now(), work.deadline)?;
+                let pids = host.pids_since(Instant::now(), work.deadline)?;
                 self.refused.retain(|pid| pids.binary_search(pid).is_ok());
+                self.todo = pids.iter().map(|&pid| Visit::turn(pid, None, 0)).collect();
+                self.begun = true;
+                self.order(hints);
             }
-            let next = pids.get(pids.partition_point(|&pid| pid < self.place.pid)).copied();
-            match next {
-                // The end of a round; the processes of the next are other ones.
-                None => {
-                    self.place = Place { round: self.place.round + 1, pid: 0, within: None };
-                    pids = Arc::default();
-                }
-                Some(pid) => {
-                    let from = if pid == self.place.pid { self.place.within } else { None };
-                    let rest = if seen.contains(&pid) {
-                        None
-                    } else {
-                        self.look_into(processes, pid, from, sought, now, work)?
-                    };
-                    self.place = match rest {
-                        None => Place { pid: pid.saturating_add(1), within: None, ..self.place },
-                        within => Place { pid, within, ..self.place },
-                    };
+            if let Some(visit) = self.todo.pop_front() {
+                let Visit { pid, within, turns, mut left } = visit;
+                if !(seen.contains(&pid) && within.is_none()) {
+                    match self.look_into(processes, pid, within, &mut left, sought, now, work) {
+                        Ok(None) => {}
+                        // The budget ended, not its turn.
+                        Ok(within) if left > 0 => self.todo.push_front(Visit { within, left, ..visit }),
+                        Ok(within) => self.todo.push_back(Visit::turn(pid, within, turns + 1)),
+                        Err(error) => {
+                            self.todo.push_front(visit);
+                            return Err(error);
+                        }
+                    }
                 }
             }
-            if nearest.is_some_and(|since| self.place.completes(since)) {
-                nearest = self.give_up(sought, now);
+            if self.todo.is_empty() {
+                self.end_round();
+                self.give_up(sought, now);
             }
         }
         Ok(())
     }
 
-    /// Gives up what a whole round did not find. Returns where the oldest search that goes on began.
-    fn give_up(&mut self, sought: &mut HashMap<u32, u64>, now: Instant) -> Option<Place> {
-        let mut oldest = None;
+    /// Gives up what a whole round did not find.
+    fn give_up(&mut self, sought: &mut HashMap<u32, u64>, now: Instant) {
         sought.retain(|_, cookie| match self.known.get(cookie) {
-            Some(Knowledge::Sought { since }) if self.place.completes(*since) => {
+            Some(Knowledge::Sought { until }) if *until < self.round => {
                 self.known.insert(*cookie, Knowledge::Nobodys { seen: now });
                 false
             }
-            Some(Knowledge::Sought { since }) => {
-                oldest = Some(oldest.map_or(*since, |oldest: Place| oldest.min(*since)));
-                true
-            }
+            Some(Knowledge::Sought { .. }) => true,
             _ => false,
         });
-        oldest
     }
 
-    /// Looks through the fds of one process. Returns where to go on if the budget ended within.
+    /// Looks through so many fds of one process. Returns where to go on if these or the budget ended within.
+    #[allow(clippy::too_many_arguments, reason = "one search, taken apart")]
     fn look_into(
         &mut self,
         processes: &Processes,
         pid: u32,
         mut from: Option<u64>,
+        most: &mut usize,
         sought: &mut HashMap<u32, u64>,
         now: Instant,
         work: &mut Work,
@@ -297,7 +362,7 @@ impl Owners {
         loop {
             let mut met = Vec::new();
             let left = sought.len();
-            let examined = fds.links(from, work.left.min(STEP), |fd, link| {
+            let examined = fds.links(from, work.left.min(STEP).min(*most), |fd, link| {
                 met.extend(socket_inode(link).and_then(|inode| Some((fd, sought.remove(&inode)?))));
                 met.len() < left
             });
@@ -310,6 +375,8 @@ impl Owners {
                 }
             };
             work.spend(examined.looked_at.max(1));
+            // Whoever has one of them has most of them.
+            *most = if met.is_empty() { most.saturating_sub(examined.looked_at.max(1)) } else { FIRST_TURN.max(*most) };
             if let Some(comm) = if met.is_empty() { None } else { fds.comm().ok() } {
                 let owner = Owner { pid, comm: comm.text().into_owned() };
                 self.remember(pid);
@@ -319,7 +386,7 @@ impl Owners {
             }
             self.refused.remove(&pid);
             match examined.next {
-                Some(next) if !sought.is_empty() && !work.is_over() => from = Some(next),
+                Some(next) if !sought.is_empty() && *most > 0 && !work.is_over() => from = Some(next),
                 next => return Ok(next),
             }
         }

@@ -81,10 +81,12 @@ pub struct UnixSocket {
 }
 
 impl UnixSocket {
-    /// True if this is the server's end of a connection to that listener: it has the listener's name and file.
+    /// True if this is the server's end of a connection to that listener: it has the listener's file, which nobody can
+    /// bind a second socket to. A name proves nothing: anyone may bind a socket to that path in a mount namespace of
+    /// its own. Only where neither has a file (the abstract namespace) a name is as unique.
     pub fn is_served_by(&self, listener: &UnixSocket) -> bool {
-        let same_file = self.file.is_some() && self.file == listener.file;
-        !self.listening && self.kind == listener.kind && (same_file || self.name == listener.name)
+        let same = self.file == listener.file && (self.file.is_some() || self.name == listener.name);
+        !self.listening && self.kind == listener.kind && same
     }
 }
 

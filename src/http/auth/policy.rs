@@ -1,5 +1,6 @@
 //! Who is let in, and what became of those who were not.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, UNIX_EPOCH};
@@ -8,6 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::basic::{Passwords, Shown};
+use super::buckets::Buckets;
 use super::digest_cache::Salt;
 use super::token_cache::{Ask, Judged, Times, Verdict};
 use super::token_review::Reviewer;
@@ -80,7 +82,7 @@ pub struct Security {
     watched: Option<Watched>,
     passwords: Passwords,
     kubernetes: Option<Judged>,
-    bucket: Mutex<Option<Bucket>>,
+    buckets: Mutex<Buckets>,
     pub(in crate::http) registry: Arc<Registry>,
     refused: [AtomicU64; Refusal::NAMES.len()],
 }
@@ -121,7 +123,7 @@ impl Security {
             watched,
             passwords,
             kubernetes,
-            bucket: Mutex::default(),
+            buckets: Mutex::default(),
             registry: Registry::new(limits),
             refused: Default::default(),
         };
@@ -154,18 +156,19 @@ impl Security {
         }
     }
 
-    /// Whether a request for this path with these headers is answered, or how it is refused.
+    /// Whether a request from this address for this path with these headers is answered, or how it is refused.
     pub(in crate::http) async fn admit(
         &self,
         loaded: &Loaded,
+        from: IpAddr,
         path: &str,
         headers: &HeaderMap,
     ) -> std::result::Result<(), Response> {
         if OPEN.contains(&path) {
             return Ok(());
         }
-        if !self.in_time(loaded.config.rate) {
-            let words = "more requests than rate_limit of the web configuration allows";
+        if !self.in_time(loaded.config.rate, from) {
+            let words = "more requests from this address than rate_limit of the web configuration allows";
             return Err(self.refuse(Refusal::RateLimited, StatusCode::TOO_MANY_REQUESTS, words));
         }
         let users = &loaded.config.users;
@@ -188,7 +191,7 @@ impl Security {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(self.unauthorized(users.is_empty(), "a bearer token that the apiserver knows is needed"));
         }
-        match kubernetes.judge(value.trim()).await {
+        match kubernetes.judge(value.trim(), from).await {
             Verdict::Admitted => Ok(()),
             Verdict::Unknown => Err(self.unauthorized(users.is_empty(), "the apiserver does not know this token")),
             Verdict::Forbidden(user) => {
@@ -230,14 +233,9 @@ impl Security {
         (status, format!("{words}\n")).into_response()
     }
 
-    fn in_time(&self, rate: Option<Rate>) -> bool {
+    fn in_time(&self, rate: Option<Rate>, from: IpAddr) -> bool {
         let Some(rate) = rate else { return true };
-        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *bucket {
-            // Another rate in the file is another bucket.
-            Some(bucket) if bucket.rate == rate => bucket.take(Instant::now()),
-            other => other.insert(Bucket::full(rate, Instant::now())).take(Instant::now()),
-        }
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner).take(rate, from, Instant::now())
     }
 
     /// What became of connections and requests, and how the configuration is.
@@ -259,47 +257,5 @@ impl Security {
         }
         samples.push(&CONNECTIONS, &[], self.registry.connections() as f64);
         samples
-    }
-}
-
-/// A token bucket: full at first.
-#[derive(Debug)]
-struct Bucket {
-    rate: Rate,
-    tokens: f64,
-    filled: Instant,
-}
-
-impl Bucket {
-    fn full(rate: Rate, now: Instant) -> Self {
-        Bucket { rate, tokens: f64::from(rate.burst), filled: now }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let new = now.saturating_duration_since(self.filled).as_secs_f64() / self.rate.interval.as_secs_f64();
-        self.tokens = (self.tokens + new).min(f64::from(self.rate.burst));
-        self.filled = now;
-        let some = self.tokens >= 1.0;
-        if some {
-            self.tokens -= 1.0;
-        }
-        some
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn a_bucket_fills_one_by_one_up_to_its_burst() {
-        let start = Instant::now();
-        let mut bucket = Bucket::full(Rate { interval: Duration::from_secs(2), burst: 3 }, start);
-        let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
-        let taken: Vec<_> = [0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 2.5].map(|seconds| bucket.take(at(seconds))).into();
-        assert_eq!(taken, [true, true, true, false, false, true, false]);
-        let after_long: Vec<_> = (0..4).map(|_| bucket.take(at(3600.0))).collect();
-        assert_eq!(after_long, [true, true, true, false]);
     }
 }

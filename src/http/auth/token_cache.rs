@@ -6,25 +6,26 @@
 //! during the outage reads on for that long. A no and an unknown token get 503 then, which Prometheus shows as what it
 //! is.
 //!
-//! **Bounds.** At most four questions at a time and one per token; after a no its place stays taken for 400 ms, so that
-//! a flood of invented tokens costs the apiserver ten questions a second. Tokens beyond 8 KiB are refused unasked.
+//! **Bounds.** One question at a time per token, and a few altogether: `places.rs` says whose is next. Tokens beyond
+//! 8 KiB are refused unasked.
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::digest_cache::{Digest, Remembered, Salt};
+use super::places::Places;
 use crate::error::Error;
 
 const LONGEST_TOKEN: usize = 8 << 10;
-const AT_ONCE: usize = 4;
 const ENTRIES: usize = 256;
-const PAUSE_AFTER_NO: Duration = Duration::from_millis(400);
+/// Whoever was let in within a day does not wait behind those who never were.
+const LET_IN_BEFORE: Duration = Duration::from_secs(86_400);
 
 /// How long things take and hold.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +79,7 @@ pub(in crate::http) struct Judged {
     yes: Remembered<()>,
     no: Remembered<Verdict>,
     silent: Remembered<()>,
-    places: Arc<Semaphore>,
+    places: Places,
     under_way: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
     /// Whether the log knows that the apiserver does not answer.
     complained: Mutex<bool>,
@@ -99,14 +100,14 @@ impl Judged {
             yes: Remembered::new(ENTRIES),
             no: Remembered::new(ENTRIES),
             silent: Remembered::new(ENTRIES),
-            places: Arc::new(Semaphore::new(AT_ONCE)),
+            places: Places::new(),
             under_way: Mutex::default(),
             complained: Mutex::new(false),
         }
     }
 
-    /// What becomes of a request with this token.
-    pub(in crate::http) async fn judge(&self, token: &str) -> Verdict {
+    /// What becomes of a request with this token, from this address.
+    pub(in crate::http) async fn judge(&self, token: &str, from: IpAddr) -> Verdict {
         if token.is_empty() || token.len() > LONGEST_TOKEN {
             return Verdict::Unknown;
         }
@@ -122,7 +123,7 @@ impl Judged {
             let _turn = turn.lock().await;
             match self.remembers(&digest) {
                 Some(verdict) => verdict,
-                None => self.ask_for(token, digest).await,
+                None => self.ask_for(token, digest, from).await,
             }
         };
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,12 +152,13 @@ impl Judged {
         self.no.get(digest, self.times.no).map(|(_, verdict)| verdict)
     }
 
-    async fn ask_for(&self, token: &str, digest: Digest) -> Verdict {
+    async fn ask_for(&self, token: &str, digest: Digest, from: IpAddr) -> Verdict {
+        let known = self.yes.get(&digest, LET_IN_BEFORE).is_some();
         let had_yes = self.yes.get(&digest, self.times.stale).is_some();
         let patience = if had_yes { self.times.renew } else { self.times.ask };
         let asking = async {
-            let place = Arc::clone(&self.places).acquire_owned().await.ok();
-            ((self.ask)(token.to_owned()).await, place)
+            let place = self.places.take(from, known).await;
+            ((self.ask)(token.to_owned()).await, Some(place))
         };
         let answer = timeout(patience, asking).await;
         let (answer, place) = answer.unwrap_or_else(|_| (Err(Error::absent("no answer in time")), None));
@@ -170,10 +172,7 @@ impl Judged {
                 } else {
                     self.yes.forget(&digest);
                     self.no.put(digest, verdict.clone());
-                    tokio::spawn(async move {
-                        tokio::time::sleep(PAUSE_AFTER_NO).await;
-                        drop(place);
-                    });
+                    self.places.was_wrong(place);
                 }
                 verdict
             }
@@ -203,7 +202,10 @@ impl Judged {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::auth::places::PLACES;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
     /// Knows one token, and is sometimes away.
     #[derive(Default)]
@@ -242,7 +244,7 @@ mod tests {
         let scrapes: Vec<_> = (0..20)
             .map(|_| {
                 let judged = Arc::clone(&judged);
-                tokio::spawn(async move { judged.judge("good").await })
+                tokio::spawn(async move { judged.judge("good", HERE).await })
             })
             .collect();
         for scrape in scrapes {
@@ -259,15 +261,15 @@ mod tests {
         let flood: Vec<_> = (0..40)
             .map(|number| {
                 let judged = Arc::clone(&judged);
-                tokio::spawn(async move { judged.judge(&format!("invented {number}")).await })
+                tokio::spawn(async move { judged.judge(&format!("invented {number}"), HERE).await })
             })
             .collect();
         for token in flood {
             assert_eq!(token.await.unwrap(), Verdict::Unknown);
         }
-        assert_eq!(apiserver.most_at_once.load(Ordering::SeqCst), AT_ONCE);
+        assert!(apiserver.most_at_once.load(Ordering::SeqCst) <= PLACES);
         assert!(begun.elapsed() > Duration::from_secs(3), "{:?} for forty", begun.elapsed());
-        assert_eq!(judged.judge(&"x".repeat(LONGEST_TOKEN + 1)).await, Verdict::Unknown);
+        assert_eq!(judged.judge(&"x".repeat(LONGEST_TOKEN + 1), HERE).await, Verdict::Unknown);
         assert_eq!(apiserver.asked.load(Ordering::SeqCst), 40, "what cannot be a token is not asked about");
     }
 
@@ -280,32 +282,74 @@ mod tests {
             ..Times::default()
         };
         let (apiserver, judged) = judged(times);
-        assert_eq!(judged.judge("good").await, Verdict::Admitted);
+        assert_eq!(judged.judge("good", HERE).await, Verdict::Admitted);
         let given = std::time::Instant::now();
         apiserver.away.store(true, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(60)).await;
         let asked = apiserver.asked.load(Ordering::SeqCst);
-        let verdict = judged.judge("good").await;
+        let verdict = judged.judge("good", HERE).await;
         assert!(verdict == Verdict::Admitted || given.elapsed() > times.stale, "{verdict:?}");
-        assert_eq!(judged.judge("other").await, Verdict::Unavailable);
+        assert_eq!(judged.judge("other", HERE).await, Verdict::Unavailable);
         assert!(apiserver.asked.load(Ordering::SeqCst) > asked);
         while given.elapsed() < times.stale {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        assert_eq!(judged.judge("good").await, Verdict::Unavailable, "not for ever");
+        assert_eq!(judged.judge("good", HERE).await, Verdict::Unavailable, "not for ever");
         apiserver.away.store(false, Ordering::SeqCst);
         tokio::time::sleep(times.retry).await;
-        assert_eq!(judged.judge("good").await, Verdict::Admitted, "and it heals");
+        assert_eq!(judged.judge("good", HERE).await, Verdict::Admitted, "and it heals");
     }
 
     #[tokio::test]
     async fn a_revoked_token_is_out_once_its_yes_is_over() {
         let times = Times { yes: Duration::ZERO, no: Duration::ZERO, ..Times::default() };
         let (apiserver, judged) = judged(times);
-        assert_eq!(judged.judge("good").await, Verdict::Admitted);
+        assert_eq!(judged.judge("good", HERE).await, Verdict::Admitted);
         apiserver.revoked.store(true, Ordering::SeqCst);
-        assert_eq!(judged.judge("good").await, Verdict::Unknown);
+        assert_eq!(judged.judge("good", HERE).await, Verdict::Unknown);
         apiserver.away.store(true, Ordering::SeqCst);
-        assert_eq!(judged.judge("good").await, Verdict::Unavailable, "no yes of before is left");
+        assert_eq!(judged.judge("good", HERE).await, Verdict::Unavailable, "no yes of before is left");
+    }
+
+    fn flood(judged: &Arc<Judged>, addresses: u8, each: usize) -> Vec<tokio::task::JoinHandle<Verdict>> {
+        let one = |address: u8, number: usize| {
+            let judged = Arc::clone(judged);
+            let from = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, address));
+            tokio::spawn(async move { judged.judge(&format!("invented {address} {number}"), from).await })
+        };
+        (0..addresses)
+            .flat_map(|address| (0..each).map(move |number| (address, number)))
+            .map(|(a, n)| one(a, n))
+            .collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn invented_tokens_starve_neither_who_was_let_in_before_nor_who_is_new() {
+        let times = Times { yes: Duration::from_millis(1), stale: Duration::from_millis(2), ..Times::default() };
+        let (apiserver, judged) = judged(times);
+        assert_eq!(judged.judge("good", HERE).await, Verdict::Admitted);
+        std::thread::sleep(Duration::from_millis(5));
+        // As many as connections allow, from as many addresses as a node has pods.
+        for (addresses, each) in [(4, 16), (16, 16), (110, 2), (250, 1)] {
+            let (_, another) = (0, Arc::clone(&judged));
+            let flood = flood(&another, addresses, each);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let begun = tokio::time::Instant::now();
+            assert_eq!(judged.judge("good", HERE).await, Verdict::Admitted, "let in before, its yes is over");
+            assert!(begun.elapsed() < Duration::from_secs(1), "{addresses}: {:?}", begun.elapsed());
+            // The same from where the flood comes from.
+            std::thread::sleep(Duration::from_millis(5));
+            let there = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 0));
+            assert_eq!(judged.judge("good", there).await, Verdict::Admitted);
+            // One of whom nobody knows anything.
+            let new = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, addresses));
+            judged.yes.forget(&judged.salt.digest(&[b"good"]));
+            let begun = tokio::time::Instant::now();
+            assert_eq!(judged.judge("good", new).await, Verdict::Admitted, "{addresses}");
+            assert!(begun.elapsed() < Duration::from_secs(5), "{addresses}: {:?}", begun.elapsed());
+            std::thread::sleep(Duration::from_millis(5));
+            flood.iter().for_each(|token| token.abort());
+        }
+        assert!(apiserver.most_at_once.load(Ordering::SeqCst) <= 3 * PLACES);
     }
 }

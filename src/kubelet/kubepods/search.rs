@@ -2,22 +2,19 @@
 //! directory.
 
 use super::kernel_memory::{self, Charged, accounts_by_cgroup};
-use super::{Directory, Kind, Tree};
+use super::{Directory, Kind, Tree, Unread};
 use crate::error::{Error, Reason, Result};
 use crate::host::Host;
 use crate::host::cgroup::Hierarchy;
-use crate::host::cgroup::walk::Entry;
+use crate::host::cgroup::walk::{Below, Entry};
 use crate::host::text::keyed;
-use crate::kubelet::cgroup_name::{CgroupRole, is_root};
-
-/// `--cgroup-root` may put the tree below other directories; further down than this it is not looked for.
-const SEARCHED_LEVELS: u8 = 3;
+use crate::kubelet::cgroup_name::{CgroupRole, SEARCHED_LEVELS, is_root_in, may_hold_pods};
 
 /// Where the walk is, as seen from kubepods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Position {
     /// Above any kubepods, so many levels below the hierarchy's root, in the directory of this base.
-    Above(u8, usize),
+    Above(usize, usize),
     /// Where no kubepods will be met any more.
     Outside,
     /// In a kubepods tree.
@@ -41,16 +38,27 @@ pub(super) struct Within {
     found: bool,
 }
 
+/// Where an error of one kind of reading is noted.
+type Slot = fn(&mut Unread) -> &mut Option<Error>;
+
 /// Collects what lies below kubepods while something walks over the hierarchy.
 pub(super) struct Search {
     unified: bool,
     memory: bool,
-    levels: u8,
+    levels: usize,
     /// Whether the kernel names processes to us at all. Told of none, every v1 directory would look like one that
     /// nobody is in.
     told: Result<()>,
     accounts_by_cgroup: bool,
     tree: Tree,
+    /// Directories that have nothing to do with pods, each a share of its own.
+    outside: usize,
+    /// The pod (or stray container) that the directory at hand is of, where whoever runs in it may close it to us.
+    owner: Option<usize>,
+    /// Some directory of a container could be read.
+    open: bool,
+    /// What those did not let us read.
+    denied: Unread,
 }
 
 impl Search {
@@ -66,24 +74,46 @@ impl Search {
             told: if unified { Ok(()) } else { host.is_told_of_the_machines_processes() },
             accounts_by_cgroup: memory && !unified && host.kernel().is_ok_and(|one| accounts_by_cgroup(one.version)),
             tree: Tree { bases: vec![hierarchy.path.clone()], ..Tree::default() },
+            outside: 0,
+            owner: None,
+            open: false,
+            denied: Unread::default(),
         }
     }
 
-    /// Takes in one directory, and gives the position for those in it; `None` if it went away.
-    pub(super) fn step(&mut self, position: Position, entry: &Entry<'_>) -> Option<Position> {
+    /// Takes in one directory, and gives the position for those in it. What containers made in their own, and what has
+    /// nothing to do with pods, is put off: whoever makes much of it must not take the room of pods.
+    pub(super) fn step(&mut self, position: Position, entry: &Entry<'_>) -> Below<Position> {
+        let below = self.place(position, entry);
+        match (position, below) {
+            (_, None) => Below::Leave,
+            (Position::Above(..), Some(below @ Position::Outside)) => {
+                self.outside += 1;
+                Below::Apart(below, usize::MAX - self.outside)
+            }
+            (_, Some(below @ Position::Within(Within { index: Some(index), pod, .. }))) if pod != Some(index) => {
+                Below::Apart(below, pod.unwrap_or(index))
+            }
+            (_, Some(below)) => Below::Enter(below),
+        }
+    }
+
+    /// `None` if it went away.
+    fn place(&mut self, position: Position, entry: &Entry<'_>) -> Option<Position> {
         match position {
             Position::Outside => Some(Position::Outside),
             Position::Within(within) => self.below(within, entry).map(Position::Within),
             Position::Above(level, base) => {
                 let name = entry.name();
-                if is_root(&name) {
+                let above = if level == 0 { None } else { self.tree.bases[base].file_name() };
+                if is_root_in(above.map(|above| above.to_string_lossy()).as_deref(), &name) {
                     self.tree.roots += 1;
                     self.charge(entry);
                     let base = self.base(base, &name);
                     let root = Within { role: CgroupRole::Root, base, index: None, pod: None, found: false };
                     return Some(Position::Within(root));
                 }
-                let deeper = level + 1 < self.levels;
+                let deeper = level + 1 < self.levels && may_hold_pods(&name);
                 Some(if deeper { Position::Above(level + 1, self.base(base, &name)) } else { Position::Outside })
             }
         }
@@ -108,6 +138,7 @@ impl Search {
         let index = self.tree.directories.len();
         let pod = if kind == Kind::Pod { Some(index) } else { above.pod };
         let wants_pid = kind != Kind::Pod && !above.found;
+        self.owner = (kind != Kind::Pod).then(|| pod.unwrap_or(index));
         let (populated, pid) = if self.unified {
             self.processes_by_events(entry, above.index, wants_pid)?
         } else {
@@ -144,40 +175,38 @@ impl Search {
         wants_pid: bool,
     ) -> Option<(Option<bool>, Option<u32>)> {
         let above = above.and_then(|above| self.tree.directories[above].populated);
-        let unread = &mut self.tree.unread;
         let populated = if above == Some(false) {
             above
         } else {
-            let events = read(entry, "cgroup.events", &mut unread.population)?;
+            let events = self.read(entry, |entry| entry.first("cgroup.events"), |unread| &mut unread.population)?;
             let value = events.as_deref().map(|events| match keyed(events, "populated") {
                 Some(value) => Ok(value != 0),
                 None => Err(Error::malformed(format!("cgroup.events: {events:?}"))),
             });
             value.transpose().unwrap_or_else(|error| {
-                unread.population.get_or_insert(error);
+                self.tree.unread.population.get_or_insert(error);
                 None
             })
         };
         if !wants_pid || populated == Some(false) {
             return Some((populated, None));
         }
-        let procs = read(entry, "cgroup.procs", &mut unread.processes)?;
+        let procs = self.read(entry, |entry| entry.processes(), |unread| &mut unread.processes)?.flatten();
         Some((populated, procs.and_then(|procs| self.first(&procs))))
     }
 
     /// The same of a v1 directory, which names only its own processes: those below are added up in the end.
     fn processes_of_v1(&mut self, entry: &Entry<'_>, wants_pid: bool) -> Option<(Option<bool>, Option<u32>)> {
-        let mut error = None;
-        let procs = read(entry, "cgroup.procs", &mut error)?;
-        let unread = &mut self.tree.unread;
+        let slot: Slot = if wants_pid { |unread| &mut unread.processes } else { |unread| &mut unread.population };
+        let procs = self.read(entry, |entry| entry.first("cgroup.procs"), slot)?;
         let populated = if self.told.is_ok() { procs.as_deref().map(|procs| !procs.is_empty()) } else { None };
-        if populated.is_none() && unread.population.is_none() {
-            unread.population = self.told.clone().err().or_else(|| error.clone());
+        if populated.is_none() {
+            let unread = &mut self.tree.unread;
+            unread.population = unread.population.take().or(self.told.clone().err()).or(unread.processes.clone());
         }
         if !wants_pid {
             return Some((populated, None));
         }
-        unread.processes = unread.processes.take().or(error);
         Some((populated, procs.and_then(|procs| self.first(&procs))))
     }
 
@@ -203,12 +232,31 @@ impl Search {
             (true, Kind::Pod) => "memory.events",
             (true, Kind::Container | Kind::Other) => return Some(None),
         };
-        let mut error = None;
-        let text = read(entry, file, &mut error)?;
-        let unread = &mut self.tree.unread.kills;
         // Without such a file this kernel does not count.
-        *unread = unread.take().or(error.filter(|error| !error.is_gone()));
+        let first = |entry: &Entry<'_>| match entry.first(file) {
+            Err(error) if error.is_gone() && !entry.is_gone(&error) => Ok(None),
+            other => other.map(Some),
+        };
+        let text = self.read(entry, first, |unread| &mut unread.kills)?.flatten();
         Some(text.and_then(|text| keyed(&text, "oom_kill")))
+    }
+
+    /// A small file of a directory. Inside: `None` if it cannot be read, which is noted unless there is an error
+    /// already. Outside: `None` if the directory went away.
+    fn read<T>(&mut self, entry: &Entry<'_>, file: impl Fn(&Entry<'_>) -> Result<T>, slot: Slot) -> Option<Option<T>> {
+        match file(entry) {
+            Ok(text) => {
+                self.open |= self.owner.is_some();
+                Some(Some(text))
+            }
+            Err(error) if entry.is_gone(&error) => None,
+            Err(error) => {
+                let owner = self.owner.filter(|_| error.reason() == Reason::Denied);
+                owner.into_iter().for_each(|owner| *self.tree.closed.entry(owner).or_default() += 1);
+                slot(if owner.is_some() { &mut self.denied } else { &mut self.tree.unread }).get_or_insert(error);
+                Some(None)
+            }
+        }
     }
 
     /// Adds what is charged to a root.
@@ -219,23 +267,17 @@ impl Search {
         }
     }
 
-    /// What was found.
+    /// What was found. One pod that closes its cgroups to us is no failure of ours; if all are closed, it is.
     pub(super) fn finish(mut self) -> Tree {
+        if !self.open {
+            self.tree.closed.clear();
+            let (unread, denied) = (&mut self.tree.unread, self.denied);
+            unread.population = unread.population.take().or(denied.population);
+            unread.processes = unread.processes.take().or(denied.processes);
+            unread.kills = unread.kills.take().or(denied.kills);
+        }
         spread(&mut self.tree.directories);
         self.tree
-    }
-}
-
-/// A small file of a directory. Inside: `None` if it cannot be read, which is noted unless there is an error already.
-/// Outside: `None` if the directory went away.
-fn read(entry: &Entry<'_>, file: &str, unread: &mut Option<Error>) -> Option<Option<String>> {
-    match entry.first(file) {
-        Ok(text) => Some(Some(text)),
-        Err(error) if entry.is_gone(&error) => None,
-        Err(error) => {
-            unread.get_or_insert(error);
-            Some(None)
-        }
     }
 }
 

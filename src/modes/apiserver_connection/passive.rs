@@ -13,7 +13,7 @@ use super::stall::{Tracker, Verdict};
 use crate::error::{Error, Reason, Result};
 use crate::host::process::Processes;
 use crate::host::sockets::TcpConnection;
-use crate::host::sockets::owners::{Found, Owner, Owners};
+use crate::host::sockets::owners::{Found, Hints, Owner, Owners};
 use crate::host::{Deadline, Host};
 use crate::kubelet::handle::Kubelet;
 use crate::kubelet::http2::Http2;
@@ -184,9 +184,9 @@ impl Passive {
         look.errors.extend(known.errors);
         look.endpoints = known.addresses;
 
+        let http2 = node.http2(host, deadline).map_err(|error| error.context("the kubelet's HTTP/2 settings"));
         // A panic of ours half-way leaves it outdated at worst.
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let http2 = node.http2(host).map_err(|error| error.context("the kubelet's HTTP/2 settings"));
         look.http2 = http2.map_err(|error| look.errors.push(error)).ok().flatten();
         match self.connections(host, kubelet, &mut memory, &mut look, deadline) {
             Ok(()) => {}
@@ -214,7 +214,7 @@ impl Passive {
         let owned = connections.iter().filter(|connection| connection.inode != 0);
         let wanted: Vec<_> = owned.map(|connection| (connection.cookie, connection.inode)).collect();
         let first: Vec<u32> = kubelet.map(|kubelet| kubelet.pid).into_iter().chain([std::process::id()]).collect();
-        let found = memory.owners.find(host, &wanted, &first, MOST_LINKS, deadline)?;
+        let found = memory.owners.find(host, &wanted, Hints { first: &first, share: None }, MOST_LINKS, deadline)?;
         look.kubelet_is_complete =
             kubelet.is_some() && wanted.iter().all(|(cookie, _)| found.owners.contains_key(cookie));
         look.errors.extend(memory.unknown_owners(host, &wanted, &found));

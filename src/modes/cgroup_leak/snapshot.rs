@@ -3,11 +3,11 @@
 use super::Settings;
 use crate::error::Result;
 use crate::host::Kernel;
-use crate::host::cgroup::walk::{Bounds, walk};
+use crate::host::cgroup::walk::{Bounds, Extent, walk};
 use crate::host::cgroup::{Layout, Mode, Stat, Subsystem, held};
 use crate::kubelet::kubepods::{Directory, Look};
 use crate::metric::Samples;
-use crate::modes::{Context, is_whole};
+use crate::modes::{Context, is_not_cut, is_whole};
 
 /// Everything that was read.
 #[derive(Debug, Default)]
@@ -75,7 +75,7 @@ pub(super) fn read<'a>(
         Some(_) => Memory::V1,
     };
     if let Some(walk) = &look.walk {
-        snapshot.complete = is_whole(&walk.extent, samples);
+        snapshot.complete = is_whole(walk, samples);
         if let Some(error) = &walk.tree.unread.population {
             samples.fail(error.clone());
         }
@@ -109,6 +109,11 @@ fn controllers(look: &Look, layout: Option<&Layout>, samples: &mut Samples) -> V
     }
 }
 
+/// How many directories there are, if none was left out: the others would be taken for ones that are dying.
+fn seen(extent: &Extent) -> Option<u64> {
+    extent.beyond.is_empty().then_some(extent.directories)
+}
+
 /// Counts the directories of the v1 hierarchies for which that is wanted.
 fn count(
     context: Context<'_>,
@@ -124,14 +129,13 @@ fn count(
             continue;
         }
         let (visible, held) = match &look.walk {
-            Some(walk) if walk.hierarchy == *hierarchy => {
-                (snapshot.complete.then_some(walk.extent.directories), walk.held)
-            }
+            Some(walk) if walk.hierarchy == *hierarchy => (seen(&walk.extent).filter(|_| snapshot.complete), walk.held),
             _ => {
                 let before = snapshot.v1.iter().find(|one| hierarchy.has(&one.name)).and_then(|one| one.held);
                 let count = || walk(&hierarchy.path, (), bounds, |_, ()| Some(()));
                 let (extent, held) = held::beside(context.host, hierarchy, before, bounds.deadline, count);
-                (is_whole(&extent, samples).then_some(extent.directories), held)
+                samples.drop_count(extent.beyond.values().sum());
+                (seen(&extent).filter(|_| is_not_cut(&extent, samples)), held)
             }
         };
         for controller in snapshot.v1.iter_mut().filter(|one| hierarchy.has(&one.name)) {

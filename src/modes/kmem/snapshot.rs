@@ -72,7 +72,7 @@ pub(super) fn read<'a>(context: Context<'_>, look: Option<&'a Look>, samples: &m
 /// Takes what the walk saw below kubepods.
 fn below_kubepods<'a>(walk: &'a Walk, snapshot: &mut Snapshot<'a>, samples: &mut Samples) {
     let tree = &walk.tree;
-    snapshot.cut = !is_whole(&walk.extent, samples);
+    snapshot.cut = !is_whole(walk, samples);
     if let Some(error) = &tree.unread.kernel_memory {
         samples.fail(error.clone());
     }

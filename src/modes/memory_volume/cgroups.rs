@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::volumes::EMPTY_DIR;
 use crate::error::Error;
-use crate::host::Host;
 use crate::host::cgroup::{Layout, memory_limit};
 use crate::host::filesystem::DeviceNumber;
+use crate::host::{Deadline, Host};
 use crate::kubelet::kubepods::{Directory, Kind, Look, Walk};
 use crate::metric::Samples;
 use crate::modes::is_whole;
@@ -98,12 +98,13 @@ pub(super) fn read(
     wanted: &HashSet<&str>,
     tables: &mut Tables,
     samples: &mut Samples,
+    deadline: Deadline,
 ) -> Option<Cgroups> {
     samples.ok(Layout::found(host, look.layout.clone()))??;
     let walk = look.memory()?;
-    let complete = is_whole(&walk.extent, samples);
+    let complete = is_whole(walk, samples);
     let tree = &walk.tree;
-    let mut reader = Reader { host, walk, tables, unread: tree.unread.kills.clone() };
+    let mut reader = Reader { host, walk, tables, deadline, unread: tree.unread.kills.clone() };
     let mut pods: Vec<(usize, Pod)> = Vec::new();
     for (index, directory) in tree.directories.iter().enumerate() {
         if directory.kind == Kind::Pod {
@@ -130,6 +131,11 @@ pub(super) fn read(
     if let Some(error) = reader.unread {
         samples.fail(error);
     }
+    if !walk.hierarchy.unified {
+        // v1: what was left out has counts of its own.
+        let (missing, _) = walk.missing();
+        pods.iter_mut().filter(|(_, pod)| missing.contains_key(&pod.uid)).for_each(|(_, pod)| pod.counted = false);
+    }
     tables.end(complete);
     Some(Cgroups { roots: tree.roots, pods: pods.into_iter().map(|(_, pod)| pod).collect(), complete })
 }
@@ -139,6 +145,7 @@ struct Reader<'a> {
     host: &'a Host,
     walk: &'a Walk,
     tables: &'a mut Tables,
+    deadline: Deadline,
     /// The first error.
     unread: Option<Error>,
 }
@@ -163,7 +170,7 @@ impl Reader<'_> {
         if let Some(mounts) = self.tables.settled(container.inode) {
             return Some(mounts);
         }
-        let table = self.host.mount_table(container.pid?).ok()?;
+        let table = self.host.mount_table(container.pid?, self.deadline).ok()?;
         let rows = table.lines().filter(|line| line.contains(" - tmpfs ") && !line.contains(EMPTY_DIR));
         let mounts: Vec<_> = rows.filter_map(DeviceNumber::of_row).collect();
         self.tables.note(container.inode, &mounts, Instant::now());

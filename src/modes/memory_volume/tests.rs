@@ -229,7 +229,7 @@ fn with_volumes(machine: &Machine, rows: &[String]) -> Host {
     machine.proc("1/mountinfo", &(rows.join("\n") + "\n"));
     let paths = rows.iter().map(|row| PathBuf::from(row.split(' ').nth(4).unwrap()));
     let answers = paths.enumerate().map(|(index, path)| {
-        (path, Filesystem { capacity_bytes: 1000, available_bytes: 1000 - index as u64, ..NOTHING })
+        (path, Filesystem { capacity_bytes: 2000, available_bytes: 2000 - index as u64, ..NOTHING })
     });
     Host::recorded(machine.host.roots().clone(), answers.collect())
 }
@@ -267,6 +267,24 @@ fn caps_leave_those_nearest_their_limit_and_the_last_that_were_killed() {
     let samples = collect(&*collector, &host);
     for pod in before {
         assert_eq!(samples.value(&KILLS, &["", "", &format!("k{pod}")]), Some(2.0));
+    }
+}
+
+/// Each of the others is nearer its limit.
+#[test]
+fn a_pod_with_very_many_volumes_takes_no_place_from_another() {
+    for (of_pod, most) in [(120, 100), (MOST_VOLUMES + 200, MOST_VOLUMES)] {
+        let machine = Machine::v1();
+        let mut settings = super::super::Settings::default();
+        settings.memory_volume.max_volumes = most;
+        let collector = (MODE.build)(&settings, &Services::default());
+        let many = (1..=of_pod).map(|index| row(index, "a-many", &format!("v{index:04}")));
+        let host = with_volumes(&machine, &[row(0, "victim", "cache")].into_iter().chain(many).collect::<Vec<_>>());
+        let samples = collect(&*collector, &host);
+        assert!(samples.value(&USED, &["", "", "victim", "cache"]).is_some());
+        assert_eq!(rows(&samples, &USED), most);
+        let lost: Vec<(&str, u64)> = samples.dropped_by().pods.iter().map(|(pod, count)| (&*pod.uid, *count)).collect();
+        assert_eq!((lost, samples.dropped_by().node), (vec![("a-many", (of_pod + 1 - most) as u64)], 0));
     }
 }
 

@@ -16,7 +16,7 @@ pub(super) const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 /// Every memory-backed emptyDir below the kubelet's `root_dir`: what the machine has, whether or not it was passed on
 /// to our own mount namespace.
 pub(super) fn find(host: &Host, kubelet: Option<u32>, root_dir: &Path, deadline: Deadline) -> Result<Vec<Volume>> {
-    let found = mounted(host, kubelet)?;
+    let found = mounted(host, kubelet, deadline)?;
     // The kernel shows where a mount really is. Links are only followed if that explains something.
     let elsewhere = found.iter().any(|(of_kubelet, _)| of_kubelet != root_dir);
     let resolved = if elsewhere { host.resolve(root_dir, deadline) } else { Ok(root_dir.to_owned()) };
@@ -30,9 +30,9 @@ pub(super) fn find(host: &Host, kubelet: Option<u32>, root_dir: &Path, deadline:
 
 /// By the mount tables of pid 1 and of the kubelet, which may have a mount namespace of its own: then the volumes are
 /// there, and what was mounted before it got that is still where it was.
-fn mounted(host: &Host, kubelet: Option<u32>) -> Result<Vec<(PathBuf, Volume)>> {
+fn mounted(host: &Host, kubelet: Option<u32>, deadline: Deadline) -> Result<Vec<(PathBuf, Volume)>> {
     let of = |pid: u32| {
-        let table = host.mount_table(pid);
+        let table = host.mount_table(pid, deadline);
         table.map(|table| parse(&table, &host.roots().root)).map_err(|error| error.context("mount table"))
     };
     match (of(1), kubelet.map(of)) {
@@ -105,7 +105,7 @@ pub(super) fn measure(
     }
     if !hidden.is_empty() {
         // Those that were unmounted meanwhile are no failure.
-        let now = mounted(host, kubelet).unwrap_or_default();
+        let now = mounted(host, kubelet, deadline).unwrap_or_default();
         let now: HashMap<PathBuf, DeviceNumber> =
             now.into_iter().map(|(_, volume)| (volume.path, volume.device)).collect();
         hidden.retain(|&index| now.get(&volumes[index].path) == Some(&volumes[index].device));

@@ -9,6 +9,7 @@ use crate::host::process::fds::Kind;
 use crate::host::process::parse::Limit;
 use crate::metric::{Metric, Samples, Unit};
 
+use super::names::unknown_pod;
 use super::snapshot::{Command, Detail, Snapshot};
 use super::{FileHandles, MOST_COMMANDS};
 
@@ -52,9 +53,11 @@ pub(super) static PROCESS_OPEN_FDS: Metric = Metric::gauge(
     "headroom_process_open_fds",
     Unit::None,
     PROCESS,
-    "File descriptors of one process: of those nearest their limit, those with the most, the node's own daemons, and the \
-     exporter itself (its count includes the processes that it holds open while it reads). A series ends when its process \
-     leaves that choice. Names are the runtime's, by container id or pod uid; a pause process has no container name.",
+    "File descriptors of one process: of those nearest their limit and those with the most, of the node and of pods apart, the \
+     node's own daemons, the exporter itself (its count includes the processes that it holds open while it reads), and of each \
+     pod up to 8 that use more than a tenth of their limit. A soft limit below 256 counts as none. A series ends when its \
+     process leaves that choice. Names are the runtime's, by container id or pod uid; a pause process has no container name. \
+     pod_uid is empty outside of pods, and unknown where that cannot be told.",
 );
 pub(super) static PROCESS_FD_LIMIT: Metric = Metric::gauge(
     "headroom_process_fd_limit",
@@ -67,7 +70,7 @@ pub(super) static PROCESS_FDS: Metric = Metric::gauge(
     "headroom_process_fds",
     Unit::None,
     &["pid", "comm", "kind"],
-    "File descriptors of the same processes by what they are (links in /proc/PID/fd), read a moment later than their count. \
+    "File descriptors of the same processes, but for those that only their pod's share shows, by what they are (links in /proc/PID/fd), read a moment later than their count. \
      kind=unexamined is what the budget of readlinks did not reach: the sum over kinds is exact. A kind that a process has \
      none of has no series. A directory or named pipe is a file.",
 );
@@ -115,7 +118,7 @@ pub(super) fn assess(
     for detail in &snapshot.detailed {
         process(detail, samples);
     }
-    samples.drop_count(snapshot.daemons_left_out);
+    samples.drop_count(snapshot.left_out);
 
     let mut total = snapshot.nameless;
     snapshot.commands.values().for_each(|command| total.add(command));
@@ -178,7 +181,7 @@ fn refusals(uncounted: u64, kinds: Option<(u64, Error)>, inotify: u64, entitled:
 fn process(detail: &Detail, samples: &mut Samples) {
     let pid = detail.pid.to_string();
     let place = detail.place.as_ref();
-    let uid = place.map_or("", |place| &place.pod_uid);
+    let uid = place.map_or(unknown_pod(detail.unplaced), |place| &place.pod_uid);
     let container = place.and_then(|place| place.container_id.as_deref()).unwrap_or("");
     let names = &detail.names;
     let labels = [&pid, detail.comm.as_str(), uid, container, &names.namespace, &names.pod, &names.container];

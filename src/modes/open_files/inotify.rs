@@ -8,7 +8,9 @@
 //!
 //! On each scrape: processes that are new or whose number of fds changed are examined (one with more than 1,000 fds
 //! only every fds/1,000 scrapes); then a fixed number of further fds in turn, so that one closed and another opened in
-//! between is found in the end; then every known instance is checked and its watches counted. Each step has a budget.
+//! between is found in the end; then every known instance is checked and its watches counted. Each step has a budget,
+//! and every pod its turn in it: what one does costs its own numbers. A process some of whose instances are not known
+//! counts with what it had when they were, for [`index::HELD`] rounds.
 //!
 //! **Whom the kernel charges** is the effective user of the creator at that moment. We take the effective user of the
 //! holder when we first see the instance: wrong for a daemon that gave up root after making it.
@@ -29,14 +31,15 @@ use crate::error::{Error, Reason};
 use crate::host::Host;
 use crate::metric::{Metric, Samples, Unit};
 
-pub(super) use index::Index;
+pub(super) use index::{Index, Look};
 
 pub(super) static INSTANCES: Metric = Metric::gauge(
     "headroom_inotify_instances",
     Unit::None,
     &["uid"],
     "Inotify instances in use by one user, found among the fds of its processes: at least so many while \
-     headroom_inotify_unexamined_fds is not 0, at most so many where processes inherit one by fork. Missing until every process \
+     headroom_inotify_unexamined_fds is not 0, at most so many where processes inherit one by fork or duplicate it. A process that \
+     replaces its own counts with what it had before, for up to 40 scrapes, until they were looked at. Missing until every process \
      was examined once after start. A user without any has no series.",
 );
 pub(super) static INSTANCES_LIMIT: Metric = Metric::gauge(
@@ -51,8 +54,8 @@ pub(super) static WATCHES: Metric = Metric::gauge(
     Unit::None,
     &["uid"],
     "Inotify watches in use by one user (fdinfo of its instances). Up to some scrapes old for an instance with tens of \
-     thousands. At least so many and missing as headroom_inotify_instances is, and missing for a user with an instance whose watches \
-     could not be counted yet.",
+     thousands. At least so many and missing as headroom_inotify_instances is, and missing for a user of whose instances none could \
+     be counted yet.",
 );
 pub(super) static WATCHES_LIMIT: Metric = Metric::gauge(
     "headroom_inotify_watches_limit",
@@ -66,7 +69,8 @@ pub(super) static UNEXAMINED: Metric = Metric::gauge(
     Unit::None,
     &[],
     "File descriptors that were never looked at for inotify: since the exporter started or their process did, or because we may \
-     not. While it is not 0, headroom_inotify_instances may be too small. A process whose fds cannot even be counted adds 1.",
+     not; and instances that were not counted yet, or that a process has just replaced. While it is not 0, \
+     headroom_inotify_instances and headroom_inotify_watches may be too small. A process whose fds cannot even be counted adds 1.",
 );
 
 /// Users shown: those that use the largest share of a limit. The rest is counted as dropped.
@@ -80,8 +84,10 @@ pub(super) struct Usage {
     unexamined: u64,
     /// Processes that we may not look at.
     pub(super) refused: u64,
-    /// Processes whose instances were too many to remember, and instances whose watches were not counted.
-    dropped: u64,
+    /// Processes whose instances were too many to remember.
+    pub(super) overflown: Vec<u32>,
+    /// Instances whose watches were not counted, by the pod; `None` of the node's own.
+    pub(super) uncounted: BTreeMap<Option<String>, u64>,
     /// The deadline ended the checks.
     timeout: bool,
 }
@@ -90,7 +96,7 @@ pub(super) struct Usage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Used {
     instances: u64,
-    /// `None` while those of one of its instances are not counted.
+    /// Of those instances whose are counted; `None` while there is none.
     watches: Option<u64>,
 }
 
@@ -114,7 +120,6 @@ impl Limits {
 /// The numbers. Pure.
 pub(super) fn assess(usage: &Usage, limits: &Limits, samples: &mut Samples) {
     samples.push(&UNEXAMINED, &[], usage.unexamined as f64);
-    samples.drop_count(usage.dropped);
     if usage.timeout {
         samples.fail(Error::new(Reason::Timeout, "inotify: known instances were not all checked before the deadline"));
     }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use crate::kubelet::cgroup_name::PodPlace;
+use crate::metric::DroppedPod;
 use crate::runtime::{self, Pod};
 
 /// Who a process belongs to, as people call it. Empty where the runtime does not know it.
@@ -18,6 +19,12 @@ impl Names {
     fn new(pod: &Pod, container: &str) -> Self {
         Names { namespace: pod.namespace.clone(), pod: pod.name.clone(), container: container.to_owned() }
     }
+}
+
+/// The `pod_uid` of a process that has no place: none for one outside of pods, which alerts take for a daemon of the
+/// node's. One that may be in a pod is none.
+pub(super) fn unknown_pod(unplaced: bool) -> &'static str {
+    if unplaced { "unknown" } else { "" }
 }
 
 /// Who is asked about in `places`: uids of pods, ids of containers.
@@ -37,6 +44,12 @@ impl Names {
         let of_pod = || known.pod(&place.pod_uid).map(|pod| (pod, ""));
         of_container.or_else(of_pod).map(|(pod, container)| Names::new(pod, container)).unwrap_or_default()
     }
+}
+
+/// A pod of which something was left out.
+pub(super) fn dropped(uid: &str, known: &runtime::Names) -> DroppedPod {
+    let (namespace, name) = known.pod(uid).map(|pod| (pod.namespace.clone(), pod.name.clone())).unwrap_or_default();
+    DroppedPod { namespace, name, uid: uid.to_owned() }
 }
 
 /// True of a process whose names may still come.

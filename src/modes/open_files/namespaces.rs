@@ -36,6 +36,8 @@ pub(super) struct Namespaces {
     entries: Vec<Entry>,
     /// The entries of this round, until [`Namespaces::end`].
     observed: Vec<Entry>,
+    /// Namespaces that were met in this round.
+    met: HashSet<NetworkNamespace>,
     /// How far this round has come in `entries`.
     at: usize,
     new_left: usize,
@@ -49,10 +51,12 @@ impl Namespaces {
     pub(super) fn begin(&mut self) {
         (self.at, self.new_left, self.again_left) = (0, MOST_NEW, AGAIN);
         self.observed = Vec::with_capacity(self.entries.len() + 16);
+        self.met.clear();
     }
 
-    /// Notes a process of this round. They come in the order of their pids.
-    pub(super) fn observe(&mut self, process: &Process) {
+    /// Notes a process of this round. They come in the order of their pids. True of the first in each namespace but
+    /// this one: the one that [`Namespaces::others`] tells.
+    pub(super) fn observe(&mut self, process: &Process, own: Option<NetworkNamespace>) -> bool {
         // A kernel thread or a zombie connects to nothing.
         if process.fds != Some(0) {
             self.note(process.pid, process.comm.map_or(0, |comm| comm.hash32()), || {
@@ -63,6 +67,12 @@ impl Namespaces {
                     Err(_) => None,
                 }
             });
+        }
+        match self.observed.last() {
+            Some(Entry { pid, state: State::In(namespace), .. }) if *pid == process.pid => {
+                Some(*namespace) != own && self.met.insert(*namespace)
+            }
+            _ => false,
         }
     }
 

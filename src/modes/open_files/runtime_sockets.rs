@@ -1,9 +1,10 @@
 //! Who holds connections to the container runtime's sockets.
 //!
-//! **How it is found out.** The kernel lists listening unix sockets (`sock_diag`); those at a runtime's well-known
-//! path, or whose file is the one at such a path, are the runtime's. Each accepted connection to one has a server's end
-//! with the listener's name. Its peer is the client's socket, and which process has that is told by the links in
-//! `/proc/PID/fd`: those that are read for kinds anyway, and for the rest a search within
+//! **How it is found out.** The kernel lists listening unix sockets (`sock_diag`); those whose file (device and inode)
+//! is the one that the machine has at a runtime's well-known path are the runtime's. A name alone is no proof: anyone
+//! on the host's network may bind a socket to such a path in a mount namespace of its own. Each accepted connection to
+//! one has a server's end with the listener's file. Its peer is the client's socket, and which process has that is told
+//! by the links in `/proc/PID/fd`: those that are read for kinds anyway, and for the rest a search within
 //! [`super::Settings::socket_max_readlinks`] whose answers are kept.
 //!
 //! A client that is gone leaves the server's end without a peer until the server reads from it: no process can be named
@@ -16,20 +17,29 @@
 //! connections are is not to be told.
 //!
 //! **When it misleads.** A connection that is closed while we look has no owner any more, `peer=unknown`. One socket
-//! that several processes hold (after fork) counts for one of them. A daemon in a container on the host's network that
-//! listens at the same path counts as the runtime.
+//! that several processes hold (after fork) counts for one of them. Where the machine's root cannot be looked into, no
+//! socket is known to be the runtime's. On btrfs and overlayfs, where devices do not tell, a socket of the same path
+//! and inode number counts as the runtime's.
+//!
+//! **Whose places.** Each pod has up to [`MOST_OF_POD`] rows and its turn when namespaces are looked into, and the
+//! node's own processes have rows apart: no pod pushes another's leak, or a daemon's, into `peer=other`.
+
+mod elsewhere;
+mod rows;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::error::{Error, Reason, Result};
-use crate::host::sockets::owners::{Owner, Owners};
-use crate::host::sockets::{UnixKind, UnixName, UnixSocket};
+use crate::host::sockets::owners::{Hints, Owner, Owners};
+use crate::host::sockets::{FileAtPath, UnixKind, UnixName, UnixSocket};
 use crate::host::{Deadline, Host};
-use crate::kubelet::cgroup_name::{self, PodPlace};
 use crate::metric::{Metric, Samples, Unit};
 
-use super::names::Names;
+use super::names::{Names, unknown_pod};
 use super::namespaces::Namespaces;
+use super::pods::Pods;
+use rows::Row;
+pub(super) use rows::Rows;
 
 pub(super) static CONNECTIONS: Metric = Metric::gauge(
     "headroom_runtime_socket_connections",
@@ -70,10 +80,16 @@ const WELL_KNOWN: &[&str] = &[
     "/run/k0s/containerd.sock",
     "/var/snap/microk8s/common/run/containerd.sock",
 ];
-/// Clients shown: those with the most connections.
+/// Clients shown, of the node's own and of pods each: those with the most connections.
 const MOST_ROWS: usize = 50;
-/// Network namespaces that are looked into, lowest pids first. A node has one per pod.
-const MOST_NAMESPACES: usize = 300;
+/// From so many connections on HeadroomRuntimeSocketClientLeak tells of a client: it is shown whatever others do...
+const LEAK: u64 = 100;
+/// ...up to so many of one pod...
+const MOST_OF_POD: usize = 3;
+/// ...and so many altogether, of the node's own and of pods each. No kubelet runs more pods.
+const MOST_LEAKS: usize = 500;
+/// Network namespaces that are looked into, one of each pod first. A node has one per pod.
+const MOST_NAMESPACES: usize = 600;
 /// Bytes of `net/unix` that one scrape reads: some 50,000 sockets.
 const MOST_BYTES: usize = 4 << 20;
 
@@ -116,8 +132,26 @@ pub(super) struct Look {
     pub(super) connections: Vec<Connection>,
     /// Connections from other network namespaces, by socket and the process that stands for the namespace.
     pub(super) elsewhere: BTreeMap<(String, u32), u64>,
-    /// Namespaces that were not, or not wholly, looked into.
-    pub(super) left_out: u64,
+    /// Namespaces that were not, or not wholly, looked into, by whose they are.
+    left_out: LeftOut,
+    /// Why it is not known of a socket whether it is the runtime's.
+    pub(super) unproven: Option<Error>,
+}
+
+/// What found no place: of the node's own, and by the uid of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct LeftOut {
+    pub(super) nodes: u64,
+    pub(super) pods: BTreeMap<String, u64>,
+}
+
+impl LeftOut {
+    fn add(&mut self, share: Option<&str>) {
+        match share {
+            None | Some("") => self.nodes += 1,
+            Some(uid) => *self.pods.entry(uid.to_owned()).or_default() += 1,
+        }
+    }
 }
 
 impl Look {
@@ -125,13 +159,19 @@ impl Look {
     ///
     /// # Errors
     /// The kernel's. Absent on a machine of recorded files without sockets.
-    pub(super) fn take(host: &Host, paths: &[String], namespaces: &Namespaces, deadline: Deadline) -> Result<Self> {
+    pub(super) fn take(
+        host: &Host,
+        paths: &[String],
+        namespaces: &Namespaces,
+        pods: &Pods,
+        deadline: Deadline,
+    ) -> Result<Self> {
         let mut look = Look::default();
-        let files: Vec<_> = paths.iter().map(|path| (path, host.unix_file(path).ok().flatten())).collect();
+        let files: Vec<_> = paths.iter().map(|path| (path, host.unix_file(path))).collect();
         let mut listeners = host.unix_listeners(deadline)?;
         let mut labels = Vec::new();
         listeners.retain(|listener| {
-            let label = label(listener, &files);
+            let label = label(listener, &files, &mut look.unproven);
             labels.extend(label.clone());
             label.is_some()
         });
@@ -148,56 +188,8 @@ impl Look {
             let socket = labels[index].clone();
             look.connections.push(Connection { socket, cookie: served.cookie, client: served.peer });
         }
-        look.look_elsewhere(host, &listeners, &labels, namespaces, deadline);
+        (look.elsewhere, look.left_out) = elsewhere::look(host, &listeners, &labels, namespaces, pods, deadline);
         Ok(look)
-    }
-
-    fn look_elsewhere(
-        &mut self,
-        host: &Host,
-        listeners: &[UnixSocket],
-        labels: &[String],
-        namespaces: &Namespaces,
-        deadline: Deadline,
-    ) {
-        use std::os::unix::ffi::OsStrExt as _;
-        let Ok(own) = host.own_network_namespace() else { return };
-        let by_path: HashMap<&[u8], &String> = listeners
-            .iter()
-            .zip(labels)
-            .filter_map(|(listener, label)| match &listener.name {
-                Some(UnixName::Path(path)) => Some((path.as_os_str().as_bytes(), label)),
-                _ => None,
-            })
-            .collect();
-        let others = namespaces.others(own);
-        let mut left = MOST_BYTES;
-        for (index, &pid) in others.iter().enumerate() {
-            if index == MOST_NAMESPACES || left == 0 || deadline.expired() {
-                self.left_out += (others.len() - index) as u64;
-                return;
-            }
-            let (mut counts, mut its_own) = (BTreeMap::<&String, u64>::new(), HashSet::new());
-            let read = host.unix_sockets_of(pid, left, |listed| {
-                if let Some(&label) = by_path.get(listed.path) {
-                    if listed.listening {
-                        its_own.insert(label);
-                    } else {
-                        *counts.entry(label).or_default() += 1;
-                    }
-                }
-            });
-            match read {
-                Ok((read, whole)) => {
-                    left = left.saturating_sub(read);
-                    self.left_out += u64::from(!whole);
-                }
-                // It exited, and the next scrape knows another of its namespace; or its rows are nonsense.
-                Err(_) => continue,
-            }
-            let counts = counts.into_iter().filter(|(label, _)| !its_own.contains(label));
-            self.elsewhere.extend(counts.map(|(label, count)| ((label.clone(), pid), count)));
-        }
     }
 
     /// The clients' sockets: whoever meets one among the fds of a process can say whose it is.
@@ -214,12 +206,19 @@ impl Look {
         host: &Host,
         met: &HashMap<u32, Owner>,
         owners: &mut Owners,
+        pods: &Pods,
         most_links: usize,
         deadline: Deadline,
     ) -> Result<BTreeMap<(String, Peer), u64>> {
         let sought = self.connections.iter().filter_map(|connection| Some((connection.cookie, connection.client?)));
         let sought: Vec<_> = sought.filter(|(_, inode)| !met.contains_key(inode)).collect();
-        let found = owners.find(host, &sought, &[], most_links, deadline)?;
+        let found = owners.find(
+            host,
+            &sought,
+            Hints { first: &[], share: Some(&|pid| pods.share(pid)) },
+            most_links,
+            deadline,
+        )?;
         let mut counts = BTreeMap::new();
         for connection in &self.connections {
             let owner =
@@ -239,14 +238,23 @@ impl Look {
 }
 
 /// What a listener is called if it is one of the runtime's: the path that it was bound to, or if that is relative the
-/// one that leads to its file.
-fn label(listener: &UnixSocket, files: &[(&String, Option<crate::host::sockets::UnixFile>)]) -> Option<String> {
-    let UnixSocket { name: Some(UnixName::Path(name)), kind: UnixKind::Stream, file, .. } = listener else {
+/// one that leads to its file. `unproven` is told if its name is a runtime's and its file cannot be compared.
+fn label(
+    listener: &UnixSocket,
+    files: &[(&String, Result<Option<FileAtPath>>)],
+    unproven: &mut Option<Error>,
+) -> Option<String> {
+    let UnixSocket { name: Some(UnixName::Path(name)), kind: UnixKind::Stream, .. } = listener else {
         return None;
     };
-    let by_name = files.iter().find(|(path, _)| name.as_os_str() == path.as_str());
-    let by_file = || files.iter().find(|(_, at_path)| file.is_some() && at_path == file);
-    let (path, _) = by_name.or_else(by_file)?;
+    let found = files.iter().find(|(path, file)| matches!(file, Ok(Some(file)) if file.is_of(listener, path)));
+    let Some((path, _)) = found else {
+        let named = files.iter().find(|(path, _)| name.as_os_str() == path.as_str());
+        if let Some((_, Err(error))) = named {
+            unproven.get_or_insert_with(|| error.clone().context("is this the runtime's socket?"));
+        }
+        return None;
+    };
     Some(if name.is_absolute() { name.to_string_lossy().into_owned() } else { (*path).clone() })
 }
 
@@ -259,68 +267,10 @@ pub(super) fn paths(asked: Option<String>, named: &[String]) -> Vec<String> {
     paths
 }
 
-/// One client of one socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Row {
-    pub(super) socket: String,
-    pub(super) peer: Peer,
-    pub(super) count: u64,
-    pub(super) place: Option<PodPlace>,
-    pub(super) names: Names,
-    /// What the process that stands for a namespace calls itself.
-    comm: String,
-}
-
-/// The rows that are shown and, by socket, what the others hold together; with how many those are.
-#[derive(Debug, Default)]
-pub(super) struct Rows {
-    pub(super) rows: Vec<Row>,
-    others: BTreeMap<String, u64>,
-    left_out: u64,
-}
-
-impl Rows {
-    /// The largest. What could not be named is always shown.
-    pub(super) fn of(counts: BTreeMap<(String, Peer), u64>) -> Self {
-        let mut rows: Vec<Row> = counts
-            .into_iter()
-            .map(|((socket, peer), count)| Row {
-                socket,
-                peer,
-                count,
-                place: None,
-                names: Names::default(),
-                comm: String::new(),
-            })
-            .collect();
-        rows.sort_by_key(|row| {
-            (matches!(row.peer, Peer::Process { .. } | Peer::Namespace { .. }), u64::MAX - row.count)
-        });
-        let small = rows.split_off(MOST_ROWS.min(rows.len()));
-        let mut others = BTreeMap::new();
-        small.iter().for_each(|row| *others.entry(row.socket.clone()).or_default() += row.count);
-        Rows { rows, others, left_out: small.len() as u64 }
-    }
-
-    /// Reads which pods they belong to.
-    pub(super) fn place(&mut self, host: &Host) {
-        for row in &mut self.rows {
-            let pid = match row.peer {
-                Peer::Process { pid, .. } | Peer::Namespace { pid } => pid,
-                Peer::Unknown | Peer::None => continue,
-            };
-            // On v1 there is a line per hierarchy, and some may not go as deep as others.
-            let cgroups = host.read(host.proc(format!("{pid}/cgroup"))).unwrap_or_default();
-            let places = cgroups.lines().filter_map(cgroup_name::of_path);
-            row.place = places.max_by_key(|place| place.container_id.is_some());
-            if let (Peer::Namespace { .. }, None) = (&row.peer, &row.place) {
-                row.comm = host.pids().and_then(|pids| pids.comm(pid)).unwrap_or_default();
-            }
-            if let (Peer::Namespace { .. }, Some(place)) = (&row.peer, &mut row.place) {
-                // Whichever container of the pod it is: the namespace is the pod's.
-                place.container_id = None;
-            }
-        }
+impl Look {
+    /// What pods lost by their own share, by uid.
+    pub(super) fn left_out_of_pods<'a>(&'a self, rows: &'a Rows) -> impl Iterator<Item = (&'a String, u64)> {
+        self.left_out.pods.iter().chain(&rows.left_out.pods).map(|(uid, count)| (uid, *count))
     }
 }
 
@@ -330,7 +280,7 @@ pub(super) fn assess(look: &Look, rows: &Rows, samples: &mut Samples) {
         samples.push(&BACKLOG, &[socket], backlog.waiting as f64);
         samples.push(&BACKLOG_LIMIT, &[socket], backlog.limit as f64);
     }
-    samples.drop_count(look.left_out + rows.left_out);
+    samples.drop_count(look.left_out.nodes + rows.left_out.nodes);
     // One pod may have several network namespaces, and names that differ in bytes only are one text.
     let mut sums: BTreeMap<[&str; 9], u64> = BTreeMap::new();
     let pids: Vec<String> = rows.rows.iter().map(Row::pid).collect();
@@ -341,7 +291,7 @@ pub(super) fn assess(look: &Look, rows: &Rows, samples: &mut Samples) {
             Peer::Unknown => ("unknown", ""),
             Peer::None => ("none", ""),
         };
-        let uid = row.place.as_ref().map_or("", |place| &place.pod_uid);
+        let uid = row.place.as_ref().map_or(unknown_pod(row.unplaced), |place| &place.pod_uid);
         let container = row.place.as_ref().and_then(|place| place.container_id.as_deref()).unwrap_or("");
         let Names { namespace, pod, container: name } = &row.names;
         *sums.entry([&row.socket, peer, pid, comm, uid, container, namespace, pod, name]).or_default() += row.count;
@@ -350,16 +300,6 @@ pub(super) fn assess(look: &Look, rows: &Rows, samples: &mut Samples) {
         sums.insert([socket, "other", "", "", "", "", "", "", ""], *count);
     }
     sums.iter().for_each(|(labels, count)| samples.push(&CONNECTIONS, labels, *count as f64));
-}
-
-impl Row {
-    fn pid(&self) -> String {
-        match self.peer {
-            Peer::Process { pid, .. } => pid.to_string(),
-            Peer::Namespace { pid } if self.place.is_none() => pid.to_string(),
-            _ => String::new(),
-        }
-    }
 }
 
 /// An error of a list of sockets, as far as it is one: a kernel without such a list, or a machine of recorded files,

@@ -4,8 +4,7 @@
 //! Those few are kept *open*: what is read of them afterwards is of the same process, not of the next one with its
 //! number.
 
-use std::collections::{HashMap, HashSet};
-use std::rc::Rc;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::error::Error;
 use crate::host::Deadline;
@@ -13,10 +12,12 @@ use crate::host::process::fds::Kinds;
 use crate::host::process::parse::{Comm, Limit};
 use crate::host::process::{Process, Processes};
 use crate::host::sockets::owners::Owner;
-use crate::kubelet::cgroup_name::{self, PodPlace};
+use crate::kubelet::cgroup_name::PodPlace;
 
+use super::Settings;
+use super::few::{Choice, Few};
 use super::names::Names;
-use super::{MOST_DAEMONS, MOST_TOP, Settings};
+use super::pods::{Pods, Whose};
 
 /// Sums over the processes of one name.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -47,6 +48,8 @@ pub(super) struct Detail {
     pub(super) fds: u64,
     pub(super) limit: Option<Limit>,
     pub(super) place: Option<PodPlace>,
+    /// Whether it is in a pod is not known.
+    pub(super) unplaced: bool,
     /// Of that place.
     pub(super) names: Names,
     pub(super) kinds: Option<Kinds>,
@@ -72,8 +75,10 @@ pub(super) struct Snapshot {
     /// Processes without a name to sum them by: without fds, or not to be read at all.
     pub(super) nameless: Command,
     pub(super) detailed: Vec<Detail>,
-    /// Daemons beyond the cap.
-    pub(super) daemons_left_out: u64,
+    /// What should be shown and found no place, see [`Choice::left_out`].
+    pub(super) left_out: u64,
+    /// The same of pods, by uid.
+    pub(super) left_out_of_pods: BTreeMap<String, u64>,
     /// Detailed processes whose fds could not be looked at, and the first error.
     pub(super) kinds_refused: Option<(u64, Error)>,
 }
@@ -85,20 +90,24 @@ impl Snapshot {
         processes: &Processes,
         pids: &[u32],
         settings: &Settings,
+        whose: &mut Pods,
         deadline: Deadline,
-        mut also: impl FnMut(&Process),
-    ) -> (Self, Vec<Rc<Process>>) {
+        mut also: impl FnMut(&Process, &mut Pods),
+    ) -> (Self, Choice) {
         let mut snapshot = Snapshot::default();
         let mut few = Few::new(settings, processes.own_pid());
         let sweep = processes.sweep(pids, deadline, |process| {
-            also(&process);
+            whose.observe(&process);
+            also(&process, whose);
             snapshot.sum(&process);
-            few.offer(process);
+            few.offer(process, whose);
         });
         snapshot.nameless.add(&Command { processes: sweep.closed, uncounted: sweep.closed, ..Command::default() });
         snapshot.cut = sweep.cut;
-        snapshot.daemons_left_out = few.daemons_left_out;
-        (snapshot, few.into_processes())
+        let mut choice = few.choose();
+        snapshot.left_out = choice.left_out;
+        snapshot.left_out_of_pods = std::mem::take(&mut choice.left_out_of_pods);
+        (snapshot, choice)
     }
 
     /// True if there is not one process.
@@ -120,66 +129,100 @@ impl Snapshot {
     }
 
     /// Reads pod and kinds of the few. Processes with few fds come first, and none gets more than an equal share of
-    /// what is left of the budget: one with a million fds must not hide what the others hold.
+    /// what is left of the budget: one with a million fds must not hide what the others hold. Pods get at most half of
+    /// what the node's own need.
     ///
     /// Returns the owners of wanted sockets that were met.
     pub(super) fn look_closer(
         &mut self,
-        mut few: Vec<Rc<Process>>,
+        choice: Choice,
         wanted: &Wanted,
         budget: usize,
+        whose: &mut Pods,
         deadline: Deadline,
     ) -> HashMap<u32, Owner> {
         let mut met = HashMap::new();
+        let Choice { nodes, mut pods, plain, .. } = choice;
+        let of_pods: u64 = pods.iter().filter_map(|process| process.fds).sum();
+        let kept = usize::try_from(of_pods).unwrap_or(usize::MAX).min(budget / 2);
+        let mut few = nodes;
         few.sort_unstable_by_key(|process| (process.fds, process.pid));
-        let mut left = budget;
-        let many = few.len();
+        pods.sort_unstable_by_key(|process| (process.fds, process.pid));
+        let mut left = budget - kept;
+        let (of_nodes, many) = (few.len(), few.len() + pods.len());
+        few.append(&mut pods);
         for (done, process) in few.into_iter().enumerate() {
-            let fds = process.fds.unwrap_or(0);
-            let comm = process.comm.map(|comm| comm.text().into_owned()).unwrap_or_default();
-            let mut close_wait = wanted.close_wait.as_ref().map(|_| 0);
-            let socket = |inode| {
-                if wanted.clients.contains(&inode) {
-                    met.entry(inode).or_insert_with(|| Owner { pid: process.pid, comm: comm.clone() });
-                }
-                if let (Some(count), Some(sockets)) = (&mut close_wait, &wanted.close_wait)
-                    && sockets.contains(&inode)
-                {
-                    *count += 1;
-                }
-            };
-            let kinds = if deadline.expired() {
-                Some(Kinds::unexamined(fds))
-            } else {
-                match process.kinds(left / (many - done), socket) {
-                    Ok((kinds, examined)) => {
-                        left = left.saturating_sub(examined);
-                        Some(kinds)
-                    }
-                    Err(error) => {
-                        if !error.is_gone() {
-                            self.kinds_refused.get_or_insert((0, error)).0 += 1;
-                        }
-                        None
-                    }
-                }
-            };
-            // On v1 there is a line per hierarchy, and some may not go as deep as others.
-            let cgroups = process.cgroup().unwrap_or_default();
-            let place = cgroups.lines().filter_map(cgroup_name::of_path).max_by_key(|p| p.container_id.is_some());
-            self.detailed.push(Detail {
-                pid: process.pid,
-                comm,
-                fds,
-                limit: process.limit,
-                place,
-                names: Names::default(),
-                kinds,
-                close_wait,
-            });
+            if done == of_nodes {
+                left += kept;
+            }
+            let sharers = if done < of_nodes { of_nodes - done } else { many - done };
+            let looked_at = self.look_at(&process, wanted, left / sharers, whose, &mut met, deadline);
+            left = left.saturating_sub(looked_at);
         }
+        self.detailed.extend(plain.into_iter().map(|row| Detail {
+            pid: row.pid,
+            comm: row.comm.text().into_owned(),
+            fds: row.fds,
+            limit: row.limit,
+            place: Some((*row.place).clone()),
+            unplaced: false,
+            names: Names::default(),
+            kinds: None,
+            close_wait: None,
+        }));
         self.detailed.sort_unstable_by_key(|detail| detail.pid);
         met
+    }
+
+    /// Reads pod and kinds of one process, looking at so many fds at the most. Returns how many it looked at.
+    fn look_at(
+        &mut self,
+        process: &Process,
+        wanted: &Wanted,
+        most: usize,
+        whose: &mut Pods,
+        met: &mut HashMap<u32, Owner>,
+        deadline: Deadline,
+    ) -> usize {
+        let fds = process.fds.unwrap_or(0);
+        let comm = process.comm.map(|comm| comm.text().into_owned()).unwrap_or_default();
+        let mut close_wait = wanted.close_wait.as_ref().map(|_| 0);
+        let socket = |inode| {
+            if wanted.clients.contains(&inode) {
+                met.entry(inode).or_insert_with(|| Owner { pid: process.pid, comm: comm.clone() });
+            }
+            if let (Some(count), Some(sockets)) = (&mut close_wait, &wanted.close_wait)
+                && sockets.contains(&inode)
+            {
+                *count += 1;
+            }
+        };
+        let (kinds, looked_at) = if deadline.expired() {
+            (Some(Kinds::unexamined(fds)), 0)
+        } else {
+            match process.kinds(most, socket) {
+                Ok((kinds, examined)) => (Some(kinds), examined),
+                Err(error) => {
+                    if !error.is_gone() {
+                        self.kinds_refused.get_or_insert((0, error)).0 += 1;
+                    }
+                    (None, 0)
+                }
+            }
+        };
+        let whose = whose.learn(process, &process.cgroup());
+        self.detailed.push(Detail {
+            pid: process.pid,
+            comm,
+            fds,
+            limit: process.limit,
+            place: whose.place().cloned(),
+            unplaced: whose == Whose::Unknown,
+            names: Names::default(),
+            kinds,
+            close_wait,
+        });
+        looked_at
     }
 }
 
@@ -188,84 +231,5 @@ pub(super) fn ratio(fds: u64, limit: Limit) -> Option<f64> {
     match limit {
         Limit::Files(limit) => Some(fds as f64 / limit.max(1) as f64),
         Limit::Unlimited => None,
-    }
-}
-
-/// The processes worth a closer look, held open: nearest their limit, largest, daemons, ourselves.
-struct Few {
-    nearest: Top,
-    largest: Top,
-    daemons: Vec<Rc<Process>>,
-    names: Vec<Comm>,
-    ourselves: Option<u32>,
-    daemons_left_out: u64,
-}
-
-impl Few {
-    fn new(settings: &Settings, ourselves: Option<u32>) -> Self {
-        let top = settings.top.min(MOST_TOP);
-        Few {
-            nearest: Top::new(top),
-            largest: Top::new(top),
-            daemons: Vec::new(),
-            names: settings.daemons.iter().map(|name| Comm::new(name.as_bytes())).collect(),
-            ourselves,
-            daemons_left_out: 0,
-        }
-    }
-
-    fn offer(&mut self, process: Process) {
-        let (Some(fds @ 1..), Some(comm)) = (process.fds, process.comm) else { return };
-        // A share of the limit in units of 2^-32, so that it can be compared exactly.
-        let near = match process.limit {
-            Some(Limit::Files(limit)) => (fds.min(u32::MAX.into()) << 32) / limit.max(1),
-            Some(Limit::Unlimited) | None => 0,
-        };
-        let daemon = self.names.contains(&comm) || self.ourselves == Some(process.pid);
-        if !(daemon || self.nearest.wants(near) || self.largest.wants(fds)) {
-            return;
-        }
-        let process = Rc::new(process);
-        self.nearest.offer(near, &process);
-        self.largest.offer(fds, &process);
-        if daemon {
-            if self.daemons.len() < MOST_DAEMONS || self.ourselves == Some(process.pid) {
-                self.daemons.push(process);
-            } else {
-                self.daemons_left_out += 1;
-            }
-        }
-    }
-
-    fn into_processes(self) -> Vec<Rc<Process>> {
-        let mut few = self.daemons;
-        few.extend(self.nearest.rows.into_iter().chain(self.largest.rows).map(|(_, process)| process));
-        few.sort_unstable_by_key(|process| process.pid);
-        few.dedup_by_key(|process| process.pid);
-        few
-    }
-}
-
-/// The processes with the largest keys. Offered in the order of pids, so of equal ones the lower pid stays.
-struct Top {
-    most: usize,
-    rows: Vec<(u64, Rc<Process>)>,
-}
-
-impl Top {
-    fn new(most: usize) -> Self {
-        Top { most, rows: Vec::with_capacity(most + 1) }
-    }
-
-    fn wants(&self, key: u64) -> bool {
-        self.rows.len() < self.most || self.rows.last().is_some_and(|(last, _)| key > *last)
-    }
-
-    fn offer(&mut self, key: u64, process: &Rc<Process>) {
-        if self.wants(key) {
-            let at = self.rows.partition_point(|(other, _)| *other >= key);
-            self.rows.insert(at, (key, Rc::clone(process)));
-            self.rows.truncate(self.most);
-        }
     }
 }

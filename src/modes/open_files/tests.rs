@@ -20,14 +20,14 @@ use crate::runtime::Inventory;
 use crate::services::Services;
 
 /// Without a runtime.
-fn mode_with(settings: Settings) -> OpenFiles {
+pub(super) fn mode_with(settings: Settings) -> OpenFiles {
     OpenFiles::new(settings, &Services::with_runtime(Runtime::default()))
 }
 
-struct FakeProc(tempfile::TempDir);
+pub(super) struct FakeProc(tempfile::TempDir);
 
 impl FakeProc {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let fake = FakeProc(tempfile::tempdir().unwrap());
         fake.write("sys/fs/file-nr", include_bytes!("../../../tests/fixtures/open_files/v2-file-nr.txt"));
         fake.write("sys/fs/inotify/max_user_instances", b"128\n");
@@ -35,17 +35,17 @@ impl FakeProc {
         fake
     }
 
-    fn write(&self, path: &str, bytes: &[u8]) {
+    pub(super) fn write(&self, path: &str, bytes: &[u8]) {
         let path = self.path(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    pub(super) fn path(&self, path: &str) -> PathBuf {
         self.0.path().join(path)
     }
 
-    fn process(&self, pid: u32, comm: &[u8], limit: u64, links: &[&str]) {
+    pub(super) fn process(&self, pid: u32, comm: &[u8], limit: u64, links: &[&str]) {
         let _ = std::fs::remove_dir_all(self.path(&pid.to_string()));
         std::fs::create_dir_all(self.path(&format!("{pid}/fd"))).unwrap();
         self.write(&format!("{pid}/comm"), &[comm, b"\n"].concat());
@@ -77,7 +77,7 @@ impl FakeProc {
         }
     }
 
-    fn watches(&self, pid: u32, fd: u32, watches: usize) {
+    pub(super) fn watches(&self, pid: u32, fd: u32, watches: usize) {
         let lines = "inotify wd:1 ino:20096 sdev:fe00000 mask:fc6 ignored_mask:0\n".repeat(watches);
         self.write(&format!("{pid}/fdinfo/{fd}"), format!("pos:\t0\nflags:\t00\nino:\t29\n{lines}").as_bytes());
     }
@@ -87,19 +87,19 @@ impl FakeProc {
     }
 
     /// Of recorded files: the running kernel's sockets are none of this machine's.
-    fn host_with(&self, sockets: Sockets) -> Host {
+    pub(super) fn host_with(&self, sockets: Sockets) -> Host {
         let roots = Roots { proc: self.0.path().into(), ..Roots::default() };
         Host::recorded(roots, Vec::new()).with_sockets(sockets)
     }
 
-    fn collect(&self, mode: &OpenFiles) -> Samples {
+    pub(super) fn collect(&self, mode: &OpenFiles) -> Samples {
         let host = self.host();
         let mut samples = mode.collect(Context::new(&host, Deadline::after(Duration::from_secs(60)))).unwrap();
         samples.refuse_duplicates();
         samples
     }
 
-    fn collect_with(&self, settings: Settings) -> Samples {
+    pub(super) fn collect_with(&self, settings: Settings) -> Samples {
         self.collect(&mode_with(settings))
     }
 }
@@ -108,12 +108,12 @@ fn sum(samples: &Samples, metric: &'static crate::metric::Metric) -> f64 {
     samples.rows().iter().filter(|row| std::ptr::eq(row.metric, metric)).map(|row| row.value).sum()
 }
 
-fn detailed(samples: &Samples) -> Vec<u32> {
+pub(super) fn detailed(samples: &Samples) -> Vec<u32> {
     let rows = samples.rows().iter().filter(|row| std::ptr::eq(row.metric, &PROCESS_OPEN_FDS));
     rows.map(|row| row.labels[0].parse().unwrap()).collect()
 }
 
-const FILE: &str = "/var/log/x";
+pub(super) const FILE: &str = "/var/log/x";
 
 #[test]
 fn recorded_processes() {
@@ -273,12 +273,16 @@ fn the_nearest_and_the_largest_are_shown() {
     for pid in 1..=20 {
         fake.process(pid, b"small", 1000, &[FILE; 2]);
     }
-    fake.process(30, b"near", 3, &[FILE; 2]);
-    fake.process(31, b"over", 0, &[FILE]);
+    fake.process(30, b"near", 300, &[FILE; 29]);
+    fake.process(31, b"over", 256, &[FILE; 28]);
     fake.process(40, b"large", 1_000_000, &[FILE; 30]);
+    // Alerts leave such limits out.
+    fake.process(41, b"locked", 0, &[FILE]);
+    fake.process(42, b"locked", 255, &[FILE; 20]);
     let samples = fake.collect_with(Settings { top: 2, ..Settings::default() });
-    // Nearest: 31 (over its limit), 30. Largest: 40, then the lowest pid of those with two.
-    assert_eq!(detailed(&samples), [1, 30, 31, 40]);
+    assert_eq!(detailed(&samples), [30, 31, 40]);
+    let one = fake.collect_with(Settings { top: 1, ..Settings::default() });
+    assert_eq!(detailed(&one), [31, 40]);
     let none = fake.collect_with(Settings { top: 0, ..Settings::default() });
     assert!(detailed(&none).is_empty());
 }
@@ -294,7 +298,7 @@ fn daemons_are_always_shown_and_capped() {
     let samples = fake.collect_with(Settings { top: 1, ..Settings::default() });
     assert_eq!(detailed(&samples).len(), MOST_DAEMONS + 1);
     assert_eq!(detailed(&samples)[..3], [1, 2, 100]);
-    assert_eq!(samples.dropped(), 501 - MOST_DAEMONS as u64);
+    assert_eq!(samples.dropped_by().node, 501 - MOST_DAEMONS as u64);
     assert_eq!(samples.value(&OPEN_FDS, &[]), Some(510.0));
 }
 
@@ -488,7 +492,8 @@ fn an_instance_with_very_many_watches_is_read_alone() {
     let mode = mode_with(Settings::default());
     let watches = |samples: &Samples| [samples.value(&WATCHES, &["1000"]), samples.value(&WATCHES, &["7"])];
     let samples = fake.collect(&mode);
-    assert_eq!((watches(&samples), samples.dropped()), ([None, None], 2), "the budget ended in the large one");
+    assert_eq!((watches(&samples), samples.dropped()), ([None, Some(3.0)], 1), "the large one is not read at first");
+    assert_eq!(samples.value(&UNEXAMINED, &[]), Some(1.0), "and that is said");
     assert_eq!(samples.value(&INSTANCES, &["1000"]), Some(1.0));
     let samples = fake.collect(&mode);
     assert_eq!((watches(&samples), samples.dropped()), ([Some(90_000.0), Some(3.0)], 0));

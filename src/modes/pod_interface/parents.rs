@@ -3,11 +3,11 @@
 //! Only what carries others is watched: VLANs and what is below them, bonds and their members, parents of macvlan and
 //! ipvlan interfaces, of those inside pods too where that is known. Everything else comes and goes with pods.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::host::iflink::LinkPeer;
-use crate::host::links::{Link, Links};
+use crate::host::links::{Link, Links, Mac};
 
 /// Interfaces that are remembered.
 const MOST_DEVICES: usize = 128;
@@ -17,6 +17,9 @@ pub(super) type Kind = &'static str;
 
 /// Whether each is up, by device and kind.
 pub(super) type States = Vec<(String, Kind, bool)>;
+
+/// The addresses that interfaces of the machine take, by their numbers.
+pub(super) type Taken = HashMap<u32, HashSet<Mac>>;
 
 /// An interface that was seen to carry others.
 #[derive(Debug)]
@@ -41,6 +44,7 @@ pub(super) struct Parents {
 fn roles<'a>(
     by_index: &HashMap<u32, &Link>,
     pods: impl Iterator<Item = &'a LinkPeer>,
+    taken: &Taken,
 ) -> BTreeMap<u32, BTreeSet<Kind>> {
     let mut roles: BTreeMap<u32, BTreeSet<Kind>> = BTreeMap::new();
     let mut add = |index: u32, kind: Kind| {
@@ -65,19 +69,32 @@ fn roles<'a>(
         }
     }
     for stacked in pods {
-        let kind = match stacked.devtype.as_deref() {
-            Some(devtype) => parent_of(devtype),
-            // Not told apart there: what has us for its own other end is a veth; else it is a macvlan.
-            None => by_index.get(&stacked.lower).and_then(|below| {
-                let other_end = below.lower == Some(stacked.index) && below.lower_namespace.is_some();
-                (!other_end).then_some("macvlan_parent")
-            }),
-        };
-        if let Some(kind) = kind {
-            add(stacked.lower, kind);
+        let Some(below) = by_index.get(&stacked.lower) else { continue };
+        if is_on(stacked, below, taken) {
+            // Where sysfs does not say what it is, it mostly is a macvlan.
+            let kind = stacked.devtype.as_deref().map_or(Some("macvlan_parent"), parent_of);
+            kind.into_iter().for_each(|kind| add(stacked.lower, kind));
         }
     }
     roles
+}
+
+/// Whether an interface that a pod has is on this one of the machine's. That it names the number proves nothing: it may
+/// be of another namespace, which the pod made. What proves it is the machine's: it takes packets for its address. One
+/// with the address of what it sits on (ipvlan, VLAN, macvlan in passthru mode) adds none, so there both must be the
+/// same, and the lower one of a kind that does not come and go with pods: whoever lies about those, names what is worth
+/// to be watched anyway.
+fn is_on(stacked: &LinkPeer, below: &Link, taken: &Taken) -> bool {
+    const LASTING: [&str; 4] = ["bond", "dummy", "team", "vlan"];
+    let Some(address) = stacked.address else { return false };
+    let lasting = below.kind.as_deref().is_none_or(|kind| LASTING.contains(&kind));
+    taken.get(&below.index).is_some_and(|taken| taken.contains(&address)) || (lasting && below.address == Some(address))
+}
+
+/// The interfaces of the machine that those of pods claim to be on.
+pub(super) fn claimed<'a>(links: &Links, pods: impl Iterator<Item = &'a LinkPeer>) -> HashSet<u32> {
+    let claimed: HashSet<u32> = pods.map(|stacked| stacked.lower).collect();
+    links.all.iter().map(|link| link.index).filter(|index| claimed.contains(index)).collect()
 }
 
 /// What an interface below one of this kind is.
@@ -93,18 +110,20 @@ fn parent_of(kind: &str) -> Option<Kind> {
 impl Parents {
     /// Takes in what was read `now`. Gives the state of each, and how many there was no room for. What was there for
     /// the grace period and is gone, or was replaced by another of its name, is lost; what was seen for less time
-    /// passed by.
+    /// passed by. `taken`: what the interfaces that pods claim to be on say ([`claimed`]); `None` if that was not to be
+    /// had.
     pub(super) fn update<'a>(
         &mut self,
         links: &Links,
         pods: impl Iterator<Item = &'a LinkPeer>,
+        taken: Option<&Taken>,
         grace: Duration,
         now: Instant,
     ) -> (States, u64) {
         let mut lost = self.lost.unwrap_or(0);
         let by_index: HashMap<u32, &Link> = links.all.iter().map(|link| (link.index, link)).collect();
         let by_name: HashMap<&str, &Link> = links.all.iter().map(|link| (link.name.as_str(), link)).collect();
-        let mut roles = roles(&by_index, pods);
+        let mut roles = roles(&by_index, pods, taken.unwrap_or(&Taken::new()));
 
         self.known.retain(|name, device| {
             let settled = device.last.duration_since(device.first) >= grace;
@@ -124,7 +143,8 @@ impl Parents {
                     (device.kinds, device.last) = (kinds, now);
                     true
                 }
-                None => false,
+                // Without `taken` it may still carry what a pod has.
+                None => taken.is_none(),
             }
         });
         let mut dropped = 0;

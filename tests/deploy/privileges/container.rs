@@ -9,6 +9,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::common::hierarchies;
+
 pub(crate) const PROFILE: &str = "/usr/share/containers/seccomp.json";
 const CAPABILITIES: [&str; 2] = ["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"];
 
@@ -42,7 +44,7 @@ pub(crate) fn config(id: &str, uid: u32, root: &Path, mounts: &[&Path], command:
         "mounts": std::iter::once(proc).chain(binds).collect::<Vec<_>>(),
         "linux": {
             // Those of the machine: processes, network, and users.
-            "namespaces": [{"type": "mount"}, {"type": "ipc"}, {"type": "uts"}],
+            "namespaces": hierarchies::own_namespaces(),
             "cgroupsPath": format!("/{id}"),
             "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
                 "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware"],

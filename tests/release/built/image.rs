@@ -178,7 +178,7 @@ impl Image {
                 {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
             ],
             "linux": {
-                "namespaces": [{"type": "mount"}, {"type": "ipc"}, {"type": "uts"}],
+                "namespaces": common::hierarchies::own_namespaces(),
                 "cgroupsPath": format!("/{id}"),
                 "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/proc/scsi"],
                 "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],

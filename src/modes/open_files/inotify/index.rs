@@ -3,21 +3,32 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Reason};
-use crate::host::Deadline;
 use crate::host::process::fds::Kind;
 use crate::host::process::{Process, Processes};
+use crate::host::{Deadline, Host};
 
 use super::super::Settings;
+use super::super::pods::Pods;
 use super::watches::WatchCounter;
 use super::{Usage, Used};
 
-/// Instances remembered. A node has hundreds; the kernel's limit is per user, so users multiply it.
+/// Instances remembered, of the node's own and of pods each. A node has hundreds; the kernel's limit is per user, so
+/// users multiply it, and copies of an fd have none.
 const MOST_INSTANCES: usize = 10_000;
+/// Of one pod...
+const MOST_OF_POD: usize = 1_000;
+/// ...and so many even if others have used up what there is for all.
+const LEAST_OF_POD: usize = 100;
 /// A changed process with more fds than this waits for its next examination, so that it costs this many links per
 /// scrape.
 const LARGE: u32 = 1_000;
 /// Bytes of fdinfo that one scrape reads: some 32,000 watches.
 const FDINFO_BYTES: u64 = 4 << 20;
+/// Bytes of the first look at an instance: nobody knows how many it has.
+const FIRST_LOOK: u64 = 256 << 10;
+/// Rounds for which the last known sum of a process stands while some of its instances are not known. Longer than an
+/// alert waits, with two Prometheis and a scrape in 15 s.
+pub(super) const HELD: u32 = 40;
 /// Bytes of fdinfo of one instance: some 250,000 watches. Larger ones than [`FDINFO_BYTES`] are read one at a time, and
 /// then not for as many scrapes as their size would have filled.
 const FDINFO_BYTES_OF_ONE: u64 = 32 << 20;
@@ -50,7 +61,24 @@ struct Entry {
 #[derive(Debug)]
 struct Holder {
     uid: u32,
+    /// The pod whose share of the budgets it takes; `None` of the node's own.
+    share: Share,
     instances: Vec<Instance>,
+    /// One was closed since its fds were examined: there may be another in its place.
+    lost: bool,
+    /// Instances and watches when all were known, and the round of that.
+    last: Option<(u64, u64, u32)>,
+}
+
+type Share = Option<Box<str>>;
+
+/// With what an update looks.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Look<'a> {
+    pub(in super::super) processes: &'a Processes,
+    pub(in super::super) host: &'a Host,
+    pub(in super::super) pods: &'a Pods,
+    pub(in super::super) deadline: Deadline,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +119,8 @@ pub(in super::super) struct Index {
     turn: u32,
     /// Bytes of a large fdinfo that are not yet made up for.
     debt: u64,
+    /// In which round a large fdinfo of whom was read.
+    large: BTreeMap<Share, u32>,
 }
 
 impl Index {
@@ -130,13 +160,7 @@ impl Index {
     }
 
     /// Ends a round: examines within the budgets, and says what is in use. `complete`: every process was observed.
-    pub(in super::super) fn update(
-        &mut self,
-        processes: &Processes,
-        settings: &Settings,
-        complete: bool,
-        deadline: Deadline,
-    ) -> Usage {
+    pub(in super::super) fn update(&mut self, look: Look<'_>, settings: &Settings, complete: bool) -> Usage {
         let rest = if complete { self.entries.len() } else { self.at.min(self.entries.len()) };
         // Those that were not observed because the sweep was cut are still there, as far as we know.
         let last = self.observed.last().map_or(0, |entry| entry.pid);
@@ -147,18 +171,22 @@ impl Index {
         self.holders.retain(|pid, _| lives(pid));
         self.partial.retain(|pid, _| lives(pid));
 
-        let left = self.examine_changed(processes, settings.inotify_max_readlinks, deadline);
-        self.examine_in_turn(processes, settings.inotify_reexamine.min(left), deadline);
-        self.check_known(processes, deadline);
-        self.count_watches(processes, deadline);
-        self.holders.retain(|_, holder| !holder.instances.is_empty());
+        let left = self.examine_changed(look, settings.inotify_max_readlinks);
+        self.check_known(look);
+        // Whoever closed one and has as many fds as before has opened something.
+        let left = self.examine_changed(look, left);
+        self.examine_in_turn(look, settings.inotify_reexamine.min(left));
+        self.count_watches(look);
+        let round = self.round;
+        self.holders.retain(|_, holder| !holder.instances.is_empty() || (holder.lost && holder.last(round).is_some()));
         self.warm |= complete && self.entries.iter().all(|entry| entry.state != State::New);
-        self.usage(deadline)
+        self.usage(look.deadline)
     }
 
     /// New and changed processes, those that waited longest first, then small ones first. None takes more than half of
-    /// what is left, so that a giant cannot keep all others waiting.
-    fn examine_changed(&mut self, processes: &Processes, budget: usize, deadline: Deadline) -> usize {
+    /// what is left, so that a giant cannot keep all others waiting; and new ones leave half of all to the others, so
+    /// that somebody who starts processes without end cannot.
+    fn examine_changed(&mut self, look: Look<'_>, budget: usize) -> usize {
         let round = self.round;
         let due = |entry: &Entry| {
             entry.changed
@@ -169,22 +197,34 @@ impl Index {
             let entry = &self.entries[i as usize];
             (entry.examined, entry.fds, entry.pid)
         });
+        let (new, changed): (Vec<u32>, Vec<u32>) =
+            due.into_iter().partition(|&i| self.entries[i as usize].examined == 0);
+        let kept = if new.is_empty() { 0 } else { budget / 2 };
+        let left = self.examine_all(look, &changed, budget - kept) + kept;
+        let left = self.examine_all(look, &new, left);
+        self.examine_all(look, &changed, left)
+    }
+
+    /// Examines these processes as far as they have not been. Returns what is left of the budget.
+    fn examine_all(&mut self, look: Look<'_>, entries: &[u32], budget: usize) -> usize {
         let mut left = budget;
-        for i in due {
-            if left == 0 || deadline.expired() {
+        for i in entries.iter().map(|&i| i as usize) {
+            if left == 0 || look.deadline.expired() {
                 break;
             }
-            left = left.saturating_sub(self.examine(processes, i as usize, (left / 2).max(LARGE as usize).min(left)));
+            if self.entries[i].changed {
+                left = left.saturating_sub(self.examine(look, i, (left / 2).max(LARGE as usize).min(left)));
+            }
         }
         left
     }
 
     /// Looks again at what seems unchanged, going round by pid.
-    fn examine_in_turn(&mut self, processes: &Processes, budget: usize, deadline: Deadline) {
+    fn examine_in_turn(&mut self, look: Look<'_>, budget: usize) {
         let start = self.entries.partition_point(|entry| entry.pid < self.turn);
         let mut left = budget;
         for step in 0..self.entries.len() {
-            if left == 0 || deadline.expired() {
+            if left == 0 || look.deadline.expired() {
                 break;
             }
             let i = (start + step) % self.entries.len();
@@ -193,17 +233,17 @@ impl Index {
             if examined == self.round || changed {
                 continue;
             }
-            left = left.saturating_sub(self.examine(processes, i, left).max(1));
+            left = left.saturating_sub(self.examine(look, i, left).max(1));
             self.turn = if self.partial.contains_key(&pid) { pid } else { pid + 1 };
         }
     }
 
     /// Looks at up to `most` fds of one process, going on where an earlier examination was cut. Returns how many.
-    fn examine(&mut self, processes: &Processes, i: usize, most: usize) -> usize {
+    fn examine(&mut self, look: Look<'_>, i: usize, most: usize) -> usize {
         let pid = self.entries[i].pid;
         let mut partial = self.partial.remove(&pid).unwrap_or_default();
         let found = &mut partial.found;
-        let result = processes.open_fds(pid).and_then(|fds| {
+        let result = look.processes.open_fds(pid).and_then(|fds| {
             fds.examine(partial.next, most, |fd, kind| {
                 if kind == Kind::Inotify {
                     found.push(fd);
@@ -219,10 +259,10 @@ impl Index {
                     self.partial.insert(pid, partial);
                     return examined.looked_at.max(1);
                 }
-                (self.remember(processes, pid, partial.found), examined.looked_at.max(1))
+                (self.remember(look, pid, partial.found), examined.looked_at.max(1))
             }
             // It exited: there is nothing that we do not know.
-            Err(error) if error.is_gone() => (self.remember(processes, pid, Vec::new()), 1),
+            Err(error) if error.is_gone() => (self.remember(look, pid, Vec::new()), 1),
             // We are out of fds or the like: not its fault, try again.
             Err(error) if error.reason() != Reason::Denied => return 1,
             Err(_) => (State::Refused, 1),
@@ -232,50 +272,55 @@ impl Index {
     }
 
     /// Takes over which fds of a process are inotify, keeping what is known of those that were before.
-    fn remember(&mut self, processes: &Processes, pid: u32, mut found: Vec<u32>) -> State {
+    fn remember(&mut self, look: Look<'_>, pid: u32, mut found: Vec<u32>) -> State {
         found.sort_unstable();
         found.dedup();
+        let old = self.holders.remove(&pid);
         if found.is_empty() {
-            self.holders.remove(&pid);
             return State::Known;
         }
-        let others: usize =
-            self.holders.iter().filter(|(other, _)| **other != pid).map(|(_, h)| h.instances.len()).sum();
-        if others + found.len() > MOST_INSTANCES {
-            self.holders.remove(&pid);
-            return State::Overflow;
-        }
-        let old = self.holders.remove(&pid);
-        let uid = match &old {
-            Some(old) => old.uid,
-            None => match processes.effective_uid(pid) {
-                Ok(uid) => uid,
+        let (uid, share) = match &old {
+            Some(old) => (old.uid, old.share.clone()),
+            None => match look.processes.effective_uid(pid) {
+                Ok(uid) => (uid, look.pods.of_pid(look.host, pid).share().map(Box::from)),
                 Err(error) if error.is_gone() => return State::Known,
                 Err(_) => return State::Refused,
             },
         };
-        let old = old.map(|old| old.instances).unwrap_or_default();
+        let (mut alike, mut of_pod) = (found.len(), found.len());
+        for other in self.holders.values() {
+            alike += if other.share.is_some() == share.is_some() { other.instances.len() } else { 0 };
+            of_pod += if other.share == share { other.instances.len() } else { 0 };
+        }
+        let too_many = match share {
+            None => alike > MOST_INSTANCES,
+            Some(_) => of_pod > MOST_OF_POD || (alike > MOST_INSTANCES && of_pod > LEAST_OF_POD),
+        };
+        if too_many {
+            return State::Overflow;
+        }
+        let (old, last) = old.map_or((Vec::new(), None), |old| (old.instances, old.last));
         let instance = |fd| {
             let known = old.iter().find(|instance| instance.fd == fd).copied();
             let known = known.unwrap_or(Instance { fd, watches: None, bytes: 0, read: 0, checked: 0 });
             Instance { checked: self.round, ..known }
         };
         let instances = found.into_iter().map(instance).collect();
-        self.holders.insert(pid, Holder { uid, instances });
+        self.holders.insert(pid, Holder { uid, share, instances, lost: false, last });
         State::Known
     }
 
     /// Drops instances that were closed since.
-    fn check_known(&mut self, processes: &Processes, deadline: Deadline) {
+    fn check_known(&mut self, look: Look<'_>) {
         for (&pid, holder) in &mut self.holders {
-            let mut refused = false;
+            let (mut refused, before) = (false, holder.instances.len());
             holder.instances.retain_mut(|instance| {
-                if instance.checked == self.round || deadline.expired() {
+                if instance.checked == self.round || look.deadline.expired() {
                     return true;
                 }
                 instance.checked = self.round;
                 // One that runs a program of more rights now is closed to us from then on.
-                processes.kind(pid, instance.fd).map_or_else(
+                look.processes.kind(pid, instance.fd).map_or_else(
                     |_| {
                         refused = true;
                         true
@@ -283,67 +328,112 @@ impl Index {
                     |kind| kind == Some(Kind::Inotify),
                 )
             });
-            if let (true, Ok(i)) = (refused, self.entries.binary_search_by_key(&pid, |entry| entry.pid)) {
-                self.entries[i].state = State::Refused;
+            let lost = holder.instances.len() < before;
+            holder.lost |= lost;
+            if let (true, Ok(i)) = (lost || refused, self.entries.binary_search_by_key(&pid, |entry| entry.pid)) {
+                let entry = &mut self.entries[i];
+                entry.state = if refused { State::Refused } else { entry.state };
+                entry.changed |= lost;
             }
         }
     }
 
-    /// Counts the watches of as many instances as the budget allows, those first that waited longest.
-    fn count_watches(&mut self, processes: &Processes, deadline: Deadline) {
-        let mut order: Vec<(u32, u32, usize)> = Vec::new();
+    /// The known instances in the order in which their watches are counted: of each pod one, then of each the second,
+    /// and so on, and of the node's own eight each time. Of these first who waited longest.
+    fn order(&self) -> Vec<(u32, usize)> {
+        const OWN: usize = 8;
+        let mut by_age: Vec<(u32, u32, usize)> = Vec::new();
         for (&pid, holder) in &self.holders {
-            order.extend(holder.instances.iter().enumerate().map(|(i, instance)| (instance.read, pid, i)));
+            by_age.extend(holder.instances.iter().enumerate().map(|(i, instance)| (instance.read, pid, i)));
         }
-        order.sort_unstable();
+        by_age.sort_unstable();
+        let mut met: BTreeMap<&Share, usize> = BTreeMap::new();
+        let mut order: Vec<(usize, u32, usize)> = Vec::with_capacity(by_age.len());
+        for (_, pid, i) in by_age {
+            let Some(holder) = self.holders.get(&pid) else { continue };
+            let count = met.entry(&holder.share).or_default();
+            order.push((if holder.share.is_none() { *count / OWN } else { *count }, pid, i));
+            *count += 1;
+        }
+        order.sort_by_key(|(rank, ..)| *rank);
+        order.into_iter().map(|(_, pid, i)| (pid, i)).collect()
+    }
+
+    /// Counts the watches of as many instances as the budget allows.
+    fn count_watches(&mut self, look: Look<'_>) {
         self.debt = self.debt.saturating_sub(FDINFO_BYTES);
-        let (mut left, mut large) = (FDINFO_BYTES, self.debt == 0);
-        for (_, pid, i) in order {
-            let Some(instance) = self.holders.get_mut(&pid).and_then(|holder| holder.instances.get_mut(i)) else {
-                continue;
+        let (mut left, mut large) = (FDINFO_BYTES, Vec::new());
+        for (pid, i) in self.order() {
+            let Some(instance) = self.holders.get(&pid).and_then(|holder| holder.instances.get(i)) else { continue };
+            let most = match u64::from(instance.bytes) {
+                0 => FIRST_LOOK.min(left),
+                // It may have grown, but not into what others need.
+                bytes if bytes <= left => (2 * bytes + (FIRST_LOOK / 4)).min(left),
+                _ => {
+                    large.push((instance.read, pid, i));
+                    continue;
+                }
             };
-            let budget = if u64::from(instance.bytes) <= left {
-                left
-            } else if std::mem::take(&mut large) {
-                FDINFO_BYTES_OF_ONE
-            } else {
-                continue;
-            };
-            let mut counter = WatchCounter::default();
-            let read = processes.fdinfo(pid, instance.fd, |chunk| {
-                counter.feed(chunk);
-                counter.bytes <= budget && !deadline.expired()
-            });
-            if budget > left {
-                self.debt = counter.bytes;
-            } else {
-                left = left.saturating_sub(counter.bytes);
-            }
-            instance.bytes = counter.bytes.try_into().unwrap_or(u32::MAX);
-            let whole = counter.bytes <= budget && !deadline.expired();
-            match read {
-                Ok(()) if whole => (instance.watches, instance.read) = (Some(counter.watches), self.round),
-                // Cut: an earlier count stands, and its size says that it needs more next time.
-                Ok(()) => {}
-                // Closed just now.
-                Err(error) if error.is_gone() => instance.checked = 0,
-                Err(_) => instance.watches = None,
+            if most > 0 {
+                left = left.saturating_sub(self.count(look, pid, i, most));
             }
         }
-        for holder in self.holders.values_mut() {
+        // Whoever's turn is longest ago.
+        let shares: BTreeMap<u32, Share> = self.holders.iter().map(|(&pid, h)| (pid, h.share.clone())).collect();
+        self.large.retain(|share, _| shares.values().any(|other| other == share));
+        let rested = self.debt == 0;
+        while rested && self.debt < FDINFO_BYTES && !look.deadline.expired() {
+            let turn = |&(read, pid, _): &(u32, u32, usize)| {
+                (shares.get(&pid).and_then(|share| self.large.get(share)).copied().unwrap_or(0), read, pid)
+            };
+            let Some(next) = (0..large.len()).min_by_key(|&at| turn(&large[at])) else { break };
+            let (_, pid, i) = large.swap_remove(next);
+            self.large.insert(shares.get(&pid).cloned().flatten(), self.round);
+            self.debt += self.count(look, pid, i, FDINFO_BYTES_OF_ONE);
+        }
+        for (&pid, holder) in &mut self.holders {
+            let before = holder.instances.len();
             holder.instances.retain(|instance| instance.checked != 0);
+            if holder.instances.len() < before {
+                holder.lost = true;
+                if let Ok(i) = self.entries.binary_search_by_key(&pid, |entry| entry.pid) {
+                    self.entries[i].changed = true;
+                }
+            }
         }
     }
 
-    fn usage(&self, deadline: Deadline) -> Usage {
+    /// Counts the watches of one instance, reading so many bytes at the most. Returns how many it read.
+    fn count(&mut self, look: Look<'_>, pid: u32, i: usize, most: u64) -> u64 {
+        let round = self.round;
+        let Some(instance) = self.holders.get_mut(&pid).and_then(|holder| holder.instances.get_mut(i)) else {
+            return 0;
+        };
+        let mut counter = WatchCounter::default();
+        let read = look.processes.fdinfo(pid, instance.fd, |chunk| {
+            counter.feed(chunk);
+            counter.bytes <= most && !look.deadline.expired()
+        });
+        let whole = counter.bytes <= most && !look.deadline.expired();
+        let bytes = if whole || most == FDINFO_BYTES_OF_ONE { counter.bytes } else { FDINFO_BYTES + 1 };
+        instance.bytes = bytes.try_into().unwrap_or(u32::MAX);
+        match read {
+            Ok(()) if whole => (instance.watches, instance.read) = (Some(counter.watches), round),
+            // Cut: an earlier count stands, and its size says that it needs more next time.
+            Ok(()) => {}
+            // Closed just now.
+            Err(error) if error.is_gone() => instance.checked = 0,
+            Err(_) => instance.watches = None,
+        }
+        counter.bytes
+    }
+
+    fn usage(&mut self, deadline: Deadline) -> Usage {
         let mut usage = Usage::default();
         for entry in &self.entries {
             match entry.state {
                 State::Known => continue,
-                State::Overflow => {
-                    usage.dropped += 1;
-                    continue;
-                }
+                State::Overflow => usage.overflown.push(entry.pid),
                 State::Refused => usage.refused += 1,
                 State::New => {}
             }
@@ -355,16 +445,38 @@ impl Index {
         if !self.warm || usage.timeout {
             return usage;
         }
+        let round = self.round;
         let mut uids: BTreeMap<u32, Used> = BTreeMap::new();
-        for holder in self.holders.values() {
-            let used = uids.entry(holder.uid).or_insert(Used { instances: 0, watches: Some(0) });
-            used.instances += holder.instances.len() as u64;
-            for instance in &holder.instances {
-                used.watches = used.watches.zip(instance.watches).map(|(sum, watches)| sum + u64::from(watches));
-                usage.dropped += u64::from(instance.watches.is_none());
+        for holder in self.holders.values_mut() {
+            let mut instances = holder.instances.len() as u64;
+            let known: Vec<u64> = holder.instances.iter().filter_map(|one| one.watches.map(u64::from)).collect();
+            let unknown = instances - known.len() as u64;
+            let mut watches = (!known.is_empty()).then(|| known.iter().sum());
+            if unknown == 0 && !holder.lost {
+                holder.last = Some((instances, watches.unwrap_or(0), round));
+            } else {
+                // What it had a while ago it has still, or it is not known to have less.
+                usage.unexamined += unknown.max(1);
+                if unknown > 0 {
+                    *usage.uncounted.entry(holder.share.as_deref().map(str::to_owned)).or_default() += unknown;
+                }
+                if let Some((last_instances, last_watches)) = holder.last(round) {
+                    instances = instances.max(last_instances);
+                    watches = watches.max(Some(last_watches));
+                }
             }
+            let used = uids.entry(holder.uid).or_insert(Used { instances: 0, watches: None });
+            used.instances += instances;
+            used.watches = used.watches.into_iter().chain(watches).reduce(|sum, watches| sum + watches);
         }
         usage.uids = Some(uids);
         usage
+    }
+}
+
+impl Holder {
+    /// Instances and watches when all were known, if that is not too long ago.
+    fn last(&self, round: u32) -> Option<(u64, u64)> {
+        self.last.filter(|(.., at)| round - at <= HELD).map(|(instances, watches, _)| (instances, watches))
     }
 }

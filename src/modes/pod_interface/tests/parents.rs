@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::parents::Parents;
 use crate::host::iflink::LinkPeer;
-use crate::host::links::{Link, Links};
+use crate::host::links::{Link, Links, Mac};
 
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -54,7 +54,8 @@ impl Story {
     fn at(&mut self, second: u64, links: &[Link], whole: bool) -> Vec<String> {
         let links = Links { all: links.to_vec(), whole };
         let now = self.start + Duration::from_secs(second);
-        let (states, _) = self.parents.update(&links, self.pods.iter(), GRACE, now);
+        let taken = links.all.iter().map(|link| (link.index, link.taken.iter().copied().collect())).collect();
+        let (states, _) = self.parents.update(&links, self.pods.iter(), Some(&taken), GRACE, now);
         states.into_iter().map(|(device, kind, up)| format!("{device} {kind} {}", u8::from(up))).collect()
     }
 
@@ -150,8 +151,9 @@ fn a_thousand_veths_are_nobody() {
             links.push(member(12, veth));
         }
         links.extend([link(90, "tunl0", "ipip"), link(91, "cali12", "veth"), link(92, "tap0", "tun")]);
-        story.pods =
-            (0..1_000).map(|pod| LinkPeer { index: 2, lower: 100 + round * 1_000 + pod, devtype: None }).collect();
+        story.pods = (0..1_000)
+            .map(|pod| LinkPeer { index: 2, lower: 100 + round * 1_000 + pod, ..LinkPeer::default() })
+            .collect();
         assert_eq!(story.at(15 * u64::from(round), &links, true), steady);
     }
     story.pods.clear();
@@ -159,30 +161,82 @@ fn a_thousand_veths_are_nobody() {
     assert_eq!(story.lost(), 0);
 }
 
+const MACVLAN: Mac = [2, 0, 0, 0, 0, 9];
+
+fn of_address(byte: u8, link: Link) -> Link {
+    Link { address: Some([2, 0, 0, 0, 1, byte]), ..link }
+}
+
+fn in_a_pod(lower: u32, devtype: &str, address: Mac) -> LinkPeer {
+    LinkPeer { index: 9, lower, address: Some(address), devtype: (!devtype.is_empty()).then(|| devtype.to_owned()) }
+}
+
 #[test]
 fn parents_of_interfaces_inside_pods() {
     let mut story = Story::new();
     let links = [
-        link(2, "eth0", ""),
-        link(3, "eth1", ""),
-        link(4, "eth2", ""),
-        Link { lower_namespace: Some(0), ..on(7, link(5, "veth1", "veth")) },
+        Link { taken: vec![MACVLAN], ..of_address(2, link(2, "eth0", "")) },
+        of_address(3, link(3, "eth1", "")),
+        of_address(4, link(4, "eth2", "bond")),
+        of_address(5, Link { lower_namespace: Some(0), ..on(7, link(5, "veth1", "veth")) }),
     ];
-    let stacked = |index, lower, devtype: &str| LinkPeer {
-        index,
-        lower,
-        devtype: (!devtype.is_empty()).then(|| devtype.to_owned()),
-    };
-    story.pods =
-        vec![stacked(9, 2, ""), stacked(9, 3, "vlan"), stacked(9, 4, "ipvlan"), stacked(7, 5, ""), stacked(9, 77, "")];
+    let (eth1, eth2) = (links[1].address.unwrap(), links[2].address.unwrap());
+    story.pods = vec![
+        in_a_pod(2, "", MACVLAN),
+        in_a_pod(3, "vlan", eth1),
+        in_a_pod(4, "ipvlan", eth2),
+        in_a_pod(5, "", [2, 0, 0, 0, 2, 1]),
+        in_a_pod(77, "", MACVLAN),
+    ];
     let states = ["eth0 macvlan_parent 1", "eth1 vlan_parent 1", "eth2 ipvlan_parent 1"];
-    assert_eq!(story.at(0, &links, true), states);
+    assert_eq!(story.at(0, &links, true)[1..], ["eth1 vlan_parent 1", "eth2 bond 1", "eth2 ipvlan_parent 1"]);
+    assert_eq!(story.at(5, &links, true)[0], states[0]);
     story.at(10, &links, true);
     assert_eq!(story.at(20, &links[1..], true)[0], "eth0 macvlan_parent 0");
     story.pods.clear();
-    assert_eq!(story.at(30, &links[1..], true), ["eth0 macvlan_parent 0"], "the others carry nothing any more");
-    assert_eq!(story.at(40, &links, true), [""; 0]);
-    assert_eq!(story.lost(), 1);
+    assert_eq!(story.at(30, &links[1..2], true)[0], "eth0 macvlan_parent 0");
+    assert_eq!(story.at(40, &links[..2], true)[..1], ["eth2 bond 0"], "the others carry nothing any more");
+}
+
+/// As Docker in Docker and a nested namespace have them: the number is of another namespace, and by chance or on
+/// purpose that of an interface of the machine.
+#[test]
+fn what_a_pod_stacks_in_namespaces_of_its_own_is_on_nothing_of_the_machine() {
+    let mut story = Story::new();
+    let links = [
+        of_address(2, link(2, "eth0", "")),
+        of_address(5, Link { lower_namespace: Some(0), ..on(7, link(5, "cali1", "veth")) }),
+        Link { taken: vec![MACVLAN], ..of_address(6, link(6, "cni0", "bridge")) },
+        of_address(7, link(7, "tap0", "tun")),
+    ];
+    let unknown = [2, 0, 0, 0, 2, 1];
+    for lower in [2, 5, 6, 7] {
+        for devtype in ["", "vlan", "macvlan", "ipvlan"] {
+            story.pods.push(in_a_pod(lower, devtype, unknown));
+            story.pods.push(LinkPeer { lower, index: 9, ..LinkPeer::default() });
+        }
+    }
+    // Whoever sees the address of an interface that comes and goes with pods can take it.
+    for (lower, byte) in [(5, 5), (6, 6), (7, 7)] {
+        story.pods.push(in_a_pod(lower, "ipvlan", [2, 0, 0, 0, 1, byte]));
+    }
+    assert_eq!(story.at(0, &links, true), [""; 0]);
+    story.at(20, &links, true);
+    assert_eq!(story.at(40, &links[..1], true), [""; 0]);
+    assert_eq!(story.lost(), 0);
+}
+
+#[test]
+fn without_the_machines_word_what_was_known_stays() {
+    let mut story = Story::new();
+    let links =
+        [Link { taken: vec![MACVLAN], ..of_address(2, link(2, "eth0", "")) }, of_address(3, link(3, "eth1", ""))];
+    story.pods = vec![in_a_pod(2, "", MACVLAN), in_a_pod(3, "", MACVLAN)];
+    assert_eq!(story.at(0, &links, true), ["eth0 macvlan_parent 1"]);
+    let links = Links { all: links.to_vec(), whole: true };
+    let now = story.start + Duration::from_secs(15);
+    let (states, _) = story.parents.update(&links, story.pods.iter(), None, GRACE, now);
+    assert_eq!(states, [("eth0".to_owned(), "macvlan_parent", true)]);
 }
 
 #[test]
@@ -201,7 +255,7 @@ fn a_dump_that_is_not_whole_proves_no_loss() {
 fn a_cap_keeps_it_small() {
     let vlans = (0..500).map(|number| on(6, link(100 + number, &format!("vlan{number}"), "vlan")));
     let links = Links { all: machine().into_iter().chain(vlans).collect(), whole: true };
-    let (states, dropped) = Parents::default().update(&links, [].iter(), GRACE, Instant::now());
+    let (states, dropped) = Parents::default().update(&links, [].iter(), None, GRACE, Instant::now());
     assert!(states.len() < 140, "{}", states.len());
     assert_eq!(dropped, 508 - 128);
 }
@@ -225,11 +279,12 @@ fn recorded_nodes() {
                 lower: number(&row["link_index"]),
                 lower_namespace: row["link_netnsid"].as_i64().map(|id| id as i32),
                 master: rows.iter().find(|one| one["ifname"] == row["master"]).and_then(|one| number(&one["ifindex"])),
+                ..Link::default()
             })
             .collect();
         assert!(links.iter().any(|link| link.master.is_some()) && links.len() > 10);
         let mut story = Story::new();
-        story.pods = links.iter().map(|link| LinkPeer { index: 2, lower: link.index, devtype: None }).collect();
+        story.pods = links.iter().map(|link| LinkPeer { index: 2, lower: link.index, ..LinkPeer::default() }).collect();
         story.pods.retain(|stacked| links.iter().any(|link| link.index == stacked.lower && link.lower == Some(2)));
         assert_eq!(story.at(0, &links, true), [""; 0]);
         story.at(20, &[], true);
