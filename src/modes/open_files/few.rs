@@ -2,7 +2,8 @@
 //!
 //! The node's own processes and those of pods have places apart, and no pod takes more than its share: what runs in one
 //! can hide neither a daemon of the node nor what another pod must be told of. Beyond these, [`MOST_OF_POD`] processes
-//! of each pod that an alert may read are shown by their numbers alone, those of different containers first.
+//! of each pod that an alert may read are shown by their numbers alone, those of different containers first. Where it
+//! cannot be known whose a process is, all of these have the places of one more node.
 //!
 //! A process is not near a limit that is below [`LEAST_LIMIT`]: alerts leave it out, so it must not stand before one
 //! that they read.
@@ -54,7 +55,7 @@ pub(super) struct Plain {
 pub(super) struct Choice {
     /// The node's own, held open, by pid.
     pub(super) nodes: Vec<Rc<Process>>,
-    /// Those of pods, held open, by pid.
+    /// Those of pods, and of nobody knows whom, held open, by pid.
     pub(super) pods: Vec<Rc<Process>>,
     /// None of the above.
     pub(super) plain: Vec<Plain>,
@@ -68,6 +69,7 @@ pub(super) struct Choice {
 pub(super) struct Few {
     nodes: Places,
     pods: Places,
+    unknown: Places,
     daemons: Vec<Rc<Process>>,
     namesakes: Top,
     ourselves: Option<(Rc<Process>, bool)>,
@@ -75,7 +77,7 @@ pub(super) struct Few {
     names: Vec<Comm>,
     own_pid: Option<u32>,
     top: usize,
-    /// Of the node's own: how many are near their limit.
+    /// Of the node's own, and of nobody knows whom: how many are near their limit.
     paged: u64,
     left_out: u64,
 }
@@ -86,6 +88,7 @@ impl Few {
         Few {
             nodes: Places::new(top, top),
             pods: Places::new(top, MOST_OF_POD_IN_DETAIL),
+            unknown: Places::new(top, top),
             daemons: Vec::new(),
             namesakes: Top::new(MOST_NAMESAKES, 1),
             ourselves: None,
@@ -108,7 +111,7 @@ impl Few {
         let read = self.top > 0 && near.is_some_and(|near| near > READ);
         let named = self.names.contains(&comm);
         let ourselves = self.own_pid == Some(process.pid);
-        let wanted = [&self.nodes, &self.pods].iter().any(|places| places.want(near, fds));
+        let wanted = [&self.nodes, &self.pods, &self.unknown].iter().any(|places| places.want(near, fds));
         if !(read || named || ourselves || wanted) {
             return;
         }
@@ -117,12 +120,13 @@ impl Few {
         let process = Rc::new(process);
         match (read, near, &whose) {
             (true, Some(near), Whose::Pod(place)) => self.share(&process, comm, fds, near, place),
-            (true, Some(PAGED..), Whose::Nodes) => self.paged += 1,
+            (true, Some(PAGED..), Whose::Nodes | Whose::Unknown) => self.paged += 1,
             _ => {}
         }
-        match whose.share() {
-            None => self.nodes.offer(near, fds, "", &process),
-            Some(share) => self.pods.offer(near, fds, share, &process),
+        match &whose {
+            Whose::Nodes => self.nodes.offer(near, fds, "", &process),
+            Whose::Unknown => self.unknown.offer(near, fds, "", &process),
+            Whose::Pod(place) => self.pods.offer(near, fds, &place.pod_uid, &process),
         }
         if ourselves {
             self.ourselves = Some((process, whose.share().is_none()));
@@ -163,11 +167,16 @@ impl Few {
         }
         // A daemon in a static pod may stand among the nearest of pods, too.
         let nodes = open(daemons, self.nodes);
+        let unknown = open(Vec::new(), self.unknown);
         let mut pods = open(namesakes, self.pods);
+        let shown =
+            nodes.iter().chain(&unknown).filter(|process| near(process).is_some_and(|near| near >= PAGED)).count()
+                as u64;
+        pods.extend(unknown);
+        pods.sort_unstable_by_key(|process| process.pid);
+        pods.dedup_by_key(|process| process.pid);
         let own: HashSet<u32> = nodes.iter().map(|process| process.pid).collect();
         pods.retain(|process| !own.contains(&process.pid));
-
-        let shown = nodes.iter().filter(|process| near(process).is_some_and(|near| near >= PAGED)).count() as u64;
         let mut choice = Choice { left_out: self.left_out + self.paged.saturating_sub(shown), ..Choice::default() };
         let detailed: HashSet<u32> = nodes.iter().chain(&pods).map(|process| process.pid).collect();
         // First the nearest of every container, then the second of each: no pod takes another's first place.

@@ -128,7 +128,14 @@ impl Pods {
     pub(super) fn learn(&mut self, process: &Process, cgroup: &Result<String>) -> Whose {
         let whose = Whose::of(cgroup, self.places);
         let (round, daemon) = (self.round, None);
-        let entry = Entry { inode: process.inode, comm: hash(process), whose: whose.clone(), daemon, asked: round, seen: round };
+        let entry = Entry {
+            inode: process.inode,
+            comm: hash(process),
+            whose: whose.clone(),
+            daemon,
+            asked: round,
+            seen: round,
+        };
         let known = self.entries.insert(process.pid, entry);
         if let (Some(known), Some(entry)) = (known, self.entries.get_mut(&process.pid))
             && known.whose == entry.whose

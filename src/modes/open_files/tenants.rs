@@ -74,6 +74,23 @@ fn no_pod_takes_the_places_of_another_or_of_the_node() {
     assert_eq!(detailed(&samples).len(), 8 + 200 + 3);
 }
 
+/// In a cgroup namespace of our own, without the machine's cgroups.
+#[test]
+fn of_whom_nothing_is_known_is_no_pod_with_a_pods_share() {
+    let fake = FakeProc::new();
+    for pid in 1..=4 {
+        fake.process(pid, b"somebody", 300, &[FILE; 290]);
+        fake.write(&format!("{pid}/cgroup"), b"0::/../../other\n");
+    }
+    fake.of_pod(100, "victim", 100, "a", 300, 290);
+    let samples = fake.collect_with(Settings { top: 4, ..Settings::default() });
+    assert_eq!(detailed(&samples), [1, 2, 3, 4, 100]);
+    assert_eq!(samples.dropped(), 0);
+    let samples = fake.collect_with(small());
+    assert!(shows(&samples, 100), "{:?}", detailed(&samples));
+    assert_eq!(samples.dropped(), 2, "two of four have no place, and that is told");
+}
+
 #[test]
 fn each_container_of_a_pod_is_told_before_the_second_process_of_another() {
     let fake = FakeProc::new();

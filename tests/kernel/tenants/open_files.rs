@@ -330,12 +330,15 @@ fn sockets_by_the_runtimes_name_blame_nobody_and_hide_no_leak() {
 
     let pages: Vec<Samples> = (0..4).map(|_| collect(&*mode)).collect();
     let of = |peer: &str, pid: &str, uid: &str| (peer.to_owned(), pid.to_owned(), uid.to_owned());
-    let expected = BTreeMap::from([
-        (of("process", &leaker.pid().to_string(), VICTIM), 110.0),
-        (of("namespace", "", EVIL), 60.0 * 111.0),
-    ]);
     for page in &pages {
-        assert_eq!(connections(page, &path), expected);
+        let lost: u64 = page.dropped_by().pods.iter().map(|(_, count)| count).sum();
+        // Emulated processors may not get into every namespace in the time that there is, and that is told.
+        assert!(lost == 0 || common::vm::inside(), "{lost}");
+        let expected = BTreeMap::from([
+            (of("process", &leaker.pid().to_string(), VICTIM), 110.0),
+            (of("namespace", "", EVIL), (60 - lost) as f64 * 111.0),
+        ]);
+        assert_eq!(connections(page, &path), expected, "{lost} left out");
     }
     let alerts = alerts(&pages, "HeadroomRuntimeSocketClientLeak");
     assert!(alerts.iter().any(|labels| labels.get("pod_uid").is_some_and(|uid| uid == VICTIM)), "{alerts:#?}");
