@@ -54,10 +54,12 @@ impl EmptyDir {
         // Whatever is undone is undone under both names: one of them is the right one at any moment.
         for pod in [&pod, &staged] {
             let volume = pod.join(volume());
-            let inside: Vec<&Path> = volume.ancestors().take_while(|path| path.starts_with(pod)).collect();
+            let inside: Vec<&Path> = volume.ancestors().skip(1).take_while(|path| path.starts_with(pod)).collect();
             for path in inside.into_iter().rev() {
                 journal.note(Item::Dir(path.to_owned()))?;
             }
+            // Should somebody unmount it, what writes into the volume may write one more file below.
+            journal.note(Item::Tree(volume.clone()))?;
             journal.note(Item::Mount(volume))?;
         }
         let within = staged.join(volume());

@@ -16,7 +16,8 @@
 //! the whole hierarchy.
 //!
 //! **When it misleads.** A dying cgroup is normal for some milliseconds after each `rmdir`, and for as long as page
-//! cache or a tmpfs file that it made lives: watch the trend, not the number. The kubelet keeps a dead pod's directory
+//! cache or a tmpfs file that it made lives (up to Linux 6.18 at least; 7.2 gives such pages to the parent): watch the
+//! trend, not the number. The kubelet keeps a dead pod's directory
 //! while its volumes are mounted, makes it before the first sandbox (while volumes are attached, for instance) and
 //! removes it after the last: a pod directory that the runtime does not know is legitimate for minutes, and only its
 //! age tells it from a leak. Ages start with the exporter, and stand still while the runtime does not answer. Without a

@@ -213,8 +213,15 @@ state = "{dir}/state"
     /// Puts one more image of ours into the store: the same files, another name and another id.
     pub fn import_image(&self, name: &str) -> Result<(), String> {
         let archive = docker_archive(self.dir(), name);
-        let ctr = Command::new("ctr")
-            .args(["--address", self.socket().to_str().unwrap(), "--namespace", "k8s.io", "images", "import"])
+        let mut ctr = Command::new("ctr");
+        ctr.args(["--address", self.socket().to_str().unwrap(), "--namespace", "k8s.io", "images", "import"]);
+        // From 2.0 on the daemon would import it, and that only for a snapshotter that it is configured to unpack for.
+        let help =
+            Command::new("ctr").args(["images", "import", "--help"]).output().map_err(|error| error.to_string())?;
+        if String::from_utf8_lossy(&help.stdout).contains("--local") {
+            ctr.arg("--local");
+        }
+        let ctr = ctr
             .args(["--snapshotter", if overlay() { "overlayfs" } else { "native" }])
             .arg(&archive)
             .output()

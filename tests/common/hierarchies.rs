@@ -16,6 +16,17 @@ pub fn v2() -> &'static str {
     if *PURE_V2 { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/unified" }
 }
 
+/// True where a page of memory keeps the cgroup that it is charged to. Seen up to Linux 6.18; 7.2 gives the pages of a
+/// removed cgroup to its parent. Where it is not so, that is said.
+pub fn pages_hold_cgroups() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let major: u32 = release.split('.').next().unwrap().parse().unwrap();
+    if major >= 7 {
+        super::not_in_this_kernel("cgroups that are held by pages after they were removed");
+    }
+    major < 7
+}
+
 /// The hierarchy with the memory controller, `None` with a word where there is none.
 pub fn memory() -> Option<&'static str> {
     let root = if *PURE_V2 { v2() } else { V1 };

@@ -50,10 +50,10 @@ fn tests_pass_on(suite: &str, words: &str, without: &str) {
     let exe = std::env::current_exe().unwrap();
     let filter = std::env::var("HEADROOM_TEST_FILTER").unwrap_or_default();
     // What asks nothing of the kernel: TLS to a kubelet, which must answer within two seconds, and Docker. What a
-    // scrape costs is no question to emulated processors.
-    let skipped = "--skip vm:: --skip configz:: --skip docker --skip a_full_node_is_cheap";
+    // scrape costs, and how many of them there can be, is no question to emulated processors.
+    let skipped = "--skip vm:: --skip configz:: --skip docker --skip a_full_node_is_cheap --skip readers_in_a_hurry";
     let command = format!("{strict}{INSIDE}=1 {} {skipped} {without} --test-threads=2 {filter}", exe.display());
-    let outcome = vm.run(&command, Duration::from_secs(1200));
+    let outcome = vm.run(&command, Duration::from_secs(1500));
     eprintln!("{suite}: done after {:?}", start.elapsed());
     assert_eq!(outcome.status, 0, "on Debian {suite}:\n{}", outcome.output);
     let (release, mounted) = kernel.split_once('\n').unwrap();
