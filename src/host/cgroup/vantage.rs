@@ -145,10 +145,17 @@ fn is_of(mounted: &[String], row: &str) -> bool {
     if row.is_empty() { mounted.is_empty() } else { row.split(',').all(|one| mounted.iter().any(|name| name == one)) }
 }
 
-/// The whole hierarchies that are mounted at or below `base`.
+/// The whole hierarchies that are mounted at or below `base`. One over which something was mounted later is still in the
+/// table, but nobody gets there: a container that is a node may have the hierarchies of v1 below its own.
 fn mounted(mountinfo: &str, base: &Path) -> Vec<Mounted> {
-    let row = |line: &str| {
-        let mount = Mount::parse(line).filter(|mount| mount.mountpoint.starts_with(base))?;
+    let all: Vec<(&str, Mount)> = mountinfo.lines().filter_map(|line| Some((line, Mount::parse(line)?))).collect();
+    let hides = |later: &Mount, mount: &Mount| {
+        later.mountpoint != Path::new("/") && mount.mountpoint.starts_with(&later.mountpoint)
+    };
+    let row = |(number, (line, mount)): (usize, &(&str, Mount))| {
+        if !mount.mountpoint.starts_with(base) || all[number + 1..].iter().any(|(_, later)| hides(later, mount)) {
+            return None;
+        }
         let controllers = match mount.fstype.as_str() {
             "cgroup2" => Vec::new(),
             "cgroup" => line.rsplit(' ').next()?.split(',').map(str::to_owned).collect(),
@@ -158,9 +165,9 @@ fn mounted(mountinfo: &str, base: &Path) -> Vec<Mounted> {
         let above = root.split('/').filter(|name| !name.is_empty());
         // With a name in it, it is a part of the hierarchy.
         let levels = above.map(|name| (name == "..").then_some(())).collect::<Option<Vec<()>>>()?.len();
-        Some(Mounted { at: mount.mountpoint, controllers, levels })
+        Some(Mounted { at: mount.mountpoint.clone(), controllers, levels })
     };
-    mountinfo.lines().filter_map(row).collect()
+    all.iter().enumerate().filter_map(row).collect()
 }
 
 /// The names from the root of this hierarchy down to that of our cgroup namespace.
@@ -332,6 +339,17 @@ mod tests {
         let vantage = machine.vantage();
         let text = "3:cpu,cpuacct:/../v\n2:pids:/v\n1:name=systemd:/../v\n0::/../v\n";
         assert_eq!(vantage.absolute(text.to_owned()).unwrap(), "3:cpu,cpuacct:/v\n2:pids:/v\n0::/b/v\n");
+    }
+
+    #[test]
+    fn what_another_mount_covers_is_not_asked() {
+        // A container that is a node, on a machine with v1: its own hierarchy lies over the others.
+        let machine =
+            Machine::new(&[("memory", "/..", "memory"), ("unified", "/..", ""), ("", "/", "")], "4:memory:/\n0::/\n");
+        let vantage = machine.vantage();
+        assert_eq!(vantage.is_known(), Ok(()));
+        let text = "4:memory:/\n0::/kubepods/pod1/x\n";
+        assert_eq!(vantage.absolute(text.to_owned()).unwrap(), text);
     }
 
     #[test]
