@@ -21,8 +21,8 @@ fn project() -> Vec<PathBuf> {
     files
 }
 
-/// Words on the kernel's command line for the controllers on cgroup v1 and a v2 beside them, as systemd before 256 makes
-/// it.
+/// Words on the kernel's command line for the controllers on cgroup v1 and a v2 beside them, as systemd before 256
+/// makes it.
 const V1: &str = "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=0";
 
 /// What of these tests asks a runtime for CRI v1, which containerd has from 1.6.

@@ -145,7 +145,7 @@ fn is_of(mounted: &[String], row: &str) -> bool {
     if row.is_empty() { mounted.is_empty() } else { row.split(',').all(|one| mounted.iter().any(|name| name == one)) }
 }
 
-/// The whole hierarchies that are mounted at or below `base`. One over which something was mounted later is still in the
+/// The whole hierarchies that are mounted at or below `base`. One that something was mounted over later is still in the
 /// table, but nobody gets there: a container that is a node may have the hierarchies of v1 below its own.
 fn mounted(mountinfo: &str, base: &Path) -> Vec<Mounted> {
     let all: Vec<(&str, Mount)> = mountinfo.lines().filter_map(|line| Some((line, Mount::parse(line)?))).collect();
