@@ -275,7 +275,14 @@ fn serve(mut stream: TcpStream, config: Arc<ServerConfig>, state: &State) {
         }
         Act::ResetRequest => return reset(&tls.sock),
         Act::Frames(bytes) => frames(&mut tls, &head, &bytes, false),
-        Act::LastFrames(bytes) => frames(&mut tls, &head, &bytes, true),
+        Act::LastFrames(bytes) => {
+            frames(&mut tls, &head, &bytes, true);
+            tls.conn.send_close_notify();
+            let _ = tls.flush();
+            // FIN, and no RST for what is on its way: that would overtake the frames.
+            let _ = tls.sock.shutdown(std::net::Shutdown::Write);
+            return until_closed(&mut tls.sock);
+        }
         Act::Close | Act::Ignore | Act::Plain | Act::ResetHello => return,
     }
     tls.conn.send_close_notify();
