@@ -67,7 +67,7 @@ fn a_machine_that_is_a_container() {
                      [ -z \"$port\" ] || break
                      sleep 0.1
                  done
-                 curl -sf http://127.0.0.1:$port/metrics; kill $!; wait || true; cat /tmp/{log} >&2; rm /tmp/{log}'",
+                 curl -sf http://127.0.0.1:$port/metrics; kill $!; wait || true; rm /tmp/{log}'",
             node = node.display(),
             log = node.file_name().unwrap().display(),
         );

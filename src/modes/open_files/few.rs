@@ -104,10 +104,7 @@ impl Few {
     /// Processes come in the order of their pids, so of equal ones the lower pid stays.
     pub(super) fn offer(&mut self, process: Process, pods: &mut Pods) {
         let (Some(fds @ 1..), Some(comm)) = (process.fds, process.comm) else { return };
-        let near = match process.limit {
-            Some(Limit::Files(limit @ LEAST_LIMIT..)) => Some((fds.min(u32::MAX.into()) << 32) / limit),
-            _ => None,
-        };
+        let near = near(&process);
         let read = self.top > 0 && near.is_some_and(|near| near > READ);
         let named = self.names.contains(&comm);
         let ourselves = self.own_pid == Some(process.pid);
@@ -169,9 +166,8 @@ impl Few {
         let nodes = open(daemons, self.nodes);
         let unknown = open(Vec::new(), self.unknown);
         let mut pods = open(namesakes, self.pods);
-        let shown =
-            nodes.iter().chain(&unknown).filter(|process| near(process).is_some_and(|near| near >= PAGED)).count()
-                as u64;
+        let paged = |process: &&Rc<Process>| near(process).is_some_and(|near| near >= PAGED);
+        let shown = nodes.iter().chain(&unknown).filter(paged).count() as u64;
         pods.extend(unknown);
         pods.sort_unstable_by_key(|process| process.pid);
         pods.dedup_by_key(|process| process.pid);
@@ -196,6 +192,7 @@ impl Few {
     }
 }
 
+/// Which share of its limit a process has open, if alerts read that limit.
 fn near(process: &Process) -> Option<u64> {
     match process.limit? {
         Limit::Files(limit @ LEAST_LIMIT..) => Some((process.fds?.min(u32::MAX.into()) << 32) / limit),
