@@ -59,11 +59,12 @@ pub(super) struct Verdict {
 impl Verdict {
     /// This one's, and that of the other end of the same connection.
     pub(super) fn and(self, other: Verdict) -> Verdict {
+        let goes_on = |end: Verdict| end.stalled && !end.begins;
         Verdict {
             waiting: self.waiting,
             unread: self.unread.max(other.unread),
             stalled: self.stalled || other.stalled,
-            begins: (self.begins || other.begins) && (self.begins || !self.stalled) && (other.begins || !other.stalled),
+            begins: (self.begins || other.begins) && !goes_on(self) && !goes_on(other),
         }
     }
 }
