@@ -32,7 +32,7 @@ use crate::common::netns::{CP, CP6};
 use crate::common::tls_server::Authority;
 use crate::testbed::control::{Order, Report, Request, Settings, Silent};
 use crate::testbed::names::{self, NAME};
-use crate::testbed::{NODE_NAME, PORT};
+use crate::testbed::{BALANCER, NEXT, NODE_NAME, PORT};
 
 const RECENT: usize = 5_000;
 
@@ -76,7 +76,8 @@ struct Signals {
 
 /// Serves until standard input, where the orders come from, ends. The authority to trust is left in the directory.
 pub fn run(directory: &Path, settings: Settings) {
-    let names = [CP.to_string(), CP6.to_string(), NAME.to_owned()];
+    // Through a balancer on the node it is asked for by the balancer's address.
+    let names = [CP.to_string(), CP6.to_string(), NEXT.to_string(), BALANCER.0.to_string(), NAME.to_owned()];
     let names = names.each_ref().map(String::as_str);
     let certificates = ["cluster", "elsewhere"].map(|name| {
         let authority = Authority::new(name);
@@ -95,7 +96,9 @@ pub fn run(directory: &Path, settings: Settings) {
     });
     let resolver = UdpSocket::bind((CP, 53)).unwrap();
     let shared = Arc::clone(&state);
-    std::thread::spawn(move || names::serve(&resolver, &[CP, CP6], || shared.told.lock().unwrap().settings.names));
+    std::thread::spawn(move || {
+        names::serve(&resolver, || shared.settings(|settings| (settings.names, settings.addresses.clone())))
+    });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.spawn(listen(Arc::clone(&state)));
     let control = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
