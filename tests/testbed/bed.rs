@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::common::netns::{CP, CP6, Connection, Pair};
 use crate::common::{Exporter, Page};
@@ -71,8 +71,10 @@ impl Bed {
 
     pub fn start_kubelet_by(&mut self, way: Way, environment: &[(&str, &str)], renew: Duration) {
         let renew = renew.as_millis() as u64;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
         self.kubelet = Some(KubeletLike::start(&self.pair.node, self.directory.path(), way, environment, renew));
-        wait(Duration::from_secs(10), "a renewal", || self.requests(KUBELET_AGENT).iter().any(renewal).then_some(()));
+        let its = |request: &Request| request.at > now && renewal(request);
+        wait(Duration::from_secs(10), "a renewal", || self.requests(KUBELET_AGENT).iter().any(its).then_some(()));
     }
 
     pub fn stop_kubelet(&mut self) {
@@ -124,11 +126,12 @@ impl Bed {
         let (start, mut last) = (Instant::now(), self.scrape());
         while !so(&last) {
             if start.elapsed() > limit {
-                let ours =
-                    |series: &&str| series.starts_with("headroom_apiserver") || series.starts_with("headroom_node");
-                let ours = last.0.iter().filter(|(series, _)| ours(&series.as_str()) && !series.contains("_bucket"));
+                let ours = ["headroom_apiserver", "headroom_kubelet", "headroom_node"];
+                let ours = |series: &str| ours.iter().any(|name| series.starts_with(name));
+                let ours = last.0.iter().filter(|(series, _)| ours(series) && !series.contains("_bucket"));
                 let page: String = ours.map(|(series, value)| format!("{series} {value}\n")).collect();
-                panic!("not so after {limit:?}: {what}\n{page}{:#?}", self.sockets());
+                let sockets: Vec<String> = self.all_sockets().iter().map(|socket| format!("{socket:?}\n")).collect();
+                panic!("not so after {limit:?}: {what}\n{page}{}", sockets.concat());
             }
             std::thread::sleep(Duration::from_millis(100));
             last = self.scrape();

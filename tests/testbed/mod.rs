@@ -81,6 +81,10 @@ fn start(
 ) -> Child {
     let mut command = namespace.command(std::env::current_exe().unwrap());
     let log = std::fs::File::options().create(true).append(true).open(directory.join(format!("{role}.log"))).unwrap();
+    // A proxy of this machine's is none of the bed's.
+    for name in ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"] {
+        command.env_remove(name).env_remove(name.to_lowercase());
+    }
     command
         .args(["--exact", "helper", "--nocapture", "--test-threads=1"])
         .env(ROLE, role)
