@@ -1,0 +1,561 @@
+//! The way that the kubelet really takes to the apiserver: straight, by a name, through a balancer on its node, inside
+//! its own balancer, through a proxy. For each what the first page says while all is well, and what the pages say when
+//! it breaks where only that way breaks, after a restart of the exporter in the middle of it, and once it is whole
+//! again. `ways_alone.rs` tests what stands on these ways by itself.
+
+#![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
+#![allow(clippy::print_stdout, reason = "times to detection, for whoever reads them")]
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::common::netns::{self, CP, CP6, Connection};
+use crate::common::{self, Page};
+use crate::testbed::balancer::{Balancer, Program};
+use crate::testbed::bed::{Bed, wait};
+use crate::testbed::control::Names;
+use crate::testbed::forwarder::{Forwarder, Manners, Onward};
+use crate::testbed::series::{Series as _, series};
+use crate::testbed::{BALANCER, Embedded, NAME, NEXT, PORT, Way};
+
+const RENEW: Duration = Duration::from_millis(200);
+/// What a loaded machine may take, not what is expected.
+const SOON: Duration = Duration::from_secs(15);
+/// From a fault to the page that shows it, at these thresholds.
+const DETECTED: Duration = Duration::from_secs(6);
+/// From the end of a fault: the kernel tries again at growing intervals.
+const WHOLE_AGAIN: Duration = Duration::from_secs(40);
+/// A kubelet that never finds out that its connection is dead.
+const BLIND: [(&str, &str); 1] = [("HTTP2_READ_IDLE_TIMEOUT_SECONDS", "0")];
+/// One that finds out in two seconds.
+const SHARP: [(&str, &str); 2] = [("HTTP2_READ_IDLE_TIMEOUT_SECONDS", "1"), ("HTTP2_PING_TIMEOUT_SECONDS", "1")];
+const QUICK: [&str; 3] =
+    ["--apiserver.probe-interval=1s", "--apiserver.probe-timeout=1s", "--apiserver.stall-threshold=2s"];
+
+const WAY: &str = "headroom_kubelet_apiserver_way_info";
+const HEARD: &str = "headroom_kubelet_apiserver_last_data_received_seconds";
+const CONNECTIONS: &str = "headroom_apiserver_connections";
+
+fn bed() -> Option<Bed> {
+    if let Some(lacking) = netns::lacking() {
+        common::say_skip(format_args!("network namespaces: no {lacking}"));
+        return None;
+    }
+    Some(Bed::new())
+}
+
+fn server() -> SocketAddr {
+    (CP, PORT).into()
+}
+
+/// A figure of a connection, by its leg.
+fn figure(page: &Page, figure: &str, owner: &str, peer: SocketAddr, leg: &str) -> Option<f64> {
+    let labels = [("owner", owner), ("peer", &*peer.to_string()), ("leg", leg)];
+    page.of(&format!("headroom_apiserver_connection_{figure}"), &labels)
+}
+
+fn connections(page: &Page, owner: &str, leg: &str) -> Option<f64> {
+    page.of(CONNECTIONS, &[("owner", owner), ("leg", leg)])
+}
+
+fn heard(page: &Page) -> Option<f64> {
+    page.of(HEARD, &[])
+}
+
+/// A way, and what the page says of it.
+#[derive(Clone, Copy, Debug)]
+struct Expected<'a> {
+    way: &'a str,
+    via: &'a str,
+    /// The peer of the kubelet's own connection.
+    near: SocketAddr,
+    /// Who goes onward, and to where.
+    onward: Option<(&'a str, SocketAddr)>,
+}
+
+impl Expected<'_> {
+    fn direct(peer: impl Into<SocketAddr>) -> Self {
+        Expected { way: "direct", via: "", near: peer.into(), onward: None }
+    }
+
+    /// What the page says about the way itself, if that is wrong.
+    fn misnamed(&self, page: &Page) -> Option<String> {
+        let expected = series(WAY, &[("way", self.way), ("via", self.via)]);
+        let rows: Vec<(&str, f64)> = page.family(WAY).collect();
+        (rows != [(&*expected, 1.0)]).then(|| format!("the way: {rows:?}, not {expected}"))
+    }
+
+    /// Everything on this page that is not as it is while all is well.
+    fn wrong(&self, page: &Page) -> Vec<String> {
+        let mut wrong: Vec<String> = self.misnamed(page).into_iter().collect();
+        let near = [("kubelet", self.near, "kubelet")];
+        let far = self.onward.map(|(owner, peer)| (owner, peer, "onward"));
+        for (owner, peer, leg) in near.into_iter().chain(far) {
+            match connections(page, owner, leg) {
+                Some(1.0..) => {}
+                other => wrong.push(format!("connections of {owner}, leg {leg}: {other:?}")),
+            }
+            // What arrived an instant ago may still lie there.
+            for (name, most) in [("stalled", 0.0), ("unread_seconds", 1.0), ("backoff", 0.0)] {
+                match figure(page, name, owner, peer, leg) {
+                    Some(value) if value <= most => {}
+                    other => wrong.push(format!("{name} of {owner} to {peer}, leg {leg}: {other:?}")),
+                }
+            }
+            if leg == "onward" && connections(page, owner, "other").is_some() {
+                wrong.push(format!("{owner} is somebody else as well"));
+            }
+        }
+        wrong.extend(claims_of_none(page));
+        if !heard(page).is_some_and(|seconds| seconds < 2.0) {
+            wrong.push(format!("last heard: {:?}", heard(page)));
+        }
+        if page.outcome("apiserver_connection") != "ok" {
+            wrong.push(format!("the outcome: {}", page.outcome("apiserver_connection")));
+        }
+        let of_a_connection = |series: &&String| series.starts_with("headroom_apiserver_connection");
+        let without = page.0.keys().filter(of_a_connection).filter(|series| !series.contains(",leg=\""));
+        wrong.extend(without.map(|series| format!("no leg: {series}")));
+        wrong
+    }
+
+    /// On the first page of an exporter that has just begun.
+    fn at_once(&self, bed: &Bed, what: &str) {
+        let start = Instant::now();
+        let page = bed.scrape();
+        let wrong = self.wrong(&page);
+        assert!(wrong.is_empty(), "{what}: on the first page: {wrong:#?}\n{}", ours(&page));
+        assert!(start.elapsed() < Duration::from_secs(5), "{what}: the first page took {:?}", start.elapsed());
+    }
+
+    fn again(&self, bed: &Bed) {
+        let (_, after) = bed.until(WHOLE_AGAIN, "the way is whole again", |page| self.wrong(page).is_empty());
+        println!("{} {}: whole again after {after:?}", self.way, self.via);
+    }
+}
+
+/// Where it says that there are none: nowhere while there are.
+fn claims_of_none(page: &Page) -> Vec<String> {
+    let none = page.family(CONNECTIONS).filter(|&(_, count)| count == 0.0);
+    none.map(|(series, _)| format!("{series} 0")).collect()
+}
+
+/// What the page says about the apiserver, for whoever reads why a test failed.
+fn ours(page: &Page) -> String {
+    let about = |series: &str| {
+        ["headroom_apiserver_conn", "headroom_apiserver_endpoint", "headroom_kubelet"]
+            .iter()
+            .any(|name| series.starts_with(name))
+            || series.contains("collector=\"apiserver_connection\"")
+    };
+    page.0.iter().filter(|(series, _)| about(series)).fold(String::new(), |mut text, (series, value)| {
+        writeln!(text, "{series} {value}").unwrap();
+        text
+    })
+}
+
+/// Straight to the control plane, whatever way the kubelet takes.
+fn start_exporter(bed: &Bed) {
+    bed.start_exporter(&format!("https://{CP}:{PORT}"), &QUICK);
+}
+
+/// The exporter is not told where an embedded kubelet's kubeconfig is.
+fn start_bare_exporter(bed: &Bed) {
+    bed.start_exporter_bare(&format!("https://{CP}:{PORT}"), &QUICK);
+}
+
+fn the_one(bed: &Bed, comm: &str, peer: SocketAddr) -> Connection {
+    wait(SOON, &format!("one connection of {comm} to {peer}"), || match bed.lasting(comm, peer)[..] {
+        [connection] => Some(connection),
+        _ => None,
+    })
+}
+
+/// The connection behind the balancer or proxy vanishes, and the kubelet does not look.
+fn dead_behind(bed: &Bed, expected: &Expected<'_>, start: fn(&Bed)) {
+    let (owner, peer) = expected.onward.unwrap();
+    let far = the_one(bed, owner, peer);
+    let fault = bed.pair.drop_connection(far);
+    let stalled = |page: &Page| figure(page, "stalled", owner, peer, "onward") == Some(1.0);
+    let (page, after) = bed.until(DETECTED, "stalled, onward", stalled);
+    println!("{owner}: known {after:?} after the drop");
+    assert_eq!(figure(&page, "stalls_total", owner, peer, "onward"), Some(1.0), "{}", ours(&page));
+    assert_eq!(figure(&page, "stalled", "kubelet", expected.near, "kubelet"), Some(0.0), "{}", ours(&page));
+    assert_eq!(connections(&page, owner, "onward"), Some(1.0), "{}", ours(&page));
+    bed.until(DETECTED, "the kubelet hears nothing", |page| heard(page) > Some(3.0));
+
+    start(bed);
+    let page = bed.scrape();
+    assert_eq!(expected.misnamed(&page), None, "after a restart\n{}", ours(&page));
+    assert!(heard(&page) > Some(3.0), "the kernel remembers\n{}", ours(&page));
+    assert_eq!(claims_of_none(&page), [""; 0]);
+    let (_, after) = bed.until(DETECTED, "stalled, onward, after a restart", stalled);
+    println!("{owner}: known {after:?} after the restart");
+    drop(fault);
+    expected.again(bed);
+}
+
+fn through_a(program: Program) -> Option<(Bed, Balancer)> {
+    let mut bed = bed()?;
+    if let Some(lacking) = program.lacking() {
+        common::say_skip(format_args!("a balancer on the node: no {lacking}"));
+        return None;
+    }
+    let balancer = Balancer::start(&bed.pair.node, bed.directory.path(), program);
+    bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{}", SocketAddr::from(BALANCER))));
+    bed.start_kubelet_by(Way::to(SocketAddr::from(BALANCER)), &BLIND, RENEW);
+    the_one(&bed, program.comm(), server());
+    Some((bed, balancer))
+}
+
+fn behind_a(program: Program) -> Expected<'static> {
+    Expected { way: "balancer", via: program.comm(), near: BALANCER.into(), onward: Some((program.comm(), server())) }
+}
+
+/// Data that nobody reads, on the balancer's side of the kubelet's connection.
+fn unread(bed: &Bed, expected: &Expected<'_>, hang: impl FnOnce(), go_on: impl FnOnce()) {
+    let figure = |page: &Page, name| figure(page, name, "kubelet", expected.near, "kubelet");
+    let waits = |page: &Page| figure(page, "unread_seconds") > Some(2.0) && figure(page, "stalled") == Some(1.0);
+    expected.again(bed);
+    hang();
+    let (page, after) = bed.until(DETECTED, "unread, and stalled for that", waits);
+    println!("{}: known {after:?} after it hangs", expected.via);
+    assert_eq!(claims_of_none(&page), [""; 0]);
+    start_exporter(bed);
+    let page = bed.scrape();
+    assert_eq!(expected.misnamed(&page), None, "after a restart\n{}", ours(&page));
+    let (_, after) = bed.until(DETECTED, "unread after a restart", waits);
+    println!("{}: known {after:?} after the restart", expected.via);
+    go_on();
+    expected.again(bed);
+}
+
+#[test]
+fn nginx_on_the_node() {
+    let Some((bed, balancer)) = through_a(Program::Nginx) else { return };
+    let expected = behind_a(Program::Nginx);
+    start_exporter(&bed);
+    expected.at_once(&bed, "nginx");
+    dead_behind(&bed, &expected, start_exporter);
+    let hung = std::cell::Cell::new(None);
+    unread(&bed, &expected, || hung.set(Some(balancer.hang())), || drop(hung.take()));
+}
+
+#[test]
+fn haproxy_on_the_node() {
+    let Some((mut bed, _balancer)) = through_a(Program::Haproxy) else { return };
+    let expected = behind_a(Program::Haproxy);
+    start_exporter(&bed);
+    expected.at_once(&bed, "haproxy");
+    dead_behind(&bed, &expected, start_exporter);
+
+    // A kubelet that looks heals itself, through the same balancer, and what that leaves behind is nobody's stall.
+    bed.stop_kubelet();
+    bed.start_kubelet_by(Way::to(SocketAddr::from(BALANCER)), &SHARP, RENEW);
+    let first = the_one(&bed, "haproxy", server());
+    expected.again(&bed);
+    let fault = bed.pair.drop_connection(first);
+    wait(SOON, "another connection onward", || {
+        bed.lasting("haproxy", server()).into_iter().find(|&connection| connection != first)
+    });
+    expected.again(&bed);
+    drop(fault);
+}
+
+#[test]
+fn a_balancer_that_misbehaves() {
+    let Some(mut bed) = bed() else { return };
+    let near = SocketAddr::from(BALANCER);
+    let expected = Expected { way: "balancer", via: "some-lb", near, onward: Some(("some-lb", server())) };
+    let forwarder = Forwarder::start(&bed.pair.node, bed.directory.path(), "some-lb", near, Onward::To(server()));
+    bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{near}")));
+    bed.start_kubelet_by(Way::to(near), &BLIND, RENEW);
+    start_exporter(&bed);
+    expected.at_once(&bed, "a forwarder");
+    let hang = || forwarder.tell(Manners { reads: false, onward: true });
+    unread(&bed, &expected, hang, || forwarder.tell(Manners::default()));
+
+    forwarder.tell(Manners { reads: true, onward: false });
+    let (page, _) = bed.until(DETECTED, "none onward", |page| connections(page, "some-lb", "onward") == Some(0.0));
+    assert_eq!(connections(&page, "kubelet", "kubelet"), Some(1.0), "{}", ours(&page));
+    bed.until(DETECTED, "the kubelet hears nothing", |page| heard(page) > Some(3.0));
+    // One that has never seen it go onward knows of the kubelet's connection, and of nothing behind.
+    start_exporter(&bed);
+    let page = bed.scrape();
+    assert_eq!(connections(&page, "kubelet", "kubelet"), Some(1.0), "{}", ours(&page));
+    assert!(heard(&page) > Some(3.0), "{}", ours(&page));
+    assert_eq!(page.family(WAY).count(), 1, "{}", ours(&page));
+    // Its connections were cut; the kubelet has to make another.
+    forwarder.tell(Manners::default());
+    bed.stop_kubelet();
+    bed.start_kubelet_by(Way::to(near), &BLIND, RENEW);
+    expected.again(&bed);
+}
+
+#[test]
+fn a_kubelet_inside_its_own_balancer() {
+    let Some(mut bed) = bed() else { return };
+    let near = SocketAddr::from(([127, 0, 0, 1], 6444));
+    let agent = "/var/lib/rancher/k3s/agent";
+    // Where k3s has it by itself, in this namespace alone.
+    bed.pair.node.run(&format!("mount -t tmpfs none /var/lib; mkdir -p {agent}"));
+    let kubeconfig = bed.directory.path().join("kubelet.kubeconfig");
+    std::fs::write(&kubeconfig, bed.kubeconfig(&format!("https://{near}"))).unwrap();
+    bed.pair.node.run(&format!("cp {} {agent}/", kubeconfig.display()));
+    let embedded = Embedded { comm: "k3s-agent".to_owned(), listen: near, onward: server() };
+    bed.start_kubelet_by(Way { embedded: Some(embedded), ..Way::to(near) }, &BLIND, RENEW);
+    let expected = Expected { way: "balancer", via: "k3s-agent", near, onward: Some(("k3s-agent", server())) };
+    start_bare_exporter(&bed);
+    expected.at_once(&bed, "k3s");
+    dead_behind(&bed, &expected, start_bare_exporter);
+}
+
+#[test]
+fn a_proxy() {
+    let Some(mut bed) = bed() else { return };
+    let (here, there) = (SocketAddr::from(([127, 0, 0, 1], 3128)), SocketAddr::new(CP, 3128));
+    let directory = bed.directory.path();
+    let _proxies = [
+        Forwarder::start(&bed.pair.node, directory, "tinyproxy", here, Onward::AsAsked),
+        Forwarder::start(&bed.pair.cp, directory, "squid", there, Onward::AsAsked),
+    ];
+    let straight = bed.kubeconfig(&format!("https://{}", server()));
+    let named =
+        |proxy: SocketAddr| straight.replace("    server:", &format!("    proxy-url: http://{proxy}\n    server:"));
+    let on_the_node = "127.0.0.1:3128";
+    let local = Expected { way: "proxy", via: on_the_node, near: here, onward: Some(("tinyproxy", server())) };
+    let remote = Expected { way: "proxy", via: "10.77.0.2:3128", near: there, onward: None };
+    let url = format!("http://{here}");
+    let elsewhere = format!("http://{there}");
+    let except = CP.to_string();
+    for (what, kubeconfig, environment, expected) in [
+        ("proxy-url", named(here), vec![], local),
+        ("HTTPS_PROXY", straight.clone(), vec![("HTTPS_PROXY", &*url)], local),
+        (
+            "https_proxy and an exception",
+            straight.clone(),
+            vec![("https_proxy", &*url), ("NO_PROXY", "10.0.0.1")],
+            local,
+        ),
+        ("proxy-url wins", named(there), vec![("HTTPS_PROXY", &*url), ("NO_PROXY", &*except)], remote),
+        ("HTTPS_PROXY, elsewhere", straight.clone(), vec![("HTTPS_PROXY", &*elsewhere)], remote),
+        (
+            "an exception",
+            straight.clone(),
+            vec![("HTTPS_PROXY", &*url), ("NO_PROXY", &*except)],
+            Expected::direct(server()),
+        ),
+        ("for plain HTTP alone", straight.clone(), vec![("HTTP_PROXY", &*url)], Expected::direct(server())),
+    ] {
+        bed.write_kubeconfig(&kubeconfig);
+        let proxy = (expected.way == "proxy").then_some(expected.near);
+        bed.stop_kubelet();
+        bed.start_kubelet_by(Way { proxy, ..Way::default() }, &[&BLIND[..], &environment].concat(), RENEW);
+        start_exporter(&bed);
+        expected.at_once(&bed, what);
+        match (what, expected.way) {
+            ("proxy-url", _) => dead_behind(&bed, &expected, start_exporter),
+            ("HTTPS_PROXY, elsewhere", _) => {
+                let fault = bed.pair.drop_connection(the_one(&bed, "kubelet", there));
+                let stalled = |page: &Page| figure(page, "stalled", "kubelet", there, "kubelet") == Some(1.0);
+                bed.until(DETECTED, "stalled on its way to the proxy", stalled);
+                start_exporter(&bed);
+                bed.until(DETECTED, "stalled after a restart", stalled);
+                drop(fault);
+                expected.again(&bed);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The exporter asks another address of the apiserver, and nobody tells it of the one that the kubelet is connected to.
+fn by_name(before: impl FnOnce(&Bed)) -> Option<Bed> {
+    let mut bed = bed()?;
+    bed.double.tell(|settings| {
+        settings.addresses = vec![CP];
+        settings.endpoints = vec![NEXT.to_string()];
+    });
+    bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{NAME}:{PORT}")));
+    bed.start_kubelet_by(Way::to(format_args!("{NAME}:{PORT}")), &BLIND, RENEW);
+    the_one(&bed, "kubelet", server());
+    before(&bed);
+    start_elsewhere(&bed);
+    Some(bed)
+}
+
+fn start_elsewhere(bed: &Bed) {
+    bed.start_exporter(&format!("https://{NEXT}:{PORT}"), &QUICK);
+}
+
+/// The kubelet's connection dies, is known to be dead, also after a restart, and lives again.
+fn dies_and_lives(bed: &Bed, expected: &Expected<'_>) {
+    let fault = bed.pair.drop_connection(the_one(bed, "kubelet", expected.near));
+    let stalled = |page: &Page| figure(page, "stalled", "kubelet", expected.near, "kubelet") == Some(1.0);
+    let (_, after) = bed.until(DETECTED, "stalled", stalled);
+    println!("known {after:?} after the drop");
+    start_elsewhere(bed);
+    let (_, after) = bed.until(DETECTED, "stalled after a restart", stalled);
+    println!("known {after:?} after the restart");
+    drop(fault);
+    bed.until(WHOLE_AGAIN, "it lives again", |page| {
+        figure(page, "stalled", "kubelet", expected.near, "kubelet") == Some(0.0) && heard(page) < Some(2.0)
+    });
+}
+
+#[test]
+fn a_name_that_moves_on_while_the_kubelet_stays() {
+    let Some(bed) = by_name(|_| ()) else { return };
+    let expected = Expected::direct(server());
+    expected.at_once(&bed, "a name");
+    bed.double.tell(|settings| settings.addresses = vec![NEXT]);
+    let moved = Instant::now();
+    while moved.elapsed() < Duration::from_secs(8) {
+        let page = bed.scrape();
+        assert_eq!(expected.wrong(&page), [""; 0], "{:?} after it moved\n{}", moved.elapsed(), ours(&page));
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    start_elsewhere(&bed);
+    expected.at_once(&bed, "a name that moved on before we came");
+    dies_and_lives(&bed, &expected);
+
+    // When it makes another, that is at the new address, at once.
+    bed.double.close_all();
+    the_one(&bed, "kubelet", (NEXT, PORT).into());
+    Expected::direct((NEXT, PORT)).again(&bed);
+}
+
+#[test]
+fn a_name_that_only_the_kubelet_knows() {
+    let unknown = |bed: &Bed| bed.double.tell(|settings| settings.names = Names::NoSuchName);
+    let Some(bed) = by_name(unknown) else { return };
+    let expected = Expected::direct(server());
+    let page = bed.scrape();
+    assert_eq!(connections(&page, "kubelet", "kubelet"), Some(1.0), "{}", ours(&page));
+    assert_eq!(figure(&page, "stalled", "kubelet", server(), "kubelet"), Some(0.0), "{}", ours(&page));
+    assert!(heard(&page) < Some(2.0), "{}", ours(&page));
+    assert_eq!((expected.misnamed(&page), claims_of_none(&page)), (None, vec![]), "{}", ours(&page));
+    dies_and_lives(&bed, &expected);
+
+    // A kubelet without any connection: while nobody knows where its server is, that it has none is not known either.
+    bed.double.tell(|settings| settings.listening = false);
+    bed.double.close_all();
+    wait(SOON, "no connection", || bed.connections(bed.kubelet().pid()).is_empty().then_some(()));
+    start_elsewhere(&bed);
+    let page = bed.scrape();
+    assert_eq!(connections(&page, "kubelet", "kubelet"), None, "{}", ours(&page));
+    assert_eq!((heard(&page), page.family(WAY).count()), (None, 0), "{}", ours(&page));
+    bed.double.tell(|settings| settings.names = Names::Answer);
+    bed.until(Duration::from_secs(40), "none, now that the name is known", |page| {
+        connections(page, "kubelet", "kubelet") == Some(0.0)
+    });
+    bed.double.tell(|settings| settings.listening = true);
+    expected.again(&bed);
+}
+
+#[test]
+fn a_name_that_is_known_late() {
+    let Some(bed) = by_name(|bed| bed.double.tell(|settings| settings.names = Names::Silent)) else { return };
+    let expected = Expected::direct(server());
+    let start = Instant::now();
+    let page = bed.scrape();
+    assert!(start.elapsed() < Duration::from_secs(5), "a page does not wait for names: {:?}", start.elapsed());
+    assert_eq!(connections(&page, "kubelet", "kubelet"), Some(1.0), "{}", ours(&page));
+    assert_eq!((expected.misnamed(&page), claims_of_none(&page)), (None, vec![]), "{}", ours(&page));
+    bed.double.tell(|settings| settings.names = Names::Answer);
+    expected.again(&bed);
+    dies_and_lives(&bed, &expected);
+}
+
+#[test]
+fn kubeconfigs_of_all_kinds() {
+    let Some(mut bed) = bed() else { return };
+    let directory = bed.directory.path();
+    // The ports that a server without one has.
+    let _ports = [443, 80]
+        .map(|port| Forwarder::start(&bed.pair.cp, directory, "forwarder", (CP, port).into(), Onward::To(server())));
+    let six = SocketAddr::new(CP6, PORT);
+    for (text, peer) in [
+        (format!("https://{six}"), six),
+        (six.to_string(), six),
+        (server().to_string(), server()),
+        (format!("{NAME}:{PORT}"), server()),
+        (format!("http://{}", server()), server()),
+        (format!("https://{CP}"), (CP, 443).into()),
+        (CP.to_string(), (CP, 443).into()),
+        (format!("http://{CP}"), (CP, 80).into()),
+        (format!("https://{}/prefix/", server()), server()),
+    ] {
+        bed.write_kubeconfig(&bed.kubeconfig(&text));
+        bed.stop_kubelet();
+        bed.start_kubelet_by(Way::to(peer), &BLIND, RENEW);
+        bed.start_exporter(&format!("https://{NEXT}:{PORT}"), &QUICK);
+        Expected::direct(peer).at_once(&bed, &text);
+    }
+
+    let context = bed.kubeconfig(&format!("https://{}", server())).replace("current-context: default\n", "");
+    bed.stop_kubelet();
+    bed.start_kubelet_by(Way::default(), &BLIND, RENEW);
+    for (what, text) in [("no current-context", Some(&*context)), ("empty", Some("")), ("missing", None)] {
+        match text {
+            Some(text) => bed.write_kubeconfig(text),
+            None => std::fs::remove_file(bed.directory.path().join("kubelet.conf")).unwrap(),
+        }
+        bed.start_exporter(&format!("https://{NEXT}:{PORT}"), &QUICK);
+        for page in [bed.scrape(), bed.scrape()] {
+            assert_eq!(claims_of_none(&page), [""; 0], "{what}\n{}", ours(&page));
+            let errors = page.family("headroom_collector_errors_total");
+            let errors = errors.filter(|(series, _)| series.contains("collector=\"apiserver_connection\""));
+            assert!(errors.map(|(_, count)| count).sum::<f64>() > 0.0, "{what}: said nowhere\n{}", ours(&page));
+        }
+    }
+    // The file comes, as it does on a node that has just joined.
+    bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{}", server())));
+    bed.until(Duration::from_secs(90), "the file is read", |page| Expected::direct(server()).wrong(page).is_empty());
+}
+
+/// What a person reads: `doctor`'s report.
+fn doctor(bed: &Bed) -> String {
+    let at = |name| bed.directory.path().join(name).display().to_string();
+    let mut command = bed.pair.node.command(env!("CARGO_BIN_EXE_headroom-exporter"));
+    command.args([
+        "doctor",
+        "--for=3s",
+        "--no-runtime",
+        "--kubelet.url=off",
+        &format!("--apiserver.url=https://{CP}:{PORT}"),
+    ]);
+    command
+        .args([&format!("--apiserver.token-file={}", at("token")), &format!("--apiserver.ca-file={}", at("ca.pem"))]);
+    command.args([&format!("--kubelet.kubeconfig={}", at("kubelet.conf")), "--apiserver.stall-threshold=2s"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = bed.pair.node.spawn(&mut command).unwrap().wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    text(output.stdout) + &text(output.stderr)
+}
+
+#[test]
+fn a_person_reads_which_way_it_is() {
+    let Some((bed, _balancer)) = through_a(Program::Nginx) else { return };
+    let says = |text: &str, words: &[&str]| {
+        let missing: Vec<&&str> = words.iter().filter(|word| !text.contains(**word)).collect();
+        assert!(missing.is_empty(), "{missing:?} are not said in:\n{text}");
+    };
+    let way = ["127.0.0.1:7443", "nginx", "10.77.0.2:6443"];
+    let told = doctor(&bed);
+    println!("{told}");
+    says(&told, &way);
+    start_exporter(&bed);
+    bed.scrape();
+    says(&bed.pair.node.inside(|| bed.exporter().get("/", &[]).text()), &way);
+
+    let fault = bed.pair.drop_connection(the_one(&bed, "nginx", server()));
+    bed.until(DETECTED, "stalled", |page| figure(page, "stalled", "nginx", server(), "onward") == Some(1.0));
+    let told = doctor(&bed);
+    println!("{told}");
+    says(&told, &way);
+    assert!(told.contains("10.77.0.2:6443") && told.to_lowercase().contains("stalled"), "{told}");
+    drop(fault);
+}
