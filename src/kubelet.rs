@@ -5,7 +5,7 @@
 //! [`configuration`] (the precedence of its sources), [`thresholds`] (what they mean for eviction), [`signals`] (what
 //! is compared with them), [`version`] (by which some of it goes). Only [`process`] (finding it), [`sources`] (reading
 //! what it was told) and [`configz`] (asking it) touch the machine, and [`handle`] puts what they say together, once
-//! for all modes; [`http2`] is about its connection to the apiserver.
+//! for all modes; [`http2`] and [`proxy`] are about its connection to the apiserver.
 //!
 //! Paths like `cmd/kubelet/app/server.go:216` in comments are of the kubernetes/kubernetes repository at 1.36.
 
@@ -22,6 +22,7 @@ pub mod kubepods;
 pub mod pod_places;
 pub mod process;
 pub mod provenance;
+pub mod proxy;
 pub mod quantity;
 pub mod signals;
 pub mod sources;

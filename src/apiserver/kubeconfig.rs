@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hyper::Uri;
 use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
@@ -113,25 +114,70 @@ impl Kubeconfig {
     }
 }
 
-/// Where the server of the current context is: all that is wanted of a kubeconfig that is somebody else's. Whatever
-/// else is in it does not matter; of a file without a usable context the only cluster is taken.
+/// Where somebody else's client connects to, by its own kubeconfig.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TheirServer {
+    /// `https://`, else `http://`.
+    pub tls: bool,
+    /// A name or an IP address, without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// `proxy-url`, as it is written.
+    pub proxy: Option<String>,
+}
+
+/// The server of the current context: all that is wanted of a kubeconfig that is somebody else's. Whatever else is in
+/// it does not matter.
+///
+/// Without a scheme it is as client-go takes it (`DefaultServerURL` in k8s.io/client-go/rest/url_utils.go): `https` if
+/// the file has anything of TLS, else `http`. Without a current context client-go finds no server, and neither do we.
 ///
 /// # Errors
 /// Malformed if it is no kubeconfig or does not say it.
-pub fn server(text: &str) -> Result<Address> {
+pub fn server(text: &str) -> Result<TheirServer> {
     let document = document(text)?;
-    let context = string(&document, "current-context").map(|name| entry(&document, "contexts", name, "context"));
-    let cluster = match context {
-        Some(Ok(context)) => string(context, "cluster"),
-        _ => None,
+    let current = string(&document, "current-context")
+        .ok_or_else(|| Error::malformed("has no current-context: a client that reads it finds no server"))?;
+    let context = entry(&document, "contexts", current, "context")?;
+    let name =
+        string(context, "cluster").ok_or_else(|| Error::malformed(format!("context {current:?} names no cluster")))?;
+    let cluster = entry(&document, "clusters", name, "cluster")?;
+    let user = string(context, "user").and_then(|name| entry(&document, "users", name, "user").ok());
+    let given = |value: &Value, keys: &[&str]| keys.iter().any(|key| string(value, key).is_some());
+    let tls = given(cluster, &["certificate-authority", "certificate-authority-data"])
+        || cluster.get("insecure-skip-tls-verify") == Some(&Value::Bool(true))
+        || user.is_some_and(|user| given(user, &["client-certificate", "client-certificate-data"]));
+    let server =
+        string(cluster, "server").ok_or_else(|| Error::malformed(format!("cluster {name:?} has no server")))?;
+    let (tls, host, port) = their_url(server, tls)
+        .ok_or_else(|| Error::malformed(format!("the server of cluster {name:?} is no [https://]HOST[:PORT]")))?;
+    Ok(TheirServer { tls, host, port, proxy: string(cluster, "proxy-url").map(str::to_owned) })
+}
+
+fn their_url(url: &str, tls: bool) -> Option<(bool, String, u16)> {
+    let whole;
+    let url = if url.contains("://") {
+        url
+    } else {
+        whole = format!("{}://{url}", if tls { "https" } else { "http" });
+        &whole
     };
-    if let Some(name) = cluster {
-        return address(entry(&document, "clusters", name, "cluster")?, name);
-    }
-    match document.get("clusters").and_then(Value::as_array).map(Vec::as_slice) {
-        Some([only]) => address(only.get("cluster").unwrap_or(&Value::Null), string(only, "name").unwrap_or("")),
-        _ => Err(Error::malformed("has no current-context that names one of its clusters")),
-    }
+    let uri: Uri = url.parse().ok()?;
+    let tls = match uri.scheme_str()? {
+        "https" => true,
+        "http" => false,
+        _ => return None,
+    };
+    let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    // A port that is no number is no port to `Uri`.
+    let port = match authority.as_str().strip_prefix(authority.host())? {
+        "" if tls => 443,
+        "" => 80,
+        port => port.strip_prefix(':')?.parse().ok().filter(|port| *port != 0)?,
+    };
+    (!host.is_empty()).then(|| (tls, host.to_owned(), port))
 }
 
 fn document(text: &str) -> Result<Value> {

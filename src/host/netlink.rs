@@ -400,7 +400,7 @@ mod tests {
     fn a_deadline_that_has_passed_waits_for_nothing() {
         let request = super::super::sockets::tcp::request(
             netlink_packet_sock_diag::AF_INET,
-            1,
+            super::super::sockets::tcp::Ports::Peer(1),
             super::super::sockets::TcpState::Established,
         );
         let passed = Deadline::after(std::time::Duration::ZERO);

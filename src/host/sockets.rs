@@ -106,6 +106,36 @@ impl Host {
         }
     }
 
+    /// The established TCP connections that have this port on our own side: those that a listener here accepted, or has
+    /// still to accept.
+    ///
+    /// # Errors
+    /// As [`Host::tcp_connections`].
+    pub fn tcp_connections_of(&self, local_port: u16, deadline: Deadline) -> Result<Vec<TcpConnection>> {
+        match &self.sockets.0 {
+            Source::Kernel => tcp::accepted(local_port, deadline),
+            Source::Recorded { tcp, .. } => {
+                let asked = |connection: &&TcpConnection| {
+                    connection.state == TcpState::Established && connection.local.port() == local_port
+                };
+                Ok(tcp.iter().filter(asked).cloned().collect())
+            }
+            Source::None => Err(none_recorded()),
+        }
+    }
+
+    /// Every TCP connection in this state, whatever its ports.
+    ///
+    /// # Errors
+    /// As [`Host::tcp_connections`].
+    pub fn tcp_connections_in(&self, state: TcpState, deadline: Deadline) -> Result<Vec<TcpConnection>> {
+        match &self.sockets.0 {
+            Source::Kernel => tcp::all(state, deadline),
+            Source::Recorded { tcp, .. } => Ok(tcp.iter().filter(|one| one.state == state).cloned().collect()),
+            Source::None => Err(none_recorded()),
+        }
+    }
+
     /// The inode numbers of every TCP socket in this state, whatever its ports. Such as no process has any more are
     /// left out.
     ///

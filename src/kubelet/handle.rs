@@ -18,6 +18,7 @@ use super::configz::{self, Configz, Running};
 use super::http2::Http2;
 use super::identity::Why;
 use super::process::{Finder, Found, KubeletProcess, PassedOver};
+use super::proxy;
 use super::sources::{Overrides, Sources};
 use super::thresholds::Thresholds;
 use super::version::Version;
@@ -88,7 +89,7 @@ struct Known {
     settings: Settings,
     configz: Configz,
     /// Its environment, which never changes while it runs, by pid and start time.
-    http2: Mutex<Option<((u32, u64), Http2)>>,
+    environment: Mutex<Option<((u32, u64), Environment)>>,
     /// As the node object said last.
     version: Mutex<Option<Version>>,
     last: Mutex<Option<Last>>,
@@ -104,6 +105,15 @@ struct Last {
     effective: Option<Effective>,
     /// Its end was told.
     told: bool,
+}
+
+/// What the environment that it was started with says of its connection to the apiserver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Environment {
+    /// What it does about a dead HTTP/2 connection.
+    pub http2: Http2,
+    /// By which proxy it connects.
+    pub proxies: proxy::Environment,
 }
 
 /// What one moment shows of the kubelet.
@@ -305,20 +315,22 @@ impl Look {
         host.bounded("the kubelet's kubeconfig", deadline.part(FILES), move || sources.kubeconfig())
     }
 
-    /// What it does about a dead HTTP/2 connection; `None` without a kubelet.
+    /// What its environment says; `None` without a kubelet.
     ///
     /// # Errors
     /// Denied without `CAP_SYS_PTRACE` if it is another user's; gone if it exited; timeout and busy if it is stuck.
-    pub fn http2(&self, host: &Host, deadline: Deadline) -> Result<Option<Http2>> {
+    pub fn environment(&self, host: &Host, deadline: Deadline) -> Result<Option<Environment>> {
         let Some(process) = self.instance(host)? else { return Ok(None) };
-        let known = || self.known.http2.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, http2)) = known().filter(|(known, _)| *known == process) {
-            return Ok(Some(http2));
+        let known = || self.known.environment.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, environment)) = known().as_ref().filter(|(known, _)| *known == process) {
+            return Ok(Some(environment.clone()));
         }
         let environ = host.environ(process.0, deadline)?;
-        let http2 = Http2::of_environ(environ.iter().map(String::as_str));
-        *known() = Some((process, http2));
-        Ok(Some(http2))
+        let environ = || environ.iter().map(String::as_str);
+        let environment =
+            Environment { http2: Http2::of_environ(environ()), proxies: proxy::Environment::of_environ(environ()) };
+        *known() = Some((process, environment.clone()));
+        Ok(Some(environment))
     }
 
     /// What it runs with: its own word if it can be asked, else its files and flags. Read when it is first asked for.

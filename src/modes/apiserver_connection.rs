@@ -8,20 +8,23 @@
 //!
 //! **Evidence, without touching anybody.** `passive.rs`: the kubelet's own sockets, and those of everybody else in the
 //! host's network namespace, by `sock_diag` (`struct tcp_info`), attributed to their processes; the verdict "stalled"
-//! is in `stall.rs`. Whose addresses are looked at: `endpoints.rs`. What the kubelet would do about it: its environment
+//! is in `stall.rs`. Whose addresses are looked at: `endpoints.rs`. Which way the kubelet takes, by a balancer or a proxy
+//! on this machine where there is one: `way.rs`. What the kubelet would do about a dead connection: its environment
 //! ([`crate::kubelet::http2`]).
 //!
 //! **Evidence of our own.** `probe.rs`: a long-lived HTTP/2 connection (PING and a cheap GET) beside a new HTTP/1.1
 //! connection each time, through [`crate::apiserver`]. Fresh works and reused does not is exactly "dead, but in use";
 //! both slow is a slow server.
 //!
-//! **What we export.** Per owner and peer the figures of TCP, each of the connection that is worst in it; how our
+//! **What we export.** The way; per owner, peer and leg of it the figures of TCP, each of the connection that is worst in it; how our
 //! probes ended and how long their phases took; on demand whether the apiserver reaches the kubelet.
 //!
 //! **When it misleads.**
 //! - Round-trip time keeps its last value on a dead connection: it never shows one.
-//! - A kubelet that talks to a load balancer on its own node has a healthy connection to that; whatever is dead is
-//!   behind it, with the balancer's name as owner if the balancer's servers are among the endpoints.
+//! - A balancer of this machine with several connections onward: which of them carries the kubelet's stream is not
+//!   known. That nothing came back to the kubelet for a while tells that it is a dead one.
+//! - What is dead behind a balancer of another machine does not show at the kubelet's connection; that nothing comes
+//!   back does.
 //! - Pods with a network of their own are not seen, and neither is anything if this exporter itself is in one (an error
 //!   says so).
 //! - Our probe may take another way than the kubelet: see [`crate::apiserver`]; `--apiserver.url` names the kubelet's.
@@ -32,6 +35,7 @@ mod instruments;
 mod passive;
 mod probe;
 mod stall;
+mod way;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,8 +67,11 @@ pub static MODE: Mode = Mode {
         &passive::LAST_ACK,
         &passive::LAST_DATA,
         &passive::UNACKNOWLEDGED,
+        &passive::UNREAD,
         &passive::STALLED,
         &passive::STALLS,
+        &passive::WAY,
+        &passive::SILENCE,
         &passive::HTTP2,
         &passive::HEALTH_CHECK,
         &instruments::DURATION,

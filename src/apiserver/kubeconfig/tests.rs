@@ -145,8 +145,8 @@ fn what_is_not_supported_is_named() {
     }
     let proxy = KUBELET.replace("    server:", "    proxy-url: http://proxy:3128\n    server:");
     assert!(parse(&proxy).unwrap_err().to_string().contains("proxy-url"));
-    let plain = EKS.replace("https://", "http://");
-    assert!(server(&plain).unwrap_err().to_string().contains("expected https://"));
+    let plain = KUBELET.replace("https://", "http://");
+    assert!(parse(&plain).unwrap_err().to_string().contains("expected https://"));
 }
 
 #[test]
@@ -185,17 +185,40 @@ fn json_is_as_good() {
     assert_eq!(parsed.token, Some(Bearer::Inline(Token::new("abc").unwrap())));
 }
 
+/// A kubeconfig of one context, whose cluster says this.
+fn theirs(cluster: &str) -> String {
+    format!(
+        "current-context: c\ncontexts: [{{name: c, context: {{cluster: k}}}}]\nclusters: [{{name: k, cluster: {{{cluster}}}}}]\n"
+    )
+}
+
 #[test]
 fn the_server_of_somebody_elses_kubeconfig() {
-    let shown = |text: &str| server(text).map(|address| address.to_string());
-    assert_eq!(shown(KUBELET).unwrap(), "https://control-plane.example:6443");
-    assert_eq!(shown(SEVERAL).unwrap(), "https://[fd00:1::1]:6443");
+    let shown = |text: &str| {
+        server(text).map(|TheirServer { tls, host, port, proxy }| {
+            let proxy = proxy.map(|proxy| format!(" by {proxy}")).unwrap_or_default();
+            format!("{} {host} {port}{proxy}", if tls { "https" } else { "http" })
+        })
+    };
+    assert_eq!(shown(KUBELET).unwrap(), "https control-plane.example 6443");
+    assert_eq!(shown(SEVERAL).unwrap(), "https fd00:1::1 6443");
     // Whatever we could not use ourselves does not matter.
-    assert_eq!(shown(EKS).unwrap(), "https://0123456789ABCDEF.gr7.eu-central-1.eks.amazonaws.com");
-    let no_context = "clusters: [{name: only, cluster: {server: 'https://10.0.0.1:6443'}}]";
-    assert_eq!(shown(no_context).unwrap(), "https://10.0.0.1:6443");
+    assert_eq!(shown(EKS).unwrap(), "https 0123456789ABCDEF.gr7.eu-central-1.eks.amazonaws.com 443");
+    for (cluster, expected) in [
+        ("server: 'http://10.0.0.1'", "http 10.0.0.1 80"),
+        ("server: 'http://10.0.0.1:8080/prefix'", "http 10.0.0.1 8080"),
+        ("server: '10.0.0.1:6443'", "http 10.0.0.1 6443"),
+        ("server: api.example, certificate-authority: ca.pem", "https api.example 443"),
+        ("server: 'api.example:6443', insecure-skip-tls-verify: true", "https api.example 6443"),
+        ("server: 'https://[fd00::1]'", "https fd00::1 443"),
+        ("server: 'https://a:1', proxy-url: 'http://p:3128'", "https a 1 by http://p:3128"),
+    ] {
+        assert_eq!(shown(&theirs(cluster)).unwrap(), expected, "{cluster}");
+    }
     let lost = SEVERAL.replace("current-context: admin@prod", "current-context: gone");
-    assert!(shown(&lost).unwrap_err().to_string().contains("current-context"));
+    assert!(shown(&lost).unwrap_err().to_string().contains("no context \"gone\""));
+    let none = theirs("server: 'https://10.0.0.1:6443'").replace("current-context: c\n", "");
+    assert!(shown(&none).unwrap_err().to_string().contains("no current-context"), "client-go takes none either");
     assert!(shown("").is_err() && shown("clusters: 7").is_err());
 }
 
@@ -226,10 +249,10 @@ fn bombs_are_refused_and_quickly() {
 fn what_a_kubelets_kubeconfig_could_send_us_to() {
     for server_of in ["file:///etc/shadow", "unix:///run/containerd.sock", "gopher://x", "https://", "https://a b", ""]
     {
-        let text = format!("clusters: [{{name: only, cluster: {{server: '{server_of}'}}}}]");
+        let text = theirs(&format!("server: '{server_of}'"));
         assert!(server(&text).is_err(), "{server_of:?}");
     }
-    let with_program = "clusters: [{name: only, cluster: {server: 'https://10.0.0.1:6443', \
-        certificate-authority: /dev/zero, proxy-url: 'socks5://evil'}}]\nusers: [{name: u, user: {exec: {command: /bin/false}}}]";
-    assert_eq!(server(with_program).unwrap().to_string(), "https://10.0.0.1:6443");
+    let with_program = theirs("server: 'https://10.0.0.1:6443', certificate-authority: /dev/zero")
+        + "users: [{name: u, user: {exec: {command: /bin/false}}}]";
+    assert_eq!(server(&with_program).unwrap().host, "10.0.0.1");
 }

@@ -62,6 +62,38 @@ pub struct Found {
     pub looked_at: usize,
 }
 
+/// The sockets of one process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Their inode numbers.
+    pub inodes: HashSet<u32>,
+    /// All its fds were looked at: neither the budget nor the time ended before.
+    pub whole: bool,
+}
+
+/// What sockets a process holds, reading at most `most_links` links: for who wants to know all about one process.
+///
+/// # Errors
+/// Denied if we may not look; gone if it exited.
+pub fn held_by(host: &Host, pid: u32, most_links: usize, deadline: Deadline) -> Result<Held> {
+    let fds = Processes::open(host)?.open_fds(pid)?;
+    let mut held = Held::default();
+    let (mut from, mut left) = (None, most_links);
+    while left > 0 && !deadline.expired() {
+        let examined = fds.links(from, left.min(STEP), |_, link| {
+            held.inodes.extend(socket_inode(link));
+            true
+        });
+        let examined = examined.map_err(|errno| Error::os(format_args!("process {pid}: fd"), &errno.into()))?;
+        left = left.saturating_sub(examined.looked_at.max(1));
+        match examined.next {
+            Some(next) => from = Some(next),
+            None => return Ok(Held { whole: true, ..held }),
+        }
+    }
+    Ok(held)
+}
+
 /// What is known of one wanted socket.
 #[derive(Clone, Debug)]
 enum Knowledge {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use netlink_packet_core::{Emitable as _, Parseable as _};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags};
-use netlink_packet_sock_diag::{AF_INET, AF_INET6, INET_DIAG_INFO, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_ESTABLISHED};
+use netlink_packet_sock_diag::{
+    AF_INET, AF_INET6, INET_DIAG_INFO, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_SYN_SENT,
+};
 
 use super::super::netlink;
 use crate::error::{Error, Result};
@@ -22,6 +24,8 @@ const RESPONSE: usize = 72;
 /// Where a TCP connection is in its life: of the states those that we ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TcpState {
+    /// Asked for, and not answered yet.
+    SynSent,
     /// Both sides may send.
     Established,
     /// The peer has closed its side, and our process has not yet closed its own.
@@ -31,22 +35,24 @@ pub enum TcpState {
 impl TcpState {
     fn of(number: u8) -> Option<Self> {
         match number {
+            TCP_SYN_SENT => Some(TcpState::SynSent),
             TCP_ESTABLISHED => Some(TcpState::Established),
             TCP_CLOSE_WAIT => Some(TcpState::CloseWait),
             _ => None,
         }
     }
 
-    /// What is told of such sockets beside their addresses: of those in CLOSE_WAIT nothing is wanted.
+    /// What is told of such sockets beside their addresses: of others than established ones nothing is wanted.
     fn extensions(self) -> ExtensionFlags {
         match self {
             TcpState::Established => ExtensionFlags::INFO,
-            TcpState::CloseWait => ExtensionFlags::empty(),
+            TcpState::SynSent | TcpState::CloseWait => ExtensionFlags::empty(),
         }
     }
 
     fn flags(self) -> StateFlags {
         match self {
+            TcpState::SynSent => StateFlags::SYN_SENT,
             TcpState::Established => StateFlags::ESTABLISHED,
             TcpState::CloseWait => StateFlags::CLOSE_WAIT,
         }
@@ -151,10 +157,22 @@ impl TcpInfo {
     }
 }
 
-/// The connections to these ports of whichever peers: one dump per family and port, filtered by the kernel.
+/// The ports of the sockets that are asked for. `inet_diag_dump_icsk` in net/ipv4/inet_diag.c compares them in a dump,
+/// too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::host) enum Ports {
+    /// This one of the peer.
+    Peer(u16),
+    /// This one of our own machine.
+    Local(u16),
+    /// Whichever.
+    Any,
+}
+
+/// The established connections to these ports of whichever peers: one dump per family and port, filtered by the kernel.
 ///
-/// `inet_diag_dump_icsk` in net/ipv4/inet_diag.c compares `idiag_dport` in a dump, too. A byte code could ask for
-/// several ports at once, but there are one or two, and an empty walk of the table takes well below a millisecond.
+/// A byte code could ask for several ports at once, but there are one or two, and an empty walk of the table takes well
+/// below a millisecond.
 pub(super) fn connections(peer_ports: &[u16], deadline: Deadline) -> Result<Vec<TcpConnection>> {
     let mut ports = peer_ports.to_vec();
     ports.sort_unstable();
@@ -162,14 +180,39 @@ pub(super) fn connections(peer_ports: &[u16], deadline: Deadline) -> Result<Vec<
     let mut connections = Vec::new();
     // Port 0 would be no filter at all, and no peer has it.
     for port in ports.into_iter().filter(|&port| port != 0) {
-        for (family, name) in [(AF_INET, "IPv4"), (AF_INET6, "IPv6")] {
-            let what = format!("sock_diag: {name} connections to port {port}");
-            let most = MOST - connections.len();
-            let request = request(family, port, TcpState::Established);
-            connections.extend(netlink::sockets(&what, &request, deadline, most, |payload| {
-                Ok(parse(payload)?.filter(|connection| connection.state == TcpState::Established))
-            })?);
-        }
+        let most = MOST - connections.len();
+        connections.extend(in_state(Ports::Peer(port), TcpState::Established, most, deadline)?);
+    }
+    Ok(connections)
+}
+
+/// The established connections of this port of our own.
+pub(super) fn accepted(local_port: u16, deadline: Deadline) -> Result<Vec<TcpConnection>> {
+    if local_port == 0 {
+        Ok(Vec::new())
+    } else {
+        in_state(Ports::Local(local_port), TcpState::Established, MOST, deadline)
+    }
+}
+
+/// All connections in this state.
+pub(super) fn all(state: TcpState, deadline: Deadline) -> Result<Vec<TcpConnection>> {
+    in_state(Ports::Any, state, MOST, deadline)
+}
+
+fn in_state(ports: Ports, state: TcpState, most: usize, deadline: Deadline) -> Result<Vec<TcpConnection>> {
+    let mut connections = Vec::new();
+    for (family, name) in [(AF_INET, "IPv4"), (AF_INET6, "IPv6")] {
+        let what = match ports {
+            Ports::Peer(port) => format!("sock_diag: {name} connections to port {port}"),
+            Ports::Local(port) => format!("sock_diag: {name} connections of port {port}"),
+            Ports::Any => format!("sock_diag: {name} connections"),
+        };
+        let request = request(family, ports, state);
+        let most = most - connections.len();
+        connections.extend(netlink::sockets(&what, &request, deadline, most, |payload| {
+            Ok(parse(payload)?.filter(|connection| connection.state == state))
+        })?);
     }
     Ok(connections)
 }
@@ -179,8 +222,7 @@ pub(super) fn inodes(state: TcpState, deadline: Deadline) -> Result<Vec<u32>> {
     let mut inodes = Vec::new();
     for (family, name) in [(AF_INET, "IPv4"), (AF_INET6, "IPv6")] {
         let what = format!("sock_diag: {name} sockets in {state:?}");
-        // Port 0 is no filter.
-        let request = request(family, 0, state);
+        let request = request(family, Ports::Any, state);
         let most = MOST_INODES - inodes.len();
         let of_family = netlink::sockets(&what, &request, deadline, most, |payload| {
             Ok(parse(payload)?.filter(|socket| socket.state == state && socket.inode != 0).map(|socket| socket.inode))
@@ -190,14 +232,20 @@ pub(super) fn inodes(state: TcpState, deadline: Deadline) -> Result<Vec<u32>> {
     Ok(inodes)
 }
 
-pub(in crate::host) fn request(family: u8, peer_port: u16, state: TcpState) -> Vec<u8> {
+pub(in crate::host) fn request(family: u8, ports: Ports, state: TcpState) -> Vec<u8> {
+    // Port 0 is no filter.
+    let (source_port, destination_port) = match ports {
+        Ports::Peer(port) => (0, port),
+        Ports::Local(port) => (port, 0),
+        Ports::Any => (0, 0),
+    };
     let id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     let request = InetRequest {
         family,
         protocol: IPPROTO_TCP,
         extensions: state.extensions(),
         states: state.flags(),
-        socket_id: SocketId { destination_port: peer_port, cookie: [0xff; 8], ..id },
+        socket_id: SocketId { source_port, destination_port, cookie: [0xff; 8], ..id },
     };
     let mut bytes = vec![0; request.buffer_len()];
     request.emit(&mut bytes);

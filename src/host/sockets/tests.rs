@@ -139,6 +139,7 @@ fn no_other_state_is_shown() {
         payload[1] = number;
         let expected = match number {
             1 => Some(TcpState::Established),
+            2 => Some(TcpState::SynSent),
             8 => Some(TcpState::CloseWait),
             _ => None,
         };
@@ -154,14 +155,16 @@ fn requests_are_what_the_kernel_reads() {
     expected.extend([0, 0, 0x19, 0x2b]);
     expected.extend([0; 36]);
     expected.extend([0xff; 8]);
-    assert_eq!(tcp::request(2, 6443, TcpState::Established), expected);
+    assert_eq!(tcp::request(2, tcp::Ports::Peer(6443), TcpState::Established), expected);
     expected[0] = 10;
-    assert_eq!(tcp::request(10, 6443, TcpState::Established), expected);
+    assert_eq!(tcp::request(10, tcp::Ports::Peer(6443), TcpState::Established), expected);
+    expected[8..12].copy_from_slice(&[0x19, 0x2b, 0, 0]);
+    assert_eq!(tcp::request(10, tcp::Ports::Local(6443), TcpState::Established), expected);
     // TCP_CLOSE_WAIT is 8. Of any port, and without information.
     expected[2] = 0;
     expected[4..8].copy_from_slice(&(1u32 << 8).to_ne_bytes());
-    expected[10..12].fill(0);
-    assert_eq!(tcp::request(10, 0, TcpState::CloseWait), expected);
+    expected[8..12].fill(0);
+    assert_eq!(tcp::request(10, tcp::Ports::Any, TcpState::CloseWait), expected);
     let mut expected = vec![1, 0, 0, 0];
     expected.extend(u32::MAX.to_ne_bytes());
     expected.extend(0u32.to_ne_bytes());

@@ -5,16 +5,23 @@
 //! (kube-proxy rewrites packets, not sockets), unless the CNI replaces it at `connect` (Cilium): then it is one of the
 //! endpoints of the `kubernetes` service, which take the right to `get` `endpointslices` to know. Names are resolved in
 //! the background; an address that a name once had stays, because a connection outlives it.
+//!
+//! Where the kubelet itself connects is [`Hop`]: its server, or the proxy before that. Which of its sockets go there is
+//! in `way.rs`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::apiserver::{Address, kubeconfig};
+use tokio::sync::Notify;
+
+use crate::apiserver::Address;
+use crate::apiserver::kubeconfig::{self, TheirServer};
 use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
 use crate::kubelet::handle;
+use crate::kubelet::proxy::Proxy;
 
 /// How long the kubelet's kubeconfig is not read again.
 const KUBECONFIG_HOLDS: Duration = Duration::from_secs(60);
@@ -37,6 +44,8 @@ pub(super) enum Source {
     Probe,
     /// The endpoints of the `kubernetes` service.
     EndpointSlice,
+    /// The kubelet's own connection, where its server is a name.
+    Connection,
 }
 
 impl Source {
@@ -47,6 +56,7 @@ impl Source {
             Source::Kubeconfig => "kubeconfig",
             Source::Probe => "probe",
             Source::EndpointSlice => "endpointslice",
+            Source::Connection => "connection",
         }
     }
 }
@@ -64,6 +74,38 @@ impl From<&Address> for HostPort {
     }
 }
 
+impl std::fmt::Display for HostPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip, self.port).fmt(f),
+            Err(_) => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// Where the kubelet connects first on its way to the apiserver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hop {
+    /// Its server, or its proxy.
+    pub(super) place: HostPort,
+    /// It is a proxy: what is behind it is the proxy's.
+    pub(super) is_proxy: bool,
+    /// That of an IP address; every one that the name ever had.
+    pub(super) addresses: Vec<IpAddr>,
+    /// It is a name, whose addresses may be others for the kubelet, and may have been others.
+    pub(super) is_name: bool,
+    /// Why the name has no address.
+    pub(super) error: Option<Error>,
+    /// Where the kubelet goes is known as it is now: its kubeconfig and its environment could be read.
+    pub(super) is_certain: bool,
+}
+
+impl Hop {
+    pub(super) fn port(&self) -> u16 {
+        self.place.port
+    }
+}
+
 /// The addresses that are known at the moment.
 #[derive(Debug, Default)]
 pub(super) struct Known {
@@ -71,6 +113,8 @@ pub(super) struct Known {
     pub(super) addresses: BTreeMap<SocketAddr, Source>,
     /// Somebody names an apiserver, whether or not its name could be resolved.
     pub(super) named: bool,
+    /// Where the kubelet connects; `None` if its kubeconfig does not say it.
+    pub(super) hop: Option<Hop>,
     /// What could not be read or resolved.
     pub(super) errors: Vec<Error>,
 }
@@ -80,6 +124,8 @@ pub(super) struct Known {
 pub(super) struct Endpoints {
     flags: Vec<HostPort>,
     state: Mutex<State>,
+    /// There is a name to look up now.
+    look_up: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -95,10 +141,12 @@ struct State {
 struct Read {
     pid: Option<u32>,
     at: Instant,
-    server: Result<Option<HostPort>>,
+    server: Result<Option<TheirServer>>,
+    /// What it said last, for when it can no longer be read: the same kubelet goes on with it.
+    last: Option<TheirServer>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Name {
     addresses: Vec<IpAddr>,
     error: Option<Error>,
@@ -106,7 +154,7 @@ struct Name {
 
 impl Endpoints {
     pub(super) fn new(flags: &[Address]) -> Self {
-        Endpoints { flags: flags.iter().map(HostPort::from).collect(), state: Mutex::default() }
+        Endpoints { flags: flags.iter().map(HostPort::from).collect(), state: Mutex::default(), look_up: Notify::new() }
     }
 
     /// True if somebody names addresses by a flag: then the others are a convenience.
@@ -118,33 +166,61 @@ impl Endpoints {
     pub(super) fn known(&self, host: &Host, kubelet: &handle::Look, deadline: Deadline) -> Known {
         let mut state = self.lock();
         let mut known = Known::default();
-        let kubeconfig = match state.kubeconfig(host, kubelet, deadline) {
-            Ok(server) => server,
-            Err(error) => {
-                known.named = true;
-                known.errors.push(error);
-                None
-            }
-        };
+        let (server, error) = state.kubeconfig(host, kubelet, deadline);
+        known.named = server.is_some() || error.is_some();
+        let is_read = error.is_none();
+        known.errors.extend(error);
         let mut places: Vec<_> = self.flags.iter().map(|place| (place.clone(), Source::Flag)).collect();
-        places.extend(kubeconfig.map(|place| (place, Source::Kubeconfig)));
+        places.extend(server.iter().map(|server| (HostPort::of(server), Source::Kubeconfig)));
         places.extend(state.probe.clone().map(|place| (place, Source::Probe)));
         known.named |= !places.is_empty();
-        for (HostPort { host, port }, source) in places {
-            if let Ok(ip) = host.parse::<IpAddr>() {
-                known.addresses.entry(SocketAddr::new(ip, port)).or_insert(source);
-                continue;
-            }
-            let name = state.names.entry(host).or_default();
-            known.errors.extend(name.error.clone());
-            for ip in &name.addresses {
-                known.addresses.entry(SocketAddr::new(*ip, port)).or_insert(source);
+        for (place, source) in places {
+            let name = self.name(&mut state, &place);
+            // Of the kubelet's and the probe's own names others tell: the hop, and how the probe ends.
+            known.errors.extend(name.error.filter(|_| source == Source::Flag));
+            for ip in name.addresses {
+                known.addresses.entry(SocketAddr::new(ip, place.port)).or_insert(source);
             }
         }
         for address in &state.slice {
             known.addresses.entry(*address).or_insert(Source::EndpointSlice);
         }
+        known.hop = server.map(|server| {
+            let environment = kubelet.environment(host, deadline);
+            let is_certain = is_read && matches!(environment, Ok(Some(_)));
+            let of_environment = environment.ok().flatten().and_then(|environment| {
+                environment.proxies.for_server(server.tls, &server.host, server.port).map(str::to_owned)
+            });
+            let proxy = server.proxy.clone().or(of_environment);
+            let proxy = proxy.map(|url| Proxy::of_url(&url).map(|proxy| HostPort::new(&proxy.host, proxy.port)));
+            let (place, is_proxy, is_known) = match proxy {
+                None => (HostPort::of(&server), false, true),
+                Some(Some(place)) => (place, true, true),
+                // Nobody can connect by that.
+                Some(None) => (HostPort::of(&server), true, false),
+            };
+            let Name { addresses, error } = self.name(&mut state, &place);
+            let is_name = place.host.parse::<IpAddr>().is_err();
+            Hop { place, is_proxy, addresses, is_name, error, is_certain: is_certain && is_known }
+        });
         known
+    }
+
+    /// The addresses of a place, as far as they are known.
+    fn name(&self, state: &mut State, place: &HostPort) -> Name {
+        if let Ok(ip) = place.host.parse::<IpAddr>() {
+            return Name { addresses: vec![ip], error: None };
+        }
+        if let Some(name) = state.names.get(&place.host) {
+            return name.clone();
+        }
+        self.look_up.notify_one();
+        state.names.entry(place.host.clone()).or_default().clone()
+    }
+
+    /// Something speaks for it that a name has other addresses now.
+    pub(super) fn look_up_now(&self) {
+        self.look_up.notify_one();
     }
 
     /// Where our own probe goes.
@@ -174,7 +250,8 @@ impl Endpoints {
                 self.lock().names.entry(name).or_default().note(found);
             }
             let wanting = self.lock().names.values().any(|name| name.addresses.is_empty());
-            tokio::time::sleep(if wanting { LOOK_UP_AGAIN } else { LOOK_UP_EVERY }).await;
+            let pause = if wanting { LOOK_UP_AGAIN } else { LOOK_UP_EVERY };
+            let _ = tokio::time::timeout(pause, self.look_up.notified()).await;
         }
     }
 
@@ -184,21 +261,42 @@ impl Endpoints {
 }
 
 impl State {
-    fn kubeconfig(&mut self, host: &Host, kubelet: &handle::Look, deadline: Deadline) -> Result<Option<HostPort>> {
+    /// The kubelet's server, and why it could not be read as it is now.
+    fn kubeconfig(
+        &mut self,
+        host: &Host,
+        kubelet: &handle::Look,
+        deadline: Deadline,
+    ) -> (Option<TheirServer>, Option<Error>) {
         let pid = kubelet.process().map(|kubelet| kubelet.pid);
-        if let Some(read) = &self.kubeconfig
-            && read.pid == pid
-            && read.at.elapsed() < KUBECONFIG_HOLDS
-        {
-            return read.server.clone();
-        }
-        let server = kubelet.kubeconfig(host, deadline).and_then(|text| {
-            let Some(text) = text else { return Ok(None) };
-            let server = kubeconfig::server(&text.text).map_err(|error| error.context(text.path.display()))?;
-            Ok(Some(HostPort::from(&server)))
-        });
-        self.kubeconfig = Some(Read { pid, at: Instant::now(), server: server.clone() });
-        server
+        let before = self.kubeconfig.take().filter(|read| read.pid == pid);
+        let read = match before {
+            Some(read) if read.at.elapsed() < KUBECONFIG_HOLDS => read,
+            before => {
+                let server = kubelet.kubeconfig(host, deadline).and_then(|text| {
+                    let Some(text) = text else { return Ok(None) };
+                    kubeconfig::server(&text.text).map(Some).map_err(|error| error.context(text.path.display()))
+                });
+                let last = match &server {
+                    Ok(server) => server.clone(),
+                    Err(_) => before.and_then(|before| before.last),
+                };
+                Read { pid, at: Instant::now(), server, last }
+            }
+        };
+        let found = (read.last.clone(), read.server.clone().err());
+        self.kubeconfig = Some(read);
+        found
+    }
+}
+
+impl HostPort {
+    pub(super) fn new(host: &str, port: u16) -> Self {
+        HostPort { host: host.to_owned(), port }
+    }
+
+    fn of(server: &TheirServer) -> Self {
+        HostPort::new(&server.host, server.port)
     }
 }
 

@@ -3,19 +3,20 @@
 //! Looked at with each scrape and, because a kubelet heals itself within 45 s and Prometheus may come once a minute, by
 //! a clock of our own in between: what is counted then is how often a stall began.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::endpoints::{Endpoints, Source};
-use super::stall::{Tracker, Verdict};
+use super::endpoints::{Endpoints, Hop, Known, Source};
+use super::stall::{Judged, Tracker, Verdict};
+use super::way::{First, Follower, Leg, Onward, Way};
 use crate::error::{Error, Reason, Result};
 use crate::host::process::Processes;
 use crate::host::sockets::TcpConnection;
 use crate::host::sockets::owners::{Found, Hints, Owner, Owners};
 use crate::host::{Deadline, Host};
-use crate::kubelet::handle::Kubelet;
+use crate::kubelet::handle::{self, Kubelet};
 use crate::kubelet::http2::Http2;
 use crate::kubelet::process::KubeletProcess;
 use crate::metric::{Metric, Samples, Unit};
@@ -24,17 +25,19 @@ pub(super) static ENDPOINTS: Metric = Metric::info(
     "headroom_apiserver_endpoint_info",
     &["endpoint", "source"],
     "Addresses that count as the apiserver's here, and who says so: flag (--apiserver.endpoints), kubeconfig (the kubelet's own), probe (where \
-     this exporter's probe goes), endpointslice (what stands behind the kubernetes service, where we may read that).",
+     this exporter's probe goes), endpointslice (what stands behind the kubernetes service, where we may read that), connection (the kubelet is \
+     connected there, and its server is a name that does not have this address now, or none for us).",
 );
 pub(super) static CONNECTIONS: Metric = Metric::gauge(
     "headroom_apiserver_connections",
     Unit::None,
-    &["owner"],
-    "Established TCP connections from the host's network namespace to an apiserver endpoint (sock_diag), by the name of the process that \
-     has them; self is this exporter, unknown a process whose file descriptors we may not read. 0 for a kubelet that runs and has none. \
-     Pods with a network of their own are not in it.",
+    &["owner", "leg"],
+    "Established TCP connections from the host's network namespace to the apiserver (sock_diag), by the name of the process that has them: self is \
+     this exporter, unknown one whose file descriptors we may not read. leg: kubelet (the kubelet's own, to its server, proxy or local balancer), \
+     onward (of that balancer), other. 0 for a kubelet that has none and a balancer that has none any more; missing where that is not known. Pods with \
+     a network of their own are not in it.",
 );
-const GROUP: &[&str] = &["owner", "peer"];
+const GROUP: &[&str] = &["owner", "peer", "leg"];
 pub(super) static RTT: Metric = Metric::gauge(
     "headroom_apiserver_connection_rtt_seconds",
     Unit::Seconds,
@@ -87,6 +90,13 @@ pub(super) static LAST_DATA: Metric = Metric::gauge(
     "Since data last came in (tcpi_last_data_recv), the longest of the connections. A kubelet renews its lease every 10 s, so that its own \
      stays below that.",
 );
+pub(super) static UNREAD: Metric = Metric::gauge(
+    "headroom_apiserver_connection_unread_seconds",
+    Unit::Seconds,
+    GROUP,
+    "For how long, at least, data that came in has waited to be read by the process on this machine, the longest of the connections; of the \
+     kubelet's to a local balancer also what the balancer has accepted and does not read. 0 if none waits.",
+);
 pub(super) static UNACKNOWLEDGED: Metric = Metric::gauge(
     "headroom_apiserver_connection_unacknowledged_seconds",
     Unit::Seconds,
@@ -98,14 +108,29 @@ pub(super) static STALLED: Metric = Metric::gauge(
     "headroom_apiserver_connection_stalled",
     Unit::None,
     GROUP,
-    "1 if on a connection of this process data has waited for an acknowledgement for longer than --apiserver.stall-threshold: dead, but in use. \
-     A kubelet with default settings gives such a connection up about 45 s after the last byte that it read.",
+    "1 if on a connection of this process data has waited for its acknowledgement, or in a balancer on the kubelet's way to be read, for longer than \
+     --apiserver.stall-threshold: dead, but in use. A kubelet with default settings gives such a connection up about 45 s after the last byte that it \
+     read.",
 );
 pub(super) static STALLS: Metric = Metric::counter(
     "headroom_apiserver_connection_stalls_total",
     GROUP,
     "How often a connection began to be stalled since the exporter started, looked at every half --apiserver.stall-threshold whether or not \
      anybody scrapes.",
+);
+pub(super) static WAY: Metric = Metric::info(
+    "headroom_kubelet_apiserver_way_info",
+    &["way", "via"],
+    "Which way the kubelet takes to the apiserver, by its own sockets: direct, balancer (via: the process of this machine that accepts its \
+     connections and goes on), proxy (via: its address), unknown (via: an address of this machine behind which nothing onward is found: what is \
+     there may be dead and look well).",
+);
+pub(super) static SILENCE: Metric = Metric::gauge(
+    "headroom_kubelet_apiserver_last_data_received_seconds",
+    Unit::Seconds,
+    &[],
+    "Since anything last came in from the apiserver's side on any of the kubelet's connections (tcpi_last_data_recv, the youngest). A kubelet renews \
+     its lease every 10 s, and the answer is data. Missing without a connection.",
 );
 pub(super) static HTTP2: Metric = Metric::info(
     "headroom_kubelet_http2_info",
@@ -139,19 +164,35 @@ pub(super) struct Passive {
 struct Memory {
     owners: Owners,
     tracker: Tracker,
-    stalls: BTreeMap<(String, SocketAddr), u64>,
+    follower: Follower,
+    stalls: BTreeMap<Group, u64>,
     /// Connections whose owner the last look did not find.
     unknown: BTreeSet<u64>,
+}
+
+/// Connections that are shown as one: whose they are, to whom, and which leg of the kubelet's way.
+type Group = (String, SocketAddr, Leg);
+
+/// One connection, judged.
+#[derive(Clone, Debug)]
+struct Seen {
+    connection: TcpConnection,
+    verdict: Verdict,
+    owner: String,
+    leg: Leg,
 }
 
 /// What one look found.
 #[derive(Debug, Default)]
 pub(super) struct Look {
     endpoints: BTreeMap<SocketAddr, Source>,
-    connections: Vec<(TcpConnection, Verdict, String)>,
-    /// The kubelet runs, and no connection is left whose owner is unknown: then none of its own is 0.
+    connections: Vec<Seen>,
+    /// The kubelet runs, and where it connects to is known: then none of its own is 0.
     kubelet_is_complete: bool,
-    stalls: BTreeMap<(String, SocketAddr), u64>,
+    /// Those that the kubelet's way goes by, whether or not they have a connection onward now.
+    balancers: BTreeSet<String>,
+    way: Option<Way>,
+    stalls: BTreeMap<Group, u64>,
     http2: Option<Http2>,
     errors: Vec<Error>,
 }
@@ -174,21 +215,17 @@ impl Passive {
         let mut look = Look::default();
         let node = self.kubelet.look(host, deadline, since)?;
         look.errors.extend(node.found().err());
-        let kubelet = node.process();
         let known = self.endpoints.known(host, &node, deadline);
         if !known.named {
             return Err(Error::absent(
                 "no kubelet with a kubeconfig runs here, no service account is mounted and no flag names an apiserver",
             ));
         }
-        look.errors.extend(known.errors);
-        look.endpoints = known.addresses;
-
-        let http2 = node.http2(host, deadline).map_err(|error| error.context("the kubelet's HTTP/2 settings"));
+        let environment = node.environment(host, deadline).map_err(|error| error.context("the kubelet's environment"));
         // A panic of ours half-way leaves it outdated at worst.
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        look.http2 = http2.map_err(|error| look.errors.push(error)).ok().flatten();
-        match self.connections(host, kubelet, &mut memory, &mut look, deadline) {
+        look.http2 = environment.map_err(|error| look.errors.push(error)).ok().flatten().map(|found| found.http2);
+        match self.connections(host, &node, known, &mut memory, &mut look, deadline) {
             Ok(()) => {}
             Err(error) => look.errors.push(error.context("connections to the apiserver")),
         }
@@ -199,41 +236,75 @@ impl Passive {
     fn connections(
         &self,
         host: &Host,
-        kubelet: Option<&KubeletProcess>,
+        node: &handle::Look,
+        known: Known,
         memory: &mut Memory,
         look: &mut Look,
         deadline: Deadline,
     ) -> Result<()> {
+        look.errors.extend(known.errors);
+        look.endpoints = known.addresses;
+        let kubelet = node.process();
+        let has_control_plane = node.found().is_ok_and(|found| found.control_plane);
         host.in_own_network(kubelet.map(|kubelet| kubelet.pid))?;
-        let ports: BTreeSet<u16> = look.endpoints.keys().map(SocketAddr::port).collect();
+        let hop = known.hop.as_ref();
+        let ports: BTreeSet<u16> = look.endpoints.keys().map(SocketAddr::port).chain(hop.map(Hop::port)).collect();
         let ports: Vec<u16> = ports.into_iter().collect();
-        let mut connections = host.tcp_connections(&ports, deadline)?;
-        connections.retain(|connection| look.endpoints.contains_key(&connection.peer));
+        let mut dump = host.tcp_connections(&ports, deadline)?;
+
+        let mut first = First::default();
+        if let (Some(kubelet), Some(hop)) = (kubelet, hop) {
+            match memory.follower.first(host, kubelet, hop, &dump, &self.endpoints, deadline) {
+                Ok(found) => first = found,
+                Err(error) if error.is_gone() => {}
+                Err(error) => look.errors.push(error.context("which connections are the kubelet's")),
+            }
+            // Where it is connected, its name does not matter.
+            look.errors.extend(hop.error.clone().filter(|_| first.connections.is_empty()));
+        } else {
+            look.errors.extend(hop.and_then(|hop| hop.error.clone()));
+        }
+        for address in &first.adopted {
+            look.endpoints.entry(*address).or_insert(Source::Connection);
+        }
+        dump.retain(|connection| look.endpoints.contains_key(&connection.peer) && !first.has(connection.cookie));
 
         // Not accepted yet, or inside the kernel: nobody's.
-        let owned = connections.iter().filter(|connection| connection.inode != 0);
+        let owned = dump.iter().chain(first.accepted.values()).filter(|connection| connection.inode != 0);
         let wanted: Vec<_> = owned.map(|connection| (connection.cookie, connection.inode)).collect();
-        let first: Vec<u32> = kubelet.map(|kubelet| kubelet.pid).into_iter().chain([std::process::id()]).collect();
-        let found = memory.owners.find(host, &wanted, Hints { first: &first, share: None }, MOST_LINKS, deadline)?;
-        look.kubelet_is_complete =
-            kubelet.is_some() && wanted.iter().all(|(cookie, _)| found.owners.contains_key(cookie));
-        look.errors.extend(memory.unknown_owners(host, &wanted, &found));
+        let hints: Vec<u32> = kubelet.map(|kubelet| kubelet.pid).into_iter().chain([std::process::id()]).collect();
+        let found = memory.owners.find(host, &wanted, Hints { first: &hints, share: None }, MOST_LINKS, deadline)?;
+        look.errors.extend(memory.unknown_owners(host, &ports, &wanted, &found, deadline));
+        look.kubelet_is_complete = first.is_complete;
 
-        let verdicts = memory.tracker.judge(&connections, self.threshold, Instant::now());
-        for (connection, verdict) in connections.into_iter().zip(verdicts) {
-            let owner = owner(found.owners.get(&connection.cookie), kubelet);
-            let key = (owner.clone(), connection.peer);
-            // One of ours is nobody's for the moment in which it is made; that is no owner to count for ever.
-            let lasting = found.owners.contains_key(&connection.cookie) || verdict.begins;
-            if memory.stalls.contains_key(&key) || (lasting && memory.stalls.len() < MOST_GROUPS) {
-                *memory.stalls.entry(key).or_default() += u64::from(verdict.begins);
-            }
-            if verdict.begins {
-                let waiting = verdict.waiting.unwrap_or_default().as_secs_f64();
-                tracing::warn!(owner, peer = %connection.peer, local = %connection.local, waiting, "a connection to the apiserver is stalled");
-            }
-            look.connections.push((connection, verdict, owner));
+        let mut onward = Onward::default();
+        if let (Some(kubelet), Some(hop)) = (kubelet, hop) {
+            onward = memory.follower.onward(
+                host,
+                kubelet,
+                has_control_plane,
+                hop,
+                &first,
+                &found.owners,
+                &look.endpoints,
+                deadline,
+            );
         }
+        look.errors.append(&mut onward.errors);
+        look.balancers = std::mem::take(&mut onward.balancers);
+        look.way = onward.way.take();
+        let is_onward: BTreeSet<u64> = onward.connections.iter().map(|(_, connection)| connection.cookie).collect();
+
+        let mut seen: Vec<(TcpConnection, String, Leg)> = Vec::new();
+        let kubelets = std::mem::take(&mut first.connections).into_iter();
+        seen.extend(kubelets.map(|connection| (connection, "kubelet".to_owned(), Leg::Kubelet)));
+        seen.extend(onward.connections.into_iter().map(|(owner, connection)| (connection, owner, Leg::Onward)));
+        let others = dump.into_iter().filter(|connection| !is_onward.contains(&connection.cookie));
+        seen.extend(others.map(|connection| {
+            let owner = owner(found.owners.get(&connection.cookie), kubelet);
+            (connection, owner, Leg::Other)
+        }));
+        memory.judge(seen, &first.accepted, &found, self.threshold, look);
         Ok(())
     }
 }
@@ -249,22 +320,74 @@ fn owner(found: Option<&Owner>, kubelet: Option<&KubeletProcess>) -> String {
 }
 
 impl Memory {
+    /// Judges what was seen, together with the other ends of the kubelet's own that are on this machine.
+    fn judge(
+        &mut self,
+        seen: Vec<(TcpConnection, String, Leg)>,
+        accepted: &HashMap<u64, TcpConnection>,
+        found: &Found,
+        threshold: Duration,
+        look: &mut Look,
+    ) {
+        let ends: Vec<(u64, &TcpConnection)> = accepted.iter().map(|(cookie, end)| (*cookie, end)).collect();
+        let judged = seen
+            .iter()
+            .map(|(connection, _, leg)| Judged { connection, is_link: *leg == Leg::Onward })
+            .chain(ends.iter().map(|(_, connection)| Judged { connection, is_link: true }));
+        let verdicts = self.tracker.judge(judged, threshold, Instant::now());
+        let (verdicts, of_ends) = verdicts.split_at(seen.len());
+        let of_ends: HashMap<u64, Verdict> =
+            ends.iter().map(|(cookie, _)| *cookie).zip(of_ends.iter().copied()).collect();
+        for ((connection, owner, leg), verdict) in seen.into_iter().zip(verdicts) {
+            let end = if leg == Leg::Kubelet { of_ends.get(&connection.cookie) } else { None };
+            let verdict = end.map_or(*verdict, |end| verdict.and(*end));
+            let key = (owner.clone(), connection.peer, leg);
+            // One of ours is nobody's for the moment in which it is made; that is no owner to count for ever.
+            let lasting = leg != Leg::Other || found.owners.contains_key(&connection.cookie) || verdict.begins;
+            if self.stalls.contains_key(&key) || (lasting && self.stalls.len() < MOST_GROUPS) {
+                *self.stalls.entry(key).or_default() += u64::from(verdict.begins);
+            }
+            if verdict.begins {
+                let seconds = |time: Option<Duration>| time.unwrap_or_default().as_secs_f64();
+                let (waiting, unread) = (seconds(verdict.waiting), seconds(verdict.unread));
+                tracing::warn!(owner, leg = leg.as_str(), peer = %connection.peer, local = %connection.local, waiting, unread, "a connection to the apiserver is stalled");
+            }
+            look.connections.push(Seen { connection, verdict, owner, leg });
+        }
+    }
+
     /// One that is missing because the budget or the time ended is found by a later look, and one that ended while we
     /// looked is missing once. Whose it is where a process protects itself, nobody can know.
-    fn unknown_owners(&mut self, host: &Host, wanted: &[(u64, u32)], found: &Found) -> Option<Error> {
+    fn unknown_owners(
+        &mut self,
+        host: &Host,
+        ports: &[u16],
+        wanted: &[(u64, u32)],
+        found: &Found,
+        deadline: Deadline,
+    ) -> Option<Error> {
         let missing = wanted.iter().map(|(cookie, _)| *cookie).filter(|cookie| !found.owners.contains_key(cookie));
         let missing: BTreeSet<u64> = missing.collect();
-        let lasting = missing.intersection(&self.unknown).count();
+        let mut lasting: BTreeSet<u64> = missing.intersection(&self.unknown).copied().collect();
         self.unknown = missing;
         let entitled = || Processes::open(host).is_ok_and(|processes| processes.entitled());
-        if lasting == 0 || found.refused == 0 || Processes::protect_themselves(found.refused, entitled()) {
+        if lasting.is_empty() || found.refused == 0 || Processes::protect_themselves(found.refused, entitled()) {
+            return None;
+        }
+        // What vanished while we looked was not kept from us.
+        if let Ok(now) = host.tcp_connections(ports, deadline) {
+            let now: BTreeSet<u64> = now.iter().map(|connection| connection.cookie).collect();
+            lasting.retain(|cookie| now.contains(cookie));
+        }
+        if lasting.is_empty() {
             return None;
         }
         Some(Error::new(
             Reason::Denied,
             format!(
-                "whose {lasting} connections are: file descriptors of {} processes may not be read: give the exporter CAP_SYS_PTRACE and \
+                "whose {} connections are: file descriptors of {} processes may not be read: give the exporter CAP_SYS_PTRACE and \
                  CAP_DAC_READ_SEARCH",
+                lasting.len(),
                 found.refused
             ),
         ))
@@ -273,7 +396,7 @@ impl Memory {
 
 /// Connections of one owner to one peer, each figure of the one that is worst in it.
 #[derive(Debug, Default)]
-struct Group {
+struct Figures {
     rtt: Option<Duration>,
     rttvar: Option<Duration>,
     retransmits: Option<u32>,
@@ -283,13 +406,15 @@ struct Group {
     last_ack: Option<Duration>,
     last_data: Option<Duration>,
     waiting: Option<Duration>,
+    unread: Duration,
     stalled: bool,
 }
 
-impl Group {
+impl Figures {
     fn add(&mut self, connection: &TcpConnection, verdict: Verdict) {
         self.send_queue = self.send_queue.max(connection.send_queue_bytes);
         self.stalled |= verdict.stalled;
+        self.unread = self.unread.max(verdict.unread.unwrap_or_default());
         let Some(info) = &connection.info else { return };
         self.rtt = self.rtt.max(info.rtt);
         self.rttvar = self.rttvar.max(info.rtt_variance);
@@ -314,30 +439,42 @@ pub(super) fn assess(look: Look, samples: &mut Samples) {
         samples.push_some(&HEALTH_CHECK, &[], http2.heals_within().map(|time| time.as_secs_f64()));
     }
 
-    let mut owners: BTreeMap<&str, u64> = BTreeMap::new();
-    if look.kubelet_is_complete {
-        owners.insert("kubelet", 0);
+    if let Some(way) = &look.way {
+        samples.info(&WAY, &way.labels());
     }
-    let mut groups: BTreeMap<(&str, SocketAddr), Group> = BTreeMap::new();
-    for (connection, verdict, owner) in &look.connections {
-        *owners.entry(owner).or_default() += 1;
-        groups.entry((owner, connection.peer)).or_default().add(connection, *verdict);
+    let kubelets = look.connections.iter().filter(|seen| seen.leg == Leg::Kubelet);
+    let silence = kubelets.filter_map(|seen| Some(seen.connection.info.as_ref()?.last_data_received)).min();
+    samples.push_some(&SILENCE, &[], silence.map(|time| time.as_secs_f64()));
+
+    let mut owners: BTreeMap<(Leg, &str), u64> = BTreeMap::new();
+    if look.kubelet_is_complete {
+        owners.insert((Leg::Kubelet, "kubelet"), 0);
+    }
+    owners.extend(look.balancers.iter().map(|balancer| ((Leg::Onward, balancer.as_str()), 0)));
+    let mut groups: BTreeMap<(&str, SocketAddr, Leg), Figures> = BTreeMap::new();
+    for Seen { connection, verdict, owner, leg } in &look.connections {
+        *owners.entry((*leg, owner)).or_default() += 1;
+        groups.entry((owner, connection.peer, *leg)).or_default().add(connection, *verdict);
     }
     // Nearest to failure first; those that matter most of the rest.
     let mut groups: Vec<_> = groups.into_iter().collect();
-    groups.sort_by_key(|((owner, _), group)| {
-        (!group.stalled, !["kubelet", "self"].contains(owner), group.waiting.map(std::cmp::Reverse))
+    groups.sort_by_key(|((owner, _, leg), group)| {
+        (!group.stalled, *leg == Leg::Other && *owner != "self", group.waiting.map(std::cmp::Reverse))
     });
     samples.drop_count(groups.len().saturating_sub(MOST_GROUPS) as u64);
     groups.truncate(MOST_GROUPS);
     let mut others = 0;
-    for (index, (owner, count)) in owners.iter().enumerate() {
-        if index < MOST_GROUPS { samples.push(&CONNECTIONS, &[owner], *count as f64) } else { others += 1 }
+    for (index, ((leg, owner), count)) in owners.iter().enumerate() {
+        if index < MOST_GROUPS {
+            samples.push(&CONNECTIONS, &[owner, leg.as_str()], *count as f64);
+        } else {
+            others += 1;
+        }
     }
     samples.drop_count(others);
-    for ((owner, peer), group) in &groups {
+    for ((owner, peer, leg), group) in &groups {
         let peer = peer.to_string();
-        let labels = [*owner, &*peer];
+        let labels = [*owner, &*peer, leg.as_str()];
         let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
         samples.push_some(&RTT, &labels, seconds(group.rtt));
         samples.push_some(&RTTVAR, &labels, seconds(group.rttvar));
@@ -348,11 +485,12 @@ pub(super) fn assess(look: Look, samples: &mut Samples) {
         samples.push_some(&LAST_ACK, &labels, seconds(group.last_ack));
         samples.push_some(&LAST_DATA, &labels, seconds(group.last_data));
         samples.push_some(&UNACKNOWLEDGED, &labels, seconds(group.waiting));
+        samples.push_some(&UNREAD, &labels, group.waiting.map(|_| group.unread.as_secs_f64()));
         // Without TCP's own figures there is no verdict.
         samples.push_some(&STALLED, &labels, group.waiting.map(|_| f64::from(u8::from(group.stalled))));
     }
-    for ((owner, peer), count) in &look.stalls {
-        samples.push(&STALLS, &[owner, &peer.to_string()], *count as f64);
+    for ((owner, peer, leg), count) in &look.stalls {
+        samples.push(&STALLS, &[owner, &peer.to_string(), leg.as_str()], *count as f64);
     }
     look.errors.into_iter().for_each(|error| samples.fail(error));
 }
@@ -380,24 +518,30 @@ mod tests {
         samples
     }
 
-    const WELL: Verdict = Verdict { waiting: None, stalled: false, begins: false };
+    const WELL: Verdict = Verdict { waiting: None, unread: None, stalled: false, begins: false };
+
+    fn seen(connection: TcpConnection, verdict: Verdict, owner: &str) -> Seen {
+        let leg = if owner == "kubelet" { Leg::Kubelet } else { Leg::Other };
+        Seen { connection, verdict, owner: owner.to_owned(), leg }
+    }
 
     #[test]
     fn each_figure_is_of_the_connection_that_is_worst_in_it() {
-        let stalled = Verdict { waiting: Some(Duration::from_secs(12)), stalled: true, begins: true };
+        let stalled = Verdict { waiting: Some(Duration::from_secs(12)), stalled: true, begins: true, ..WELL };
         let look = Look {
             connections: vec![
-                (connection(1, "retrans:0/9 lastack:5 lastrcv:5"), WELL, "kubelet".into()),
-                (connection(2, "unacked:2 backoff:5 lastack:20000 lastrcv:20500"), stalled, "kubelet".into()),
-                (connection(3, ""), WELL, "kube-proxy".into()),
+                seen(connection(1, "retrans:0/9 lastack:5 lastrcv:5"), WELL, "kubelet"),
+                seen(connection(2, "unacked:2 backoff:5 lastack:20000 lastrcv:20500"), stalled, "kubelet"),
+                seen(connection(3, ""), WELL, "kube-proxy"),
             ],
             kubelet_is_complete: true,
-            stalls: BTreeMap::from([(("kubelet".to_owned(), peer()), 3)]),
+            stalls: BTreeMap::from([(("kubelet".to_owned(), peer(), Leg::Kubelet), 3)]),
             ..Look::default()
         };
         let samples = assessed(look);
-        let kubelet = ["kubelet", "10.250.0.1:6443"];
-        assert_eq!(samples.value(&CONNECTIONS, &["kubelet"]), Some(2.0));
+        let kubelet = ["kubelet", "10.250.0.1:6443", "kubelet"];
+        assert_eq!(samples.value(&CONNECTIONS, &["kubelet", "kubelet"]), Some(2.0));
+        assert_eq!(samples.value(&SILENCE, &[]), Some(0.005), "the youngest: something came in there");
         assert_eq!(samples.value(&RETRANSMITS, &kubelet), Some(9.0));
         assert_eq!(samples.value(&BACKOFF, &kubelet), Some(5.0));
         assert_eq!(samples.value(&UNACKED, &kubelet), Some(2.0));
@@ -406,35 +550,50 @@ mod tests {
         assert_eq!(samples.value(&UNACKNOWLEDGED, &kubelet), Some(12.0));
         assert_eq!(samples.value(&STALLED, &kubelet), Some(1.0));
         assert_eq!(samples.value(&STALLS, &kubelet), Some(3.0));
-        assert_eq!(samples.value(&STALLED, &["kube-proxy", "10.250.0.1:6443"]), Some(0.0));
+        assert_eq!(samples.value(&STALLED, &["kube-proxy", "10.250.0.1:6443", "other"]), Some(0.0));
     }
 
     #[test]
     fn no_connection_is_0_only_if_none_could_have_been_the_kubelets() {
         let look = |kubelet_is_complete| Look { kubelet_is_complete, ..Look::default() };
-        assert_eq!(assessed(look(true)).value(&CONNECTIONS, &["kubelet"]), Some(0.0));
-        assert_eq!(assessed(look(false)).value(&CONNECTIONS, &["kubelet"]), None);
+        assert_eq!(assessed(look(true)).value(&CONNECTIONS, &["kubelet", "kubelet"]), Some(0.0));
+        assert_eq!(assessed(look(false)).value(&CONNECTIONS, &["kubelet", "kubelet"]), None);
+    }
+
+    #[test]
+    fn a_balancer_without_a_connection_onward_has_none() {
+        let look = Look {
+            connections: vec![seen(connection(1, "lastrcv:300"), WELL, "kubelet")],
+            balancers: BTreeSet::from(["nginx".to_owned()]),
+            way: Some(Way::Balancer("nginx".to_owned())),
+            ..Look::default()
+        };
+        let samples = assessed(look);
+        assert_eq!(samples.value(&CONNECTIONS, &["nginx", "onward"]), Some(0.0));
+        assert!(samples.value(&WAY, &["balancer", "nginx"]).is_some());
+        assert_eq!(samples.value(&SILENCE, &[]), Some(0.3));
     }
 
     #[test]
     fn without_tcps_own_figures_there_is_no_verdict() {
         let bare = TcpConnection { info: None, ..connection(1, "") };
-        let look = Look { connections: vec![(bare, WELL, "kubelet".into())], ..Look::default() };
+        let look = Look { connections: vec![seen(bare, WELL, "kubelet")], ..Look::default() };
         let samples = assessed(look);
-        assert_eq!(samples.value(&CONNECTIONS, &["kubelet"]), Some(1.0));
-        assert_eq!(samples.value(&STALLED, &["kubelet", "10.250.0.1:6443"]), None);
-        assert_eq!(samples.value(&RTT, &["kubelet", "10.250.0.1:6443"]), None);
+        assert_eq!(samples.value(&CONNECTIONS, &["kubelet", "kubelet"]), Some(1.0));
+        assert_eq!(samples.value(&STALLED, &["kubelet", "10.250.0.1:6443", "kubelet"]), None);
+        assert_eq!(samples.value(&RTT, &["kubelet", "10.250.0.1:6443", "kubelet"]), None);
     }
 
     #[test]
     fn of_too_many_the_stalled_and_the_nodes_own_are_kept() {
-        let stalled = Verdict { waiting: Some(Duration::from_secs(12)), stalled: true, begins: false };
-        let mut connections: Vec<_> = (0..200).map(|n| (connection(n, ""), WELL, format!("agent-{n:03}"))).collect();
-        connections.push((connection(900, ""), WELL, "kubelet".into()));
-        connections.push((connection(901, ""), stalled, "zebra".into()));
+        let stalled = Verdict { waiting: Some(Duration::from_secs(12)), stalled: true, ..WELL };
+        let mut connections: Vec<_> =
+            (0..200).map(|n| seen(connection(n, ""), WELL, &format!("agent-{n:03}"))).collect();
+        connections.push(seen(connection(900, ""), WELL, "kubelet"));
+        connections.push(seen(connection(901, ""), stalled, "zebra"));
         let samples = assessed(Look { connections, ..Look::default() });
-        assert_eq!(samples.value(&STALLED, &["zebra", "10.250.0.1:6443"]), Some(1.0));
-        assert_eq!(samples.value(&STALLED, &["kubelet", "10.250.0.1:6443"]), Some(0.0));
+        assert_eq!(samples.value(&STALLED, &["zebra", "10.250.0.1:6443", "other"]), Some(1.0));
+        assert_eq!(samples.value(&STALLED, &["kubelet", "10.250.0.1:6443", "kubelet"]), Some(0.0));
         let shown = samples.rows().iter().filter(|row| std::ptr::eq(row.metric, &STALLED)).count();
         assert_eq!(shown, MOST_GROUPS);
         assert!(samples.dropped() >= 2 * (202 - MOST_GROUPS as u64) - 2, "{}", samples.dropped());

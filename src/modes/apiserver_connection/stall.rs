@@ -1,4 +1,4 @@
-//! The verdict: has data of this connection waited for an acknowledgement for too long?
+//! The verdict: has data of this connection waited for an acknowledgement for too long, or to be read?
 //!
 //! No field of `struct tcp_info` says how long the oldest unacknowledged byte has waited. `last_ack_received` alone
 //! would cry wolf: on a connection that was quiet for a minute it says one minute in the moment in which a request goes
@@ -17,6 +17,11 @@
 //! acknowledges the probes. There the age of the last acknowledgement counts as well: it must be too old, too. The same
 //! fields show a packet filter on this machine's own way out (OUTPUT), where TCP takes a refused segment for one that
 //! was not sent: it is found by several looks, and, while the peer still repeats data of its own, later than others.
+//!
+//! **Unread.** The kernel acknowledges what a process never reads, so that its peer sees nothing wrong. What waits in a
+//! receive queue came at the latest when data last came in; and if between two looks nothing was taken out of it
+//! (`bytes_received` less the queue), it is at least as old as the first of them. Of a balancer on the kubelet's way
+//! that is as bad as a dead path.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -33,39 +38,66 @@ pub(super) struct Tracker {
 struct Track {
     /// Acknowledged when data was first seen outstanding, and when that was.
     waiting: Option<(u64, Instant)>,
+    /// Read by its process when data was first seen waiting for that, and when that was.
+    unread: Option<(u64, Instant)>,
     stalled: bool,
 }
 
 /// The verdict on one connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Verdict {
     /// For how long, at least, data has waited for an acknowledgement; `None` if none is outstanding.
     pub(super) waiting: Option<Duration>,
+    /// For how long, at least, data has waited to be read by the process on this machine; `None` if none is there.
+    pub(super) unread: Option<Duration>,
     /// Longer than the threshold.
     pub(super) stalled: bool,
     /// It was not stalled at the last look.
     pub(super) begins: bool,
 }
 
+impl Verdict {
+    /// This one's, and that of the other end of the same connection.
+    pub(super) fn and(self, other: Verdict) -> Verdict {
+        Verdict {
+            waiting: self.waiting,
+            unread: self.unread.max(other.unread),
+            stalled: self.stalled || other.stalled,
+            begins: (self.begins || other.begins) && (self.begins || !self.stalled) && (other.begins || !other.stalled),
+        }
+    }
+}
+
+/// One connection to judge.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judged<'a> {
+    pub(super) connection: &'a TcpConnection,
+    /// It is a link on the kubelet's way: if its process does not read from it, the way is stalled.
+    pub(super) is_link: bool,
+}
+
 impl Tracker {
     /// Judges every connection, in their order, and forgets those that are not among them.
-    pub(super) fn judge(&mut self, connections: &[TcpConnection], threshold: Duration, now: Instant) -> Vec<Verdict> {
+    pub(super) fn judge<'a>(
+        &mut self,
+        connections: impl IntoIterator<Item = Judged<'a>>,
+        threshold: Duration,
+        now: Instant,
+    ) -> Vec<Verdict> {
         let mut before = std::mem::take(&mut self.connections);
-        let judge = |connection: &TcpConnection| {
-            let Some(info) = &connection.info else {
-                return Verdict { waiting: None, stalled: false, begins: false };
-            };
-            let last = before.remove(&connection.cookie);
-            let (verdict, track) = one(connection, info, last, threshold, now);
-            self.connections.insert(connection.cookie, track);
+        let judge = |judged: Judged<'a>| {
+            let Some(info) = &judged.connection.info else { return Verdict::default() };
+            let last = before.remove(&judged.connection.cookie);
+            let (verdict, track) = one(judged, info, last, threshold, now);
+            self.connections.insert(judged.connection.cookie, track);
             verdict
         };
-        connections.iter().map(judge).collect()
+        connections.into_iter().map(judge).collect()
     }
 }
 
 fn one(
-    connection: &TcpConnection,
+    Judged { connection, is_link }: Judged<'_>,
     info: &TcpInfo,
     last: Option<Track>,
     threshold: Duration,
@@ -82,9 +114,21 @@ fn one(
     let seen = since.map_or(Duration::ZERO, |(_, since)| now.saturating_duration_since(since));
     let waiting = outstanding.then(|| seen.max(waited_at_least(info)));
     let silent = info.unacked_segments > 0 || info.last_ack_received > threshold;
-    let stalled = silent && waiting.is_some_and(|waiting| waiting > threshold);
+    let queued = u64::from(connection.receive_queue_bytes);
+    let unread_since = match (queued, info.bytes_received) {
+        (1.., Some(received)) => {
+            let taken = received.saturating_sub(queued);
+            let same = last.and_then(|last| last.unread).filter(|(before, _)| *before == taken);
+            Some(same.unwrap_or((taken, now)))
+        }
+        _ => None,
+    };
+    let seen = unread_since.map_or(Duration::ZERO, |(_, since)| now.saturating_duration_since(since));
+    let unread = (queued > 0).then(|| seen.max(info.last_data_received));
+    let stalled = silent && waiting.is_some_and(|waiting| waiting > threshold)
+        || is_link && unread.is_some_and(|unread| unread > threshold);
     let begins = stalled && !last.is_some_and(|last| last.stalled);
-    (Verdict { waiting, stalled, begins }, Track { waiting: since, stalled })
+    (Verdict { waiting, unread, stalled, begins }, Track { waiting: since, unread: unread_since, stalled })
 }
 
 /// From this one look alone.
@@ -106,6 +150,12 @@ mod tests {
     const INBOUND_ONLY: &str = include_str!("../../../tests/fixtures/apiserver_connection/inbound-only-v1.txt");
     const V2: &str = include_str!("../../../tests/fixtures/apiserver_connection/blackholed-v2.txt");
     const THRESHOLD: Duration = Duration::from_secs(10);
+
+    /// The verdicts on connections, none of which is a link.
+    fn judge(tracker: &mut Tracker, connections: &[TcpConnection], now: Instant) -> Vec<Verdict> {
+        let judged = |connection| Judged { connection, is_link: false };
+        tracker.judge(connections.iter().map(judged), THRESHOLD, now)
+    }
 
     fn millis(millis: u64) -> Duration {
         Duration::from_millis(millis)
@@ -176,10 +226,10 @@ mod tests {
         for (at, connection) in looks(recorded) {
             let now = start + Duration::from_secs_f64(at.max(0.0));
             let connection = std::slice::from_ref(&connection);
-            if Tracker::default().judge(connection, THRESHOLD, now)[0].stalled {
+            if judge(&mut Tracker::default(), connection, now)[0].stalled {
                 alone.get_or_insert(at);
             }
-            if tracker.judge(connection, THRESHOLD, now)[0].stalled {
+            if judge(&mut tracker, connection, now)[0].stalled {
                 together.get_or_insert(at);
             }
         }
@@ -206,7 +256,7 @@ mod tests {
     fn before_the_fault_nothing_is_said() {
         for recorded in [BLACKHOLED, INBOUND_ONLY, V2] {
             for (at, connection) in looks(recorded).into_iter().filter(|(at, _)| *at < 10.0) {
-                let verdict = Tracker::default().judge(&[connection], THRESHOLD, Instant::now())[0];
+                let verdict = judge(&mut Tracker::default(), &[connection], Instant::now())[0];
                 assert!(!verdict.stalled, "at {at}");
             }
         }
@@ -219,9 +269,9 @@ mod tests {
             info.unacked_segments = 1;
             info.last_data_sent = millis(0);
         });
-        let verdict = Tracker::default().judge(&[quiet(), fresh], THRESHOLD, Instant::now());
-        assert_eq!(verdict[0], Verdict { waiting: None, stalled: false, begins: false });
-        assert_eq!(verdict[1], Verdict { waiting: Some(Duration::ZERO), stalled: false, begins: false });
+        let verdict = judge(&mut Tracker::default(), &[quiet(), fresh], Instant::now());
+        assert_eq!(verdict[0], Verdict::default());
+        assert_eq!(verdict[1], Verdict { waiting: Some(Duration::ZERO), ..Verdict::default() });
     }
 
     #[test]
@@ -238,10 +288,10 @@ mod tests {
         let mut tracker = Tracker::default();
         for second in 0..60 {
             let now = start + Duration::from_secs(second);
-            assert!(!tracker.judge(&[look(second)], THRESHOLD, now)[0].stalled, "a busy connection, at {second}");
+            assert!(!judge(&mut tracker, &[look(second)], now)[0].stalled, "a busy connection, at {second}");
         }
         let begins: Vec<bool> = (60..75)
-            .map(|second| tracker.judge(&[look(0)], THRESHOLD, start + Duration::from_secs(second))[0].begins)
+            .map(|second| judge(&mut tracker, &[look(0)], start + Duration::from_secs(second))[0].begins)
             .collect();
         assert_eq!(begins.iter().filter(|begins| **begins).count(), 1, "a stall is counted once: {begins:?}");
         assert!(begins[11], "more than ten seconds after the first look: {begins:?}");
@@ -258,18 +308,59 @@ mod tests {
                 info.last_ack_received = last_ack;
             })
         };
-        assert!(!tracker.judge(&[look(millis(100))], THRESHOLD, start)[0].stalled);
+        assert!(!judge(&mut tracker, &[look(millis(100))], start)[0].stalled);
         let later = start + Duration::from_secs(60);
-        assert!(!tracker.judge(&[look(millis(100))], THRESHOLD, later)[0].stalled);
-        assert!(tracker.judge(&[look(millis(11_000))], THRESHOLD, later)[0].stalled, "nor does it answer those");
+        assert!(!judge(&mut tracker, &[look(millis(100))], later)[0].stalled);
+        assert!(judge(&mut tracker, &[look(millis(11_000))], later)[0].stalled, "nor does it answer those");
+    }
+
+    #[test]
+    fn what_a_balancer_does_not_read_stalls_the_way() {
+        let start = Instant::now();
+        let look = |received: u64, queued: u32, last_data_received| {
+            with(|connection, info| {
+                connection.receive_queue_bytes = queued;
+                info.bytes_received = Some(received);
+                info.last_data_received = last_data_received;
+            })
+        };
+        let mut tracker = Tracker::default();
+        let mut at = |second, connection: &TcpConnection, is_link| {
+            let judged = [Judged { connection, is_link }];
+            tracker.judge(judged, THRESHOLD, start + Duration::from_secs(second))[0]
+        };
+        // The kubelet goes on writing: something came in just now, and none of it is ever taken out.
+        assert_eq!(at(0, &look(1_000, 100, millis(0)), true).unread, Some(Duration::ZERO));
+        assert_eq!(at(9, &look(1_500, 600, millis(5)), true).unread, Some(Duration::from_secs(9)));
+        let verdict = at(11, &look(1_600, 700, millis(5)), true);
+        assert!(verdict.stalled && verdict.begins && verdict.unread == Some(Duration::from_secs(11)), "{verdict:?}");
+        assert!(!at(12, &look(1_700, 800, millis(5)), true).begins, "it is one stall");
+        // A byte was taken out: what is there now came later.
+        let verdict = at(13, &look(1_700, 799, millis(5)), true);
+        assert!(!verdict.stalled && verdict.unread < Some(Duration::from_secs(1)), "{verdict:?}");
+        assert_eq!(at(14, &look(1_700, 0, millis(900)), true), Verdict { ..Verdict::default() });
+        // One look is enough if nothing came in since.
+        assert!(at(15, &look(1_800, 1, millis(11_000)), true).stalled);
+        assert!(!at(16, &look(1_800, 1, millis(12_000)), false).stalled, "a client that does not read harms itself");
+    }
+
+    #[test]
+    fn two_ends_are_one_connection() {
+        let well = Verdict::default();
+        let begins = Verdict { unread: Some(millis(9)), stalled: true, begins: true, ..well };
+        let lasts = Verdict { begins: false, ..begins };
+        assert_eq!(well.and(begins), begins);
+        assert_eq!(begins.and(well), begins);
+        assert!(!lasts.and(begins).begins && !begins.and(lasts).begins, "the second end of a stall is no second stall");
+        assert!(begins.and(begins).begins);
     }
 
     #[test]
     fn what_is_gone_is_forgotten() {
         let mut tracker = Tracker::default();
-        tracker.judge(&[quiet()], THRESHOLD, Instant::now());
+        judge(&mut tracker, &[quiet()], Instant::now());
         assert_eq!(tracker.connections.len(), 1);
-        tracker.judge(&[], THRESHOLD, Instant::now());
+        judge(&mut tracker, &[], Instant::now());
         assert!(tracker.connections.is_empty());
     }
 }

@@ -1,0 +1,196 @@
+//! By which proxy the kubelet connects to its server: `proxy-url` of its kubeconfig, else its environment.
+//!
+//! The environment as Go's net/http reads it (`golang.org/x/net/http/httpproxy`, which client-go asks where a
+//! kubeconfig names no proxy): once, when the process starts; the names in capitals before the others; never for
+//! `localhost` and loopback addresses, nor for what `NO_PROXY` names.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hyper::Uri;
+
+/// Where a proxy listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// A name or an IP address, without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Proxy {
+    /// The proxy that a URL names; `None` if nobody could connect to that.
+    pub fn of_url(url: &str) -> Option<Self> {
+        // As Go does it: what has no scheme is a proxy that speaks HTTP.
+        let whole;
+        let url = if url.contains("://") {
+            url
+        } else {
+            whole = format!("http://{url}");
+            &whole
+        };
+        let uri: Uri = url.parse().ok()?;
+        let default = match uri.scheme_str()? {
+            "http" => 80,
+            "https" => 443,
+            "socks5" | "socks5h" => 1080,
+            _ => return None,
+        };
+        let authority = uri.authority()?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let port = match uri.port() {
+            Some(port) => Some(port.as_u16()).filter(|port| *port != 0)?,
+            None => default,
+        };
+        (!host.is_empty()).then(|| Proxy { host: host.to_owned(), port })
+    }
+}
+
+/// What a process's environment says about proxies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environment {
+    https: String,
+    http: String,
+    without: String,
+}
+
+impl Environment {
+    /// By an environment, `NAME=value` each. Of a name that is there twice the last one counts, as in Go.
+    pub fn of_environ<'a>(environ: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut found = [const { "" }; 6];
+        const NAMES: [&str; 6] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"];
+        for (name, value) in environ.into_iter().filter_map(|variable| variable.split_once('=')) {
+            if let Some(index) = NAMES.iter().position(|known| *known == name) {
+                found[index] = value;
+            }
+        }
+        let first = |index: usize| if found[index].is_empty() { found[index + 1] } else { found[index] }.to_owned();
+        Environment { https: first(0), http: first(2), without: first(4) }
+    }
+
+    /// The URL of the proxy by which this process connects to a server; `None`: by none.
+    pub fn for_server(&self, tls: bool, host: &str, port: u16) -> Option<&str> {
+        let url = if tls { &self.https } else { &self.http };
+        let ip = host.parse::<IpAddr>().ok();
+        let is_local = host == "localhost" || ip.is_some_and(|ip| ip.is_loopback());
+        (!url.is_empty() && !is_local && !self.excludes(host, ip, port)).then_some(url)
+    }
+
+    fn excludes(&self, host: &str, ip: Option<IpAddr>, port: u16) -> bool {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let words = self.without.split(',').map(|word| word.trim().to_ascii_lowercase());
+        words.filter(|word| !word.is_empty()).any(|word| {
+            if word == "*" {
+                return true;
+            }
+            if let Some((network, bits)) = word.split_once('/') {
+                return ip
+                    .zip(network.parse().ok())
+                    .zip(bits.parse().ok())
+                    .is_some_and(|((ip, network), bits)| is_within(ip, network, bits));
+            }
+            let (name, of_port) = split_port(&word);
+            if of_port.is_some_and(|of_port| of_port != port) {
+                return false;
+            }
+            if let Ok(excluded) = name.parse::<IpAddr>() {
+                return ip == Some(excluded);
+            }
+            // `example.com` is itself and what is below it, `.example.com` and `*.example.com` only what is below.
+            let name = name.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(name);
+            match name.strip_prefix('.') {
+                Some(_) => host.ends_with(name),
+                None => host == name || host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.')),
+            }
+        })
+    }
+}
+
+/// `HOST:PORT`, `[IPv6]:PORT`, or a host alone.
+fn split_port(word: &str) -> (&str, Option<u16>) {
+    if word.parse::<IpAddr>().is_ok() {
+        return (word, None);
+    }
+    let Some((host, port)) = word.rsplit_once(':') else { return (word.trim_matches(['[', ']']), None) };
+    match port.parse() {
+        Ok(port) => (host.trim_matches(['[', ']']), Some(port)),
+        Err(_) => (word.trim_matches(['[', ']']), None),
+    }
+}
+
+fn is_within(ip: IpAddr, network: IpAddr, bits: u32) -> bool {
+    let (ip, network, width) = match (ip, network) {
+        (IpAddr::V4(ip), IpAddr::V4(network)) => (u128::from(u32::from(ip)), u128::from(u32::from(network)), 32),
+        (IpAddr::V6(ip), IpAddr::V6(network)) => (u128::from(ip), u128::from(network), 128),
+        _ => return false,
+    };
+    bits == 0 || (bits <= width && (ip ^ network) >> (width - bits) == 0)
+}
+
+impl std::fmt::Display for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip, self.port).fmt(f),
+            Err(_) => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        for (url, expected) in [
+            ("http://proxy.example:3128", Some("proxy.example:3128")),
+            ("http://user:secret@10.0.0.1:3128/", Some("10.0.0.1:3128")),
+            ("https://[fd00::1]", Some("[fd00::1]:443")),
+            ("proxy:8080", Some("proxy:8080")),
+            ("socks5://proxy", Some("proxy:1080")),
+            ("ftp://proxy", None),
+            ("http://", None),
+            ("", None),
+        ] {
+            assert_eq!(Proxy::of_url(url).map(|proxy| proxy.to_string()).as_deref(), expected, "{url:?}");
+        }
+    }
+
+    #[test]
+    fn an_environment() {
+        let of = |environ: &[&str]| Environment::of_environ(environ.iter().copied());
+        let both = of(&["HTTP_PROXY=plain:1", "https_proxy=small:2", "HTTPS_PROXY=large:3"]);
+        assert_eq!(both.for_server(true, "api.example", 6443), Some("large:3"));
+        assert_eq!(both.for_server(false, "api.example", 8080), Some("plain:1"));
+        assert_eq!(of(&["https_proxy=small:2"]).for_server(true, "10.0.0.1", 443), Some("small:2"));
+        assert_eq!(of(&["HTTP_PROXY=plain:1"]).for_server(true, "10.0.0.1", 443), None, "not for https");
+        for local in ["localhost", "127.0.0.1", "127.9.9.9", "::1"] {
+            assert_eq!(both.for_server(true, local, 6443), None, "{local}");
+        }
+    }
+
+    #[test]
+    fn whom_no_proxy_names() {
+        for (without, host, excluded) in [
+            ("*", "api.example", true),
+            ("10.0.0.0/8", "10.9.9.9", true),
+            ("10.0.0.0/8,", "11.9.9.9", false),
+            ("10.0.0.0/8", "api.example", false),
+            ("fd00::/8", "fd00::1", true),
+            (" 10.0.0.1 , other", "10.0.0.1", true),
+            ("10.0.0.1:443", "10.0.0.1", false),
+            ("10.0.0.1:6443", "10.0.0.1", true),
+            ("[fd00::1]:6443", "fd00::1", true),
+            ("example.com", "example.com", true),
+            ("example.com", "API.example.com.", true),
+            ("example.com", "notexample.com", false),
+            (".example.com", "api.example.com", true),
+            (".example.com", "example.com", false),
+            ("*.example.com", "api.example.com", true),
+            ("", "api.example", false),
+        ] {
+            let environ = ["HTTPS_PROXY=http://p:3128".to_owned(), format!("NO_PROXY={without}")];
+            let environment = Environment::of_environ(environ.iter().map(String::as_str));
+            assert_eq!(environment.for_server(true, host, 6443).is_none(), excluded, "{without:?} {host}");
+        }
+    }
+}
