@@ -18,7 +18,7 @@ use crate::testbed::bed::{Bed, wait};
 use crate::testbed::control::Names;
 use crate::testbed::forwarder::{Forwarder, Manners, Onward};
 use crate::testbed::series::{Series as _, series};
-use crate::testbed::{BALANCER, Embedded, NAME, NEXT, PORT, Way};
+use crate::testbed::{BALANCER, Embedded, NAME, NEXT, NODE_NAME, PORT, Way};
 
 const RENEW: Duration = Duration::from_millis(200);
 /// What a loaded machine may take, not what is expected.
@@ -82,7 +82,10 @@ impl Expected<'_> {
 
     /// What the page says about the way itself, if that is wrong.
     fn misnamed(&self, page: &Page) -> Option<String> {
-        let expected = series(WAY, &[("way", self.way), ("via", self.via)]);
+        let labels = [("way", self.way), ("via", self.via)];
+        // A label without a value is none.
+        let labels: Vec<_> = labels.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let expected = series(WAY, &labels);
         let rows: Vec<(&str, f64)> = page.family(WAY).collect();
         (rows != [(&*expected, 1.0)]).then(|| format!("the way: {rows:?}, not {expected}"))
     }
@@ -479,7 +482,8 @@ fn kubeconfigs_of_all_kinds() {
     let six = SocketAddr::new(CP6, PORT);
     for (text, peer) in [
         (format!("https://{six}"), six),
-        (six.to_string(), six),
+        // Without quotes it is no YAML.
+        (format!("\"{six}\""), six),
         (server().to_string(), server()),
         (format!("{NAME}:{PORT}"), server()),
         (format!("http://{}", server()), server()),
@@ -529,7 +533,8 @@ fn doctor(bed: &Bed) -> String {
     ]);
     command
         .args([&format!("--apiserver.token-file={}", at("token")), &format!("--apiserver.ca-file={}", at("ca.pem"))]);
-    command.args([&format!("--kubelet.kubeconfig={}", at("kubelet.conf")), "--apiserver.stall-threshold=2s"]);
+    command.args([&format!("--kubelet.kubeconfig={}", at("kubelet.conf")), &format!("--node-name={NODE_NAME}")]);
+    command.arg("--apiserver.stall-threshold=2s");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = bed.pair.node.spawn(&mut command).unwrap().wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
