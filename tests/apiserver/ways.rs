@@ -7,11 +7,11 @@
 #![allow(clippy::print_stdout, reason = "times to detection, for whoever reads them")]
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::common::netns::{self, CP, CP6, Connection};
+use crate::common::netns::{self, CP, CP6, Connection, NODE};
 use crate::common::{self, Page};
 use crate::testbed::balancer::{Balancer, Program};
 use crate::testbed::bed::{Bed, wait};
@@ -518,6 +518,168 @@ fn kubeconfigs_of_all_kinds() {
     // The file comes, as it does on a node that has just joined.
     bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{}", server())));
     bed.until(Duration::from_secs(90), "the file is read", |page| Expected::direct(server()).wrong(page).is_empty());
+}
+
+/// Addresses at which a balancer may listen, and those by which a kubelet may ask for it.
+#[test]
+fn wherever_a_balancer_listens() {
+    let Some(mut bed) = bed() else { return };
+    let (any, port) = (IpAddr::from(Ipv6Addr::UNSPECIFIED), BALANCER.1);
+    let local = |ip: IpAddr| SocketAddr::new(ip, port);
+    let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
+    for (what, listen, asked, peer) in [
+        // As a program in Go does: what it accepts has addresses of IPv4 in those of IPv6.
+        ("both families", any, local(v4).to_string(), local(v4)),
+        ("IPv6", v6, local(v6).to_string(), local(v6)),
+        // As kubespray writes it.
+        ("localhost", v4, format!("localhost:{port}"), local(v4)),
+        ("localhost, both families", any, format!("localhost:{port}"), local(v4)),
+        ("the node's own address", NODE, local(NODE).to_string(), local(NODE)),
+    ] {
+        let directory = bed.directory.path();
+        let onward = Onward::To(server());
+        let _forwarder = Forwarder::start(&bed.pair.node, directory, "some-lb", local(listen), onward);
+        bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{asked}")));
+        bed.start_kubelet_by(Way::to(&asked), &BLIND, RENEW);
+        // Whichever family the kubelet took of a name.
+        let near =
+            wait(SOON, what, || [peer, local(v6)].into_iter().find(|&peer| !bed.lasting("kubelet", peer).is_empty()));
+        let expected = Expected { way: "balancer", via: "some-lb", near, onward: Some(("some-lb", server())) };
+        start_exporter(&bed);
+        expected.at_once(&bed, what);
+        bed.stop_kubelet();
+    }
+}
+
+/// The exporter's own probes take the kubelet's way: behind the balancer nobody can tell one from the other.
+#[test]
+fn the_exporter_goes_the_same_way() {
+    let Some((bed, _balancer)) = through_a(Program::Haproxy) else { return };
+    bed.start_exporter(&format!("https://{}", SocketAddr::from(BALANCER)), &QUICK);
+    let expected = behind_a(Program::Haproxy);
+    expected.at_once(&bed, "a balancer for both");
+    let (page, _) = bed.until(SOON, "a probe", |page| page.both(true));
+    assert_eq!(connections(&page, "kubelet", "kubelet"), Some(1.0), "{}", ours(&page));
+    assert_eq!(figure(&page, "stalled", "self", BALANCER.into(), "other"), Some(0.0), "{}", ours(&page));
+    assert_eq!(expected.wrong(&page), [""; 0], "{}", ours(&page));
+}
+
+/// On a node of the control plane the kubelet's connection ends in the apiserver itself, whose own are no way onward.
+#[test]
+fn the_apiserver_is_on_the_node() {
+    let Some(mut bed) = bed() else { return };
+    let near = SocketAddr::new(NODE, PORT);
+    let directory = bed.directory.path();
+    let _apiserver = Forwarder::start(&bed.pair.node, directory, "kube-apiserver", near, Onward::To(server()));
+    bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{near}")));
+    bed.start_kubelet_by(Way::to(near), &BLIND, RENEW);
+    start_exporter(&bed);
+    Expected::direct(near).at_once(&bed, "an apiserver on the node");
+    let page = bed.scrape();
+    let onward = page.0.keys().filter(|series| series.contains("leg=\"onward\"")).count();
+    assert_eq!(onward, 0, "{}", ours(&page));
+}
+
+/// HTTP/1.1 has a connection for each request that waits, and a second client shares the balancer.
+#[test]
+fn several_connections_and_one_of_them_dead() {
+    let Some((mut bed, _balancer)) = through_a(Program::Nginx) else { return };
+    bed.stop_kubelet();
+    let way = || Way::to(SocketAddr::from(BALANCER));
+    bed.start_kubelet_by(way(), &[("DISABLE_HTTP2", "1")], RENEW);
+    let far = wait(SOON, "two onward", || Some(bed.lasting("nginx", server())).filter(|far| far.len() == 2));
+    start_exporter(&bed);
+    let expected = behind_a(Program::Nginx);
+    expected.at_once(&bed, "HTTP/1.1");
+    let page = bed.scrape();
+    assert_eq!(connections(&page, "kubelet", "kubelet"), Some(2.0), "{}", ours(&page));
+    assert_eq!(connections(&page, "nginx", "onward"), Some(2.0), "{}", ours(&page));
+    // Only one of them has anything to say: the other one is the watch, on which nothing happens.
+    let faults = [bed.pair.drop_connection(far[0]), bed.pair.drop_connection(far[1])];
+    bed.until(DETECTED, "one is stalled", |page| {
+        figure(page, "stalled", "nginx", server(), "onward") == Some(1.0) && heard(page) > Some(2.0)
+    });
+    drop(faults);
+    expected.again(&bed);
+}
+
+/// A balancer that is there and goes away, and one that hangs before it has accepted.
+#[test]
+fn a_balancer_that_is_gone_or_hangs_from_the_start() {
+    let Some((mut bed, balancer)) = through_a(Program::Nginx) else { return };
+    let (expected, near) = (behind_a(Program::Nginx), SocketAddr::from(BALANCER));
+    start_exporter(&bed);
+    expected.at_once(&bed, "nginx");
+    bed.stop_kubelet();
+    let hung = balancer.hang();
+    bed.start_kubelet_in_vain(Way::to(near), &BLIND, RENEW);
+    wait(SOON, "a connection that the kernel took", || (!bed.lasting("kubelet", near).is_empty()).then_some(()));
+    for what in ["while it looks", "after a restart"] {
+        // The client gives up after ten seconds and tries again: there is a moment with none.
+        let (page, after) = bed.until(SOON, "its hello is read by nobody", |page| {
+            figure(page, "unread_seconds", "kubelet", near, "kubelet") > Some(2.0)
+                && figure(page, "stalled", "kubelet", near, "kubelet") == Some(1.0)
+        });
+        println!("hung from the start, {what}: known after {after:?}");
+        let direct = series(WAY, &[("way", "direct")]);
+        assert_eq!((page.get(&direct), page.family(WAY).count()), (None, 1), "{}", ours(&page));
+        start_exporter(&bed);
+    }
+    drop(hung);
+    expected.again(&bed);
+
+    drop(balancer);
+    let none = |page: &Page| connections(page, "kubelet", "kubelet") == Some(0.0);
+    let (page, _) = bed.until(DETECTED, "none at all", none);
+    assert!(heard(&page).is_none() && connections(&page, "nginx", "onward").is_none_or(|count| count == 0.0));
+    start_exporter(&bed);
+    let page = bed.scrape();
+    assert_eq!(connections(&page, "kubelet", "kubelet"), Some(0.0), "{}", ours(&page));
+    let _balancer = Balancer::start(&bed.pair.node, bed.directory.path(), Program::Nginx);
+    expected.again(&bed);
+}
+
+/// Words of a proxy's URL that are no address, and exceptions of all kinds.
+#[test]
+fn a_proxy_in_other_words() {
+    let Some(mut bed) = bed() else { return };
+    bed.double.tell(|settings| settings.addresses = vec![CP]);
+    let (here, there) = (SocketAddr::from(([127, 0, 0, 1], 3128)), SocketAddr::new(CP, 3128));
+    let directory = bed.directory.path();
+    let _proxies = [
+        Forwarder::start(&bed.pair.node, directory, "tinyproxy", here, Onward::AsAsked),
+        Forwarder::start(&bed.pair.cp, directory, "squid", there, Onward::AsAsked),
+        Forwarder::start(&bed.pair.cp, directory, "squid", (CP, 80).into(), Onward::AsAsked),
+    ];
+    let local = Expected { way: "proxy", via: "127.0.0.1:3128", near: here, onward: Some(("tinyproxy", server())) };
+    let named = Expected { way: "proxy", via: "api.test:3128", near: there, onward: None };
+    let short = Expected { way: "proxy", via: "10.77.0.2:80", near: (CP, 80).into(), onward: None };
+    let direct = Expected::direct(server());
+    let (by_address, by_name) = (server().to_string(), format!("{NAME}:{PORT}"));
+    for (what, asked, environment, expected) in [
+        ("a password", &by_address, [("HTTPS_PROXY", "http://somebody:pssst@127.0.0.1:3128"), ("A", "")], local),
+        ("no scheme", &by_address, [("HTTPS_PROXY", "127.0.0.1:3128"), ("A", "")], local),
+        ("no port", &by_address, [("HTTPS_PROXY", "http://10.77.0.2"), ("A", "")], short),
+        ("a name", &by_name, [("HTTPS_PROXY", "http://api.test:3128/"), ("A", "")], named),
+        ("a network", &by_address, [("HTTPS_PROXY", "http://127.0.0.1:3128"), ("NO_PROXY", "10.77.0.0/24")], direct),
+        ("a domain", &by_name, [("HTTPS_PROXY", "http://127.0.0.1:3128"), ("NO_PROXY", "x,.test")], direct),
+        ("a domain itself", &by_name, [("HTTPS_PROXY", "http://127.0.0.1:3128"), ("no_proxy", "test")], direct),
+        ("everything", &by_name, [("HTTPS_PROXY", "http://127.0.0.1:3128"), ("NO_PROXY", "*")], direct),
+        ("another port", &by_address, [("HTTPS_PROXY", "http://127.0.0.1:3128"), ("NO_PROXY", "10.77.0.2:443")], local),
+        ("another's", &by_name, [("HTTPS_PROXY", "http://127.0.0.1:3128"), ("NO_PROXY", "i.test")], local),
+        ("nothing", &by_address, [("HTTPS_PROXY", ""), ("A", "")], direct),
+    ] {
+        bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{asked}")));
+        let proxy = (expected.way == "proxy").then_some(expected.near);
+        bed.stop_kubelet();
+        bed.start_kubelet_by(Way { proxy, ..Way::to(asked) }, &[&BLIND[..], &environment].concat(), RENEW);
+        start_exporter(&bed);
+        expected.at_once(&bed, what);
+        for page in ["/metrics", "/"] {
+            let text = bed.pair.node.inside(|| bed.exporter().get(page, &[]).text());
+            assert!(!text.contains("pssst"), "{what}: {page} gives a password away");
+        }
+    }
 }
 
 /// What a person reads: `doctor`'s report.

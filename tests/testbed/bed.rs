@@ -70,11 +70,16 @@ impl Bed {
     }
 
     pub fn start_kubelet_by(&mut self, way: Way, environment: &[(&str, &str)], renew: Duration) {
-        let renew = renew.as_millis() as u64;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
-        self.kubelet = Some(KubeletLike::start(&self.pair.node, self.directory.path(), way, environment, renew));
+        self.start_kubelet_in_vain(way, environment, renew);
         let its = |request: &Request| request.at > now && renewal(request);
         wait(Duration::from_secs(10), "a renewal", || self.requests(KUBELET_AGENT).iter().any(its).then_some(()));
+    }
+
+    /// One whose way is broken from the start.
+    pub fn start_kubelet_in_vain(&mut self, way: Way, environment: &[(&str, &str)], renew: Duration) {
+        let renew = renew.as_millis() as u64;
+        self.kubelet = Some(KubeletLike::start(&self.pair.node, self.directory.path(), way, environment, renew));
     }
 
     pub fn stop_kubelet(&mut self) {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::UdpSocket;
+use std::net::{Ipv6Addr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::common::netns::{CP, CP6};
+use crate::common::netns::{CP, CP6, NODE};
 use crate::common::tls_server::Authority;
 use crate::testbed::control::{Order, Report, Request, Settings, Silent};
 use crate::testbed::names::{self, NAME};
@@ -77,8 +77,8 @@ struct Signals {
 /// Serves until standard input, where the orders come from, ends. The authority to trust is left in the directory.
 pub fn run(directory: &Path, settings: Settings) {
     // Through a balancer on the node it is asked for by the balancer's address.
-    let names = [CP.to_string(), CP6.to_string(), NEXT.to_string(), BALANCER.0.to_string(), NAME.to_owned()];
-    let names = names.each_ref().map(String::as_str);
+    let addresses = [CP, CP6, NEXT, NODE, BALANCER.0, Ipv6Addr::LOCALHOST.into()].map(|address| address.to_string());
+    let names: Vec<&str> = addresses.iter().map(String::as_str).chain([NAME, "localhost"]).collect();
     let certificates = ["cluster", "elsewhere"].map(|name| {
         let authority = Authority::new(name);
         if name == "cluster" {
