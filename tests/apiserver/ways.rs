@@ -551,6 +551,62 @@ fn wherever_a_balancer_listens() {
     }
 }
 
+/// A balancer behind a balancer, of a name that a label has to escape; and a proxy in the environment, which nobody
+/// uses for what is on the loopback.
+#[test]
+fn two_balancers_in_a_row() {
+    let Some(mut bed) = bed() else { return };
+    let (near, behind) = (SocketAddr::from(BALANCER), SocketAddr::from(([127, 0, 0, 1], 8443)));
+    let directory = bed.directory.path();
+    let _last = Forwarder::start(&bed.pair.node, directory, "last", behind, Onward::To(server()));
+    let first = Forwarder::start(&bed.pair.node, directory, "a\"b\\c", near, Onward::To(behind));
+    bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{near}")));
+    let environment = [BLIND[0], ("HTTPS_PROXY", "http://10.77.0.9:3128")];
+    bed.start_kubelet_by(Way::to(near), &environment, RENEW);
+    let escaped = "a\\\"b\\\\c";
+    let expected = Expected { way: "balancer", via: escaped, near, onward: Some((escaped, behind)) };
+    start_exporter(&bed);
+    expected.at_once(&bed, "two balancers");
+    first.tell(Manners { reads: false, onward: true });
+    bed.until(DETECTED, "unread", |page| figure(page, "stalled", "kubelet", near, "kubelet") == Some(1.0));
+    first.tell(Manners::default());
+    expected.again(&bed);
+}
+
+/// A node that starts: the exporter is there before the kubelet, and the balancer comes last. And a kubelet that is
+/// started anew.
+#[test]
+fn the_exporter_was_there_first() {
+    let Some(mut bed) = bed() else { return };
+    let near = SocketAddr::from(BALANCER);
+    bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{near}")));
+    start_exporter(&bed);
+    let page = bed.scrape();
+    assert_eq!((page.family(WAY).count(), heard(&page), claims_of_none(&page)), (0, None, vec![]), "{}", ours(&page));
+    bed.start_kubelet_in_vain(Way::to(near), &BLIND, RENEW);
+    let none = |page: &Page| connections(page, "kubelet", "kubelet") == Some(0.0);
+    bed.until(SOON, "a kubelet, and no connection", none);
+    let forwarder = Forwarder::start(&bed.pair.node, bed.directory.path(), "some-lb", near, Onward::To(server()));
+    let expected = Expected { way: "balancer", via: "some-lb", near, onward: Some(("some-lb", server())) };
+    expected.again(&bed);
+    for _ in 0..2 {
+        bed.stop_kubelet();
+        bed.start_kubelet_by(Way::to(near), &BLIND, RENEW);
+        let (_, after) = bed.until(SOON, "as before", |page| expected.wrong(page).is_empty());
+        println!("a kubelet that is started anew: known after {after:?}");
+    }
+    // Another balancer takes its place.
+    drop(forwarder);
+    let _other = Forwarder::start(&bed.pair.node, bed.directory.path(), "other-lb", near, Onward::To(server()));
+    let expected = Expected { way: "balancer", via: "other-lb", near, onward: Some(("other-lb", server())) };
+    bed.stop_kubelet();
+    bed.start_kubelet_by(Way::to(near), &BLIND, RENEW);
+    bed.until(SOON, "the other one", |page| expected.misnamed(page).is_none());
+    let page = bed.scrape();
+    println!("{}", ours(&page));
+    assert!(connections(&page, "other-lb", "onward") == Some(1.0), "{}", ours(&page));
+}
+
 /// The exporter's own probes take the kubelet's way: behind the balancer nobody can tell one from the other.
 #[test]
 fn the_exporter_goes_the_same_way() {
