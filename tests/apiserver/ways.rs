@@ -712,6 +712,10 @@ fn a_proxy_in_other_words() {
     let short = Expected { way: "proxy", via: "10.77.0.2:80", near: (CP, 80).into(), onward: None };
     let direct = Expected::direct(server());
     let (by_address, by_name) = (server().to_string(), format!("{NAME}:{PORT}"));
+    let six = SocketAddr::new(CP6, PORT);
+    let of_six = Expected { onward: Some(("tinyproxy", six)), ..local };
+    // As Go has it (tried with 1.26).
+    let by_six = six.to_string();
     for (what, asked, environment, expected) in [
         ("a password", &by_address, [("HTTPS_PROXY", "http://somebody:pssst@127.0.0.1:3128"), ("A", "")], local),
         ("no scheme", &by_address, [("HTTPS_PROXY", "127.0.0.1:3128"), ("A", "")], local),
@@ -723,6 +727,8 @@ fn a_proxy_in_other_words() {
         ("everything", &by_name, [("HTTPS_PROXY", "http://127.0.0.1:3128"), ("NO_PROXY", "*")], direct),
         ("another port", &by_address, [("HTTPS_PROXY", "http://127.0.0.1:3128"), ("NO_PROXY", "10.77.0.2:443")], local),
         ("another's", &by_name, [("HTTPS_PROXY", "http://127.0.0.1:3128"), ("NO_PROXY", "i.test")], local),
+        ("brackets", &by_six, [("HTTPS_PROXY", "http://127.0.0.1:3128"), ("NO_PROXY", "[fd77::2]")], of_six),
+        ("an empty port", &by_address, [("HTTPS_PROXY", "http://127.0.0.1:3128"), ("NO_PROXY", "10.77.0.2:")], direct),
         ("nothing", &by_address, [("HTTPS_PROXY", ""), ("A", "")], direct),
     ] {
         bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{asked}")));
