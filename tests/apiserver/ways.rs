@@ -607,6 +607,78 @@ fn the_exporter_was_there_first() {
     assert!(connections(&page, "other-lb", "onward") == Some(1.0), "{}", ours(&page));
 }
 
+/// The kernel rewrites where packets go: a service address, and one of the loopback behind which nobody is found.
+#[test]
+fn addresses_that_the_kernel_rewrites() {
+    let Some(mut bed) = bed() else { return };
+    let (service, hidden) = (SocketAddr::from(([10, 96, 0, 1], 443)), SocketAddr::from(BALANCER));
+    let rewrite = |address: SocketAddr| {
+        let (ip, port) = (address.ip(), address.port());
+        format!("iptables -w -t nat -A OUTPUT -p tcp -d {ip} --dport {port} -j DNAT --to-destination {}", server())
+    };
+    let script = format!(
+        "sysctl -qw net.ipv4.conf.all.route_localnet=1; ip route add 10.96.0.0/16 dev cable; {}; {};
+         iptables -w -t nat -A POSTROUTING -p tcp -d {CP} --dport {PORT} -j SNAT --to-source {NODE}",
+        rewrite(service),
+        rewrite(hidden)
+    );
+    bed.pair.node.run(&script);
+    let unknown = Expected { way: "unknown", via: "127.0.0.1:7443", near: hidden, onward: None };
+    for expected in [Expected::direct(service), unknown] {
+        let near = expected.near;
+        bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{near}")));
+        bed.stop_kubelet();
+        // The certificate is not made out to a service address.
+        bed.start_kubelet_by(Way { address: Some(near), ..Way::default() }, &BLIND, RENEW);
+        start_exporter(&bed);
+        expected.at_once(&bed, &near.to_string());
+        let fault = bed.pair.drop_everything();
+        let stalled = |page: &Page| figure(page, "stalled", "kubelet", near, "kubelet") == Some(1.0);
+        bed.until(DETECTED, "stalled", stalled);
+        start_exporter(&bed);
+        bed.until(DETECTED, "stalled after a restart", stalled);
+        drop(fault);
+        expected.again(&bed);
+    }
+}
+
+/// No upstream answers: the balancer takes the kubelet's connections, tries, and lets go of them.
+#[test]
+fn a_balancer_that_reaches_nobody() {
+    let Some((mut bed, _balancer)) = through_a(Program::Nginx) else { return };
+    bed.stop_kubelet();
+    bed.start_kubelet_by(Way::to(SocketAddr::from(BALANCER)), &SHARP, RENEW);
+    start_exporter(&bed);
+    behind_a(Program::Nginx).at_once(&bed, "nginx");
+    let fault = bed.pair.drop_everything();
+    let none = |page: &Page| connections(page, "nginx", "onward") == Some(0.0);
+    for what in ["it was seen to have some", "after a restart"] {
+        let (page, after) = bed.until(SOON, "none onward", none);
+        println!("{what}: known after {after:?}");
+        assert_ne!(page.get(&series(WAY, &[("way", "direct")])), Some(1.0), "{}", ours(&page));
+        start_exporter(&bed);
+    }
+    drop(fault);
+    behind_a(Program::Nginx).again(&bed);
+}
+
+/// Without the right to see whose sockets are whose, nothing is said of the kubelet's, and never that it has none.
+#[test]
+fn an_exporter_that_may_not_look() {
+    let Some((bed, _balancer)) = through_a(Program::Nginx) else { return };
+    let kubeconfig = format!("--kubelet.kubeconfig={}", bed.directory.path().join("kubelet.conf").display());
+    let flags = [&[&*kubeconfig], &QUICK[..]].concat();
+    let powerless = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"];
+    bed.start_exporter_by(&powerless, &format!("https://{CP}:{PORT}"), &flags);
+    for _ in 0..3 {
+        let page = bed.scrape();
+        assert_eq!(claims_of_none(&page), [""; 0], "{}", ours(&page));
+        assert_eq!(page.family(WAY).count(), 0, "{}", ours(&page));
+        assert!(page.errors("apiserver_connection", "denied") > 0.0, "{}", ours(&page));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
 /// The exporter's own probes take the kubelet's way: behind the balancer nobody can tell one from the other.
 #[test]
 fn the_exporter_goes_the_same_way() {

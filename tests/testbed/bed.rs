@@ -94,8 +94,15 @@ impl Bed {
 
     /// Not told where the kubelet's kubeconfig is.
     pub fn start_exporter_bare(&self, url: &str, flags: &[&str]) {
+        self.start_exporter_by(&[], url, flags);
+    }
+
+    /// By a command that ends in the exporter (`setpriv …`).
+    pub fn start_exporter_by(&self, before: &[&str], url: &str, flags: &[&str]) {
         let at = |name| self.directory.path().join(name).display().to_string();
-        let command = self.pair.node.command(env!("CARGO_BIN_EXE_headroom-exporter"));
+        let words = [before, &[env!("CARGO_BIN_EXE_headroom-exporter")]].concat();
+        let mut command = self.pair.node.command(words[0]);
+        command.args(&words[1..]);
         let (token, ca) = (at("token"), at("ca.pem"));
         let own = [
             "--collector.disable-defaults",

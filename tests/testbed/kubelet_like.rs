@@ -36,6 +36,8 @@ const PING: u64 = 15;
 pub struct Arguments {
     /// `HOST:PORT`, an address or a name.
     pub server: String,
+    /// Connect to this address instead.
+    pub address: Option<SocketAddr>,
     /// Connect through this proxy, by `CONNECT`.
     pub proxy: Option<SocketAddr>,
     pub embedded: Option<Embedded>,
@@ -192,6 +194,9 @@ async fn connect(arguments: &Arguments) -> Result<(Sender, JoinHandle<()>), Fail
 
 async fn tcp(arguments: &Arguments) -> Result<TcpStream, Failure> {
     let server = &arguments.server;
+    if let Some(address) = arguments.address {
+        return Ok(TcpStream::connect(address).await?);
+    }
     let Some(proxy) = arguments.proxy else { return Ok(TcpStream::connect(server).await?) };
     let mut stream = TcpStream::connect(proxy).await?;
     stream.write_all(format!("CONNECT {server} HTTP/1.1\r\nHost: {server}\r\n\r\n").as_bytes()).await?;

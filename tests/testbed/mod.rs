@@ -182,6 +182,8 @@ impl Drop for Double {
 pub struct Way {
     /// `HOST:PORT`, an address or a name.
     pub server: String,
+    /// It connects to this address instead, which leads there.
+    pub address: Option<SocketAddr>,
     /// Through this proxy, by `CONNECT`.
     pub proxy: Option<SocketAddr>,
     pub embedded: Option<Embedded>,
@@ -189,7 +191,7 @@ pub struct Way {
 
 impl Way {
     pub fn to(server: impl ToString) -> Self {
-        Way { server: server.to_string(), proxy: None, embedded: None }
+        Way { server: server.to_string(), address: None, proxy: None, embedded: None }
     }
 }
 
@@ -208,6 +210,7 @@ impl KubeletLike {
     pub fn start(node: &Namespace, directory: &Path, way: Way, environment: &[(&str, &str)], renew_ms: u64) -> Self {
         let arguments = kubelet_like::Arguments {
             server: way.server,
+            address: way.address,
             proxy: way.proxy,
             embedded: way.embedded,
             directory: directory.to_owned(),
