@@ -43,6 +43,8 @@ pub struct Row {
     pub unread: Vec<String>,
     /// What could be better, where nothing is missing.
     pub notes: Vec<String>,
+    /// What a person wants to see beside the verdict, a line each.
+    pub facts: Vec<String>,
     /// For each finding what it stands on.
     pub evidence: Vec<Vec<(String, f64)>>,
     /// For each finding what its runbook says first, about this node.
@@ -83,6 +85,7 @@ pub fn rows(
             figure: verdict::figure(verdict.mode, history),
             unread: run.map(|(_, run)| errors(&run.samples)).unwrap_or_default(),
             notes: run.map(|(_, run)| run.samples.notes().to_vec()).unwrap_or_default(),
+            facts: verdict::facts(verdict.mode, history),
             evidence: verdict.findings.iter().map(|finding| verdict::evidence(finding, history)).collect(),
             steps: verdict.findings.iter().map(|finding| runbook::steps(finding, history, kubelet_root)).collect(),
             verdict,

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use crate::metric::Metric;
 
 mod evidence;
+mod facts;
 mod figure;
 mod history;
 pub mod promql;
@@ -23,6 +24,7 @@ pub mod runbook;
 mod wanted;
 
 pub use evidence::evidence;
+pub use facts::facts;
 pub use figure::{Figure, figure};
 pub use history::{History, Limits};
 use promql::eval::{Element, Evaluator, LOOKBACK};
@@ -275,7 +277,14 @@ fn sight(mode: &str, metrics: &[&Metric], history: &History, at: &Evaluator<'_>)
         };
     }
     if !outcome("failed") {
-        return Sight::Clear;
+        let lost = ask("headroom_kubelet_apiserver_way_info{way=\"unknown\"}".into());
+        return match lost.first().filter(|_| mode == "apiserver_connection") {
+            Some(lost) => Sight::Blind(format!(
+                "the kubelet connects to {} on this machine, and where it goes on from there is not known",
+                lost.labels.get("via")
+            )),
+            None => Sight::Clear,
+        };
     }
     let errors = ask(format!("headroom_collector_errors_total{{collector=\"{mode}\"}} > 0"));
     let reasons: Vec<&str> = errors.iter().map(|error| error.labels.get("reason")).collect();

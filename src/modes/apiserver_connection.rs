@@ -8,16 +8,16 @@
 //!
 //! **Evidence, without touching anybody.** `passive.rs`: the kubelet's own sockets, and those of everybody else in the
 //! host's network namespace, by `sock_diag` (`struct tcp_info`), attributed to their processes; the verdict "stalled"
-//! is in `stall.rs`. Whose addresses are looked at: `endpoints.rs`. Which way the kubelet takes, by a balancer or a proxy
-//! on this machine where there is one: `way.rs`. What the kubelet would do about a dead connection: its environment
-//! ([`crate::kubelet::http2`]).
+//! is in `stall.rs`. Whose addresses are looked at: `endpoints.rs`. Which way the kubelet takes, by a balancer or a
+//! proxy of this machine where there is one: `way.rs`. What the kubelet would do about a dead connection: its
+//! environment ([`crate::kubelet::http2`]).
 //!
 //! **Evidence of our own.** `probe.rs`: a long-lived HTTP/2 connection (PING and a cheap GET) beside a new HTTP/1.1
 //! connection each time, through [`crate::apiserver`]. Fresh works and reused does not is exactly "dead, but in use";
 //! both slow is a slow server.
 //!
-//! **What we export.** The way; per owner, peer and leg of it the figures of TCP, each of the connection that is worst in it; how our
-//! probes ended and how long their phases took; on demand whether the apiserver reaches the kubelet.
+//! **What we export.** The way; per owner, peer and leg of it the figures of TCP, each of the connection that is worst
+//! in it; how our probes ended and how long their phases took; on demand whether the apiserver reaches the kubelet.
 //!
 //! **When it misleads.**
 //! - Round-trip time keeps its last value on a dead connection: it never shows one.

@@ -268,6 +268,7 @@ fn article(row: &Row, site: Site<'_>) -> Markup {
                 }
                 p class="gist" { (Text(&gist)) } "\n"
                 (fill(row))
+                @for fact in &row.facts { p class="gist" { (Text(fact)) } "\n" }
                 @for note in &row.notes { p class="gist" { (Text(note)) } "\n" }
                 @if text::has_details(row) && !row.verdict.off { (details(row)) "\n" }
             }

@@ -33,6 +33,7 @@ struct Mode<'a> {
     figure: Option<Figure<'a>>,
     unread: &'a [String],
     notes: &'a [String],
+    facts: &'a [String],
     findings: Vec<Found<'a>>,
 }
 
@@ -112,6 +113,7 @@ fn mode(row: &Row) -> Mode<'_> {
         }),
         unread: &row.unread,
         notes: &row.notes,
+        facts: &row.facts,
         findings: row
             .verdict
             .findings

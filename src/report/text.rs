@@ -44,6 +44,12 @@ pub fn render(report: &Report, color: bool) -> String {
     for row in report.rows.iter().filter(|row| row.verdict.level >= Level::CannotTell && has_details(row)) {
         details(&mut out, row, paint);
     }
+    for row in report.rows.iter().filter(|row| !row.facts.is_empty()) {
+        let _ = writeln!(out, "\n{}", paint.bold(&format!("{}, as it is", row.verdict.mode)));
+        for text in &row.facts {
+            item(&mut out, "", text);
+        }
+    }
     for row in report.rows.iter().filter(|row| !row.notes.is_empty()) {
         let _ = writeln!(out, "\n{}", paint.bold(&format!("{} could tell more", row.verdict.mode)));
         for text in &row.notes {

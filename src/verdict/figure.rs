@@ -78,11 +78,11 @@ const ROWS: &[Row] = &[
     },
     Row {
         mode: "apiserver_connection",
-        used: "sum by (instance) (headroom_apiserver_connection_stalled{owner=\"kubelet\"})",
-        limit: "sum by (instance) (headroom_apiserver_connections{owner=\"kubelet\"}) > 0",
+        used: "sum by (instance) (headroom_apiserver_connection_stalled{leg=~\"kubelet|onward\"})",
+        limit: "sum by (instance) (headroom_apiserver_connections{leg=~\"kubelet|onward\"}) > 0",
         slope: None,
         text: |used, limit, _| {
-            format!("{} of {} connections of the kubelet to the apiserver stalled", grouped(used), grouped(limit))
+            format!("{} of {} connections on the kubelet's way to the apiserver stalled", grouped(used), grouped(limit))
         },
     },
     Row {

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use super::promql::expression;
-use super::{figure, rules};
+use super::{facts, figure, rules};
 
 /// What says whether a mode could be looked at.
 const JUDGED: [&str; 3] = ["headroom_collector_outcome", "headroom_collector_errors_total", "headroom_kubelet_running"];
 
-/// The names of all metrics that a rule, an annotation or a figure asks for.
+/// The names of all metrics that a rule, an annotation, a figure or a fact asks for.
 pub(super) fn wanted() -> &'static BTreeSet<String> {
     static WANTED: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
         let mut wanted = BTreeSet::from(JUDGED.map(String::from));
@@ -21,6 +21,7 @@ pub(super) fn wanted() -> &'static BTreeSet<String> {
             }
         }
         figure::names(&mut wanted);
+        facts::names(&mut wanted);
         wanted
     });
     &WANTED
@@ -47,7 +48,11 @@ mod tests {
     fn the_evaluator_knows_every_function_that_is_used_and_no_other() {
         let rules = || rules::groups().iter().flat_map(|group| &group.rules);
         let mut used = BTreeSet::new();
-        rules().map(|rule| &rule.expr).chain(figure::expressions()).for_each(|expr| called(expr, &mut used));
+        rules()
+            .map(|rule| &rule.expr)
+            .chain(figure::expressions())
+            .chain(facts::expressions())
+            .for_each(|expr| called(expr, &mut used));
         // Queries in annotations are put together when they are rendered: `query (printf "topk(5, x{instance=%q})" …)`.
         for query in rules().flat_map(|rule| rule.annotations.values()).flat_map(|text| text.split("printf \"").skip(1))
         {
