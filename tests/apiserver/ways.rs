@@ -11,6 +11,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::common::netns::{self, CP, CP6, Connection, NODE};
 use crate::common::{self, Page};
 use crate::testbed::balancer::{Balancer, Program};
@@ -18,7 +20,7 @@ use crate::testbed::bed::{Bed, wait};
 use crate::testbed::control::Names;
 use crate::testbed::forwarder::{Forwarder, Manners, Onward};
 use crate::testbed::series::{Series as _, series};
-use crate::testbed::{BALANCER, Embedded, NAME, NEXT, NODE_NAME, PORT, Way};
+use crate::testbed::{BALANCER, Embedded, KubeletLike, NAME, NEXT, NODE_NAME, PORT, Way};
 
 const RENEW: Duration = Duration::from_millis(200);
 /// What a loaded machine may take, not what is expected.
@@ -607,6 +609,90 @@ fn the_exporter_was_there_first() {
     assert!(connections(&page, "other-lb", "onward") == Some(1.0), "{}", ours(&page));
 }
 
+/// Another client on the node: one that goes straight to the apiserver, and then one that shares the kubelet's
+/// balancer. What is dead is theirs; the kubelet goes on to hear.
+#[test]
+fn other_clients_of_the_node() {
+    let Some((bed, _balancer)) = through_a(Program::Nginx) else { return };
+    let expected = behind_a(Program::Nginx);
+    let of_the_kubelet = the_one(&bed, "nginx", server());
+    let client = |way: Way, listen: u16| {
+        let embedded =
+            Embedded { comm: "kube-proxy".to_owned(), listen: ([127, 0, 0, 1], listen).into(), onward: server() };
+        let way = Way { embedded: Some(embedded), ..way };
+        KubeletLike::start(&bed.pair.node, bed.directory.path(), way, &BLIND, 200)
+    };
+    let straight = client(Way::default(), 6445);
+    let its = the_one(&bed, "kube-proxy", server());
+    start_exporter(&bed);
+    expected.at_once(&bed, "beside another client");
+    let fault = bed.pair.drop_connection(its);
+    bed.until(DETECTED, "it is stalled", |page| figure(page, "stalled", "kube-proxy", server(), "other") == Some(1.0));
+    assert_eq!(expected.wrong(&bed.scrape()), [""; 0], "the kubelet's way is as it was");
+    drop(fault);
+    drop(straight);
+
+    let _shares = client(Way::to(SocketAddr::from(BALANCER)), 6446);
+    let its = wait(SOON, "one more onward", || {
+        bed.lasting("nginx", server()).into_iter().find(|&connection| connection != of_the_kubelet)
+    });
+    let fault = bed.pair.drop_connection(its);
+    let stalled = |page: &Page| figure(page, "stalled", "nginx", server(), "onward") == Some(1.0);
+    bed.until(DETECTED, "one onward is stalled, whose it is nobody knows", stalled);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3) {
+        let page = bed.scrape();
+        assert!(heard(&page) < Some(2.0) && heard(&page).is_some(), "{}", ours(&page));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    drop(fault);
+    expected.again(&bed);
+}
+
+/// A busy kubelet through a busy balancer that looks after its upstreams: no page of two hundred says otherwise.
+#[test]
+fn all_is_well_all_the_time() {
+    let Some((mut bed, _balancer)) = through_a(Program::Haproxy) else { return };
+    bed.stop_kubelet();
+    bed.start_kubelet_by(Way::to(SocketAddr::from(BALANCER)), &SHARP, Duration::from_millis(4));
+    bed.start_exporter(&format!("https://{}", SocketAddr::from(BALANCER)), &QUICK);
+    let expected = behind_a(Program::Haproxy);
+    for page in 1..=200 {
+        let wrong = expected.wrong(&bed.scrape());
+        assert!(wrong.is_empty(), "on page {page}: {wrong:#?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The kubelet itself hangs: what was answered waits in its own receive queue.
+#[test]
+fn a_kubelet_that_no_longer_reads() {
+    let Some(mut bed) = bed() else { return };
+    bed.start_kubelet(&BLIND, Duration::from_millis(4));
+    start_exporter(&bed);
+    let expected = Expected::direct(server());
+    expected.at_once(&bed, "straight");
+    let kubelet = Pid::from_raw(bed.kubelet().pid().cast_signed()).unwrap();
+    let connection = the_one(&bed, "kubelet", server());
+    // Somewhere between two answers it may have read all there was.
+    wait(SOON, "an answer that it does not read", || {
+        kill_process(kubelet, Signal::STOP).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let unread = bed.socket(connection).unwrap().receive_queue > 0;
+        if !unread {
+            kill_process(kubelet, Signal::CONT).unwrap();
+        }
+        unread.then_some(())
+    });
+    let unread = |page: &Page| figure(page, "unread_seconds", "kubelet", server(), "kubelet") > Some(2.0);
+    let (page, after) = bed.until(DETECTED, "unread", unread);
+    println!("known {after:?} after it hangs\n{}", ours(&page));
+    start_exporter(&bed);
+    bed.until(DETECTED, "unread after a restart", unread);
+    kill_process(kubelet, Signal::CONT).unwrap();
+    expected.again(&bed);
+}
+
 /// The kernel rewrites where packets go: a service address, and one of the loopback behind which nobody is found.
 #[test]
 fn addresses_that_the_kernel_rewrites() {
@@ -857,6 +943,8 @@ fn a_person_reads_which_way_it_is() {
     let told = doctor(&bed);
     println!("{told}");
     says(&told, &way);
-    assert!(told.contains("10.77.0.2:6443") && told.to_lowercase().contains("stalled"), "{told}");
+    let wrong = |line: &&str| line.contains("10.77.0.2:6443") && line.contains("STALLED");
+    assert_eq!(told.lines().filter(wrong).count(), 1, "{told}");
+    assert!(!told.lines().any(|line| line.contains("127.0.0.1:7443") && line.contains("STALLED")), "{told}");
     drop(fault);
 }
