@@ -120,7 +120,7 @@ fn a_connection_dead_but_in_use_at_default_intervals() {
     assert!(dropped.elapsed() < Duration::from_secs(30 + 15 + 10));
     let orphan = bed.socket(dead).expect("the kernel goes on with the old one");
     assert_eq!((orphan.state.as_str(), orphan.pids.len()), ("FIN-WAIT-1", 0));
-    assert_eq!(page.of("headroom_apiserver_connections", &[("owner", "kubelet")]), Some(1.0));
+    assert_eq!(page.connections("kubelet"), Some(1.0));
     assert_eq!(page.connection("stalls_total", "kubelet", &peer(CP)), Some(1.0), "the orphan is nobody's stall");
     assert_eq!((page.success("reused"), page.reconnects("dead")), (Some(true), 1.0), "we healed as well");
     drop(faults);
@@ -207,13 +207,11 @@ fn nobody_listens() {
         page.success("reused") == Some(false) && page.failures("reused", "connect", "refused") >= 1.0
     });
     assert_eq!(page.all_failures("fresh"), page.probes("fresh", "refused") + page.probes("fresh", "reset"));
-    assert_eq!(page.of("headroom_apiserver_connections", &[("owner", "kubelet")]), Some(0.0));
+    assert_eq!(page.connections("kubelet"), Some(0.0));
     bed.double.tell(|settings| settings.listening = true);
     is_well_again(&bed, &page);
     assert!(bed.scrape().reconnects("closed") + bed.scrape().reconnects("reset") >= 1.0);
-    bed.until(SOON, "the kubelet is back", |page| {
-        page.of("headroom_apiserver_connections", &[("owner", "kubelet")]) == Some(1.0)
-    });
+    bed.until(SOON, "the kubelet is back", |page| page.connections("kubelet") == Some(1.0));
 }
 
 #[test]
@@ -537,7 +535,7 @@ fn nobody_asks_for_the_kubelet_unless_told_and_a_server_of_ipv6_is_one_like_any(
     let page = is_well(&bed);
     let off = page.family("headroom_kubelet_http2_info").any(|(series, _)| series.contains("enabled=\"false\""));
     assert!(off, "{page:#?}");
-    assert_eq!(page.of("headroom_apiserver_connections", &[("owner", "kubelet")]), Some(2.0), "HTTP/1.1");
+    assert_eq!(page.connections("kubelet"), Some(2.0), "HTTP/1.1");
     assert_eq!(page.connection("stalled", "self", &peer(CP6)), Some(0.0));
     assert!(page.connection("rtt_seconds", "self", &peer(CP6)) > Some(0.0));
     let ours = reused(&bed);

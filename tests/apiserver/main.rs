@@ -9,6 +9,8 @@ mod testbed;
 mod faults;
 mod leaks;
 mod testbed_alone;
+mod ways;
+mod ways_alone;
 
 /// The second processes of the test bed.
 #[test]

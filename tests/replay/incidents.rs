@@ -67,6 +67,7 @@ fn the_connection_to_the_apiserver_and_what_it_holds() {
     together(&[
         connection::i5_the_connection_that_was_dead_but_in_use,
         connection::i5_a_kubelet_that_never_lets_go,
+        connection::i5_the_connection_behind_a_balancer,
         status::i8_a_condition_that_nobody_owns,
         status::i8_the_apiserver_is_out_of_seats,
         status::i8_an_outage_of_the_apiserver_is_one_page,

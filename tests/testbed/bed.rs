@@ -1,18 +1,20 @@
 //! Everything together, and waiting for what a page shows.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::common::netns::{CP, CP6, Connection, Pair};
 use crate::common::{Exporter, Page};
 use crate::testbed::control::Request;
 use crate::testbed::witness::Socket;
-use crate::testbed::{Double, KUBELET_AGENT, KubeletLike, NODE_NAME, PORT, TOKEN};
+use crate::testbed::{DEAD, Double, KUBELET_AGENT, KubeletLike, NEXT, NODE_NAME, PORT, TOKEN, Way};
 
 /// What ends first comes first: a namespace is gone once its processes are.
 pub struct Bed {
-    exporter: Option<Exporter>,
+    /// Behind a lock, so that it can be started again while a fault lasts, which holds on to the pair.
+    exporter: Mutex<Option<Arc<Exporter>>>,
     kubelet: Option<KubeletLike>,
     pub double: Double,
     pub pair: Pair,
@@ -26,18 +28,34 @@ impl Bed {
         let pair = Pair::new();
         let bed = |name| directory.path().join(name);
         std::fs::write(bed("resolv.conf"), format!("nameserver {CP}\noptions timeout:1 attempts:1\n")).unwrap();
-        pair.node.run(&format!("mount --bind {} /etc/resolv.conf", bed("resolv.conf").display()));
+        for namespace in [&pair.node, &pair.cp] {
+            namespace.run(&format!("mount --bind {} /etc/resolv.conf", bed("resolv.conf").display()));
+        }
         std::fs::write(bed("token"), TOKEN).unwrap();
-        let kubeconfig = format!(
+        for address in [NEXT, DEAD] {
+            pair.cp.run(&format!("ip addr add {address}/24 dev cable"));
+        }
+        pair.cp.run(&format!("iptables -w -I INPUT -d {DEAD} -j DROP"));
+        let double = Double::start(&pair.cp, directory.path());
+        let bed = Bed { exporter: Mutex::default(), kubelet: None, double, pair, directory };
+        bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{CP}:{PORT}")));
+        bed
+    }
+
+    /// A kubelet's, with this server.
+    pub fn kubeconfig(&self, server: &str) -> String {
+        format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: default\n\
-             clusters:\n- name: default\n  cluster:\n    server: https://{CP}:{PORT}\n    certificate-authority: {}\n\
+             clusters:\n- name: default\n  cluster:\n    server: {server}\n    certificate-authority: {}\n\
              contexts:\n- name: default\n  context:\n    cluster: default\n    user: default\n\
              users:\n- name: default\n  user:\n    client-certificate: /var/lib/kubelet/pki/kubelet-client-current.pem\n",
-            bed("ca.pem").display()
-        );
-        std::fs::write(bed("kubelet.conf"), kubeconfig).unwrap();
-        let double = Double::start(&pair.cp, directory.path());
-        Bed { exporter: None, kubelet: None, double, pair, directory }
+            self.directory.path().join("ca.pem").display()
+        )
+    }
+
+    /// The kubeconfig that the exporter is told is the kubelet's.
+    pub fn write_kubeconfig(&self, text: &str) {
+        std::fs::write(self.directory.path().join("kubelet.conf"), text).unwrap();
     }
 
     /// With a client like the kubelet that renews its lease so often, and the exporter with these further flags.
@@ -48,19 +66,44 @@ impl Bed {
     }
 
     pub fn start_kubelet(&mut self, environment: &[(&str, &str)], renew: Duration) {
+        self.start_kubelet_by(Way::default(), environment, renew);
+    }
+
+    pub fn start_kubelet_by(&mut self, way: Way, environment: &[(&str, &str)], renew: Duration) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        self.start_kubelet_in_vain(way, environment, renew);
+        let its = |request: &Request| request.at > now && renewal(request);
+        wait(Duration::from_secs(10), "a renewal", || self.requests(KUBELET_AGENT).iter().any(its).then_some(()));
+    }
+
+    /// One whose way is broken from the start.
+    pub fn start_kubelet_in_vain(&mut self, way: Way, environment: &[(&str, &str)], renew: Duration) {
         let renew = renew.as_millis() as u64;
-        self.kubelet = Some(KubeletLike::start(&self.pair.node, self.directory.path(), environment, renew));
-        wait(Duration::from_secs(10), "a renewal", || self.requests(KUBELET_AGENT).iter().any(renewal).then_some(()));
+        self.kubelet = Some(KubeletLike::start(&self.pair.node, self.directory.path(), way, environment, renew));
     }
 
     pub fn stop_kubelet(&mut self) {
         self.kubelet = None;
     }
 
-    pub fn start_exporter(&mut self, url: &str, flags: &[&str]) {
+    pub fn start_exporter(&self, url: &str, flags: &[&str]) {
         let at = |name| self.directory.path().join(name).display().to_string();
-        let command = self.pair.node.command(env!("CARGO_BIN_EXE_headroom-exporter"));
-        let (token, ca, kubeconfig) = (at("token"), at("ca.pem"), at("kubelet.conf"));
+        let kubeconfig = format!("--kubelet.kubeconfig={}", at("kubelet.conf"));
+        self.start_exporter_bare(url, &[&[&*kubeconfig], flags].concat());
+    }
+
+    /// Not told where the kubelet's kubeconfig is.
+    pub fn start_exporter_bare(&self, url: &str, flags: &[&str]) {
+        self.start_exporter_by(&[], url, flags);
+    }
+
+    /// By a command that ends in the exporter (`setpriv …`).
+    pub fn start_exporter_by(&self, before: &[&str], url: &str, flags: &[&str]) {
+        let at = |name| self.directory.path().join(name).display().to_string();
+        let words = [before, &[env!("CARGO_BIN_EXE_headroom-exporter")]].concat();
+        let mut command = self.pair.node.command(words[0]);
+        command.args(&words[1..]);
+        let (token, ca) = (at("token"), at("ca.pem"));
         let own = [
             "--collector.disable-defaults",
             "--collector.apiserver_connection",
@@ -68,15 +111,15 @@ impl Bed {
             &format!("--apiserver.url={url}"),
             &format!("--apiserver.token-file={token}"),
             &format!("--apiserver.ca-file={ca}"),
-            &format!("--kubelet.kubeconfig={kubeconfig}"),
             &format!("--node-name={NODE_NAME}"),
         ];
         let flags: Vec<&str> = own.into_iter().chain(flags.iter().copied()).collect();
-        self.exporter = Some(Exporter::start_by(command, &flags, |command| self.pair.node.spawn(command)));
+        let exporter = Exporter::start_by(command, &flags, |command| self.pair.node.spawn(command));
+        *self.exporter.lock().unwrap() = Some(Arc::new(exporter));
     }
 
-    pub fn exporter(&self) -> &Exporter {
-        self.exporter.as_ref().expect("an exporter was started")
+    pub fn exporter(&self) -> Arc<Exporter> {
+        self.exporter.lock().unwrap().clone().expect("an exporter was started")
     }
 
     pub fn kubelet(&self) -> &KubeletLike {
@@ -95,11 +138,12 @@ impl Bed {
         let (start, mut last) = (Instant::now(), self.scrape());
         while !so(&last) {
             if start.elapsed() > limit {
-                let ours =
-                    |series: &&str| series.starts_with("headroom_apiserver") || series.starts_with("headroom_node");
-                let ours = last.0.iter().filter(|(series, _)| ours(&series.as_str()) && !series.contains("_bucket"));
+                let ours = ["headroom_apiserver", "headroom_kubelet", "headroom_node"];
+                let ours = |series: &str| ours.iter().any(|name| series.starts_with(name));
+                let ours = last.0.iter().filter(|(series, _)| ours(series) && !series.contains("_bucket"));
                 let page: String = ours.map(|(series, value)| format!("{series} {value}\n")).collect();
-                panic!("not so after {limit:?}: {what}\n{page}{:#?}", self.sockets());
+                let sockets: Vec<String> = self.all_sockets().iter().map(|socket| format!("{socket:?}\n")).collect();
+                panic!("not so after {limit:?}: {what}\n{page}{}", sockets.concat());
             }
             std::thread::sleep(Duration::from_millis(100));
             last = self.scrape();
@@ -109,11 +153,16 @@ impl Bed {
 
     /// The node's TCP sockets to the apiserver, by the word of `ss`.
     pub fn sockets(&self) -> Vec<Socket> {
+        self.all_sockets().into_iter().filter(|socket| socket.peer.port() == PORT).collect()
+    }
+
+    /// All of the node's TCP connections.
+    pub fn all_sockets(&self) -> Vec<Socket> {
         // Not with the namespace's own /proc: processes are numbered as outside.
         let net = format!("--net=/proc/{}/ns/net", self.pair.node.init());
         let output = Command::new("nsenter").args([&net, "ss", "-tinpaH", "-O"]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        text.lines().filter_map(Socket::parse).filter(|socket| socket.peer.port() == PORT).collect()
+        text.lines().filter_map(Socket::parse).collect()
     }
 
     /// The established connections of a process to the apiserver.
@@ -123,8 +172,25 @@ impl Bed {
         sockets.map(|socket| Connection { node: socket.local, cp: socket.peer }).collect()
     }
 
+    /// The established connections to this address of the processes with this name. Those that last: a balancer looks
+    /// after its upstreams by connections of a moment.
+    pub fn lasting(&self, comm: &str, peer: SocketAddr) -> Vec<Connection> {
+        let look = || -> Vec<Connection> {
+            let named = |pid: &u32| {
+                std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == comm)
+            };
+            let held =
+                |socket: &Socket| socket.state == "ESTAB" && socket.peer == peer && socket.pids.iter().any(named);
+            let sockets = self.all_sockets().into_iter().filter(held);
+            sockets.map(|socket| Connection { node: socket.local, cp: socket.peer }).collect()
+        };
+        let before = look();
+        std::thread::sleep(Duration::from_millis(300));
+        look().into_iter().filter(|connection| before.contains(connection)).collect()
+    }
+
     pub fn socket(&self, connection: Connection) -> Option<Socket> {
-        self.sockets().into_iter().find(|socket| (socket.local, socket.peer) == (connection.node, connection.cp))
+        self.all_sockets().into_iter().find(|socket| (socket.local, socket.peer) == (connection.node, connection.cp))
     }
 
     /// The last requests of one client.
@@ -144,9 +210,11 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for role in ["apiserver", "kubelet"] {
+            for role in ["apiserver", "kubelet", "forwarder", "nginx", "haproxy"] {
                 let log = std::fs::read_to_string(self.directory.path().join(format!("{role}.log")));
-                eprintln!("--- {role}\n{}", log.unwrap_or_default());
+                if let Ok(log) = log {
+                    eprintln!("--- {role}\n{log}");
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What is said between a test and the double of the apiserver: one line of JSON each way.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,6 +26,8 @@ pub struct Settings {
     /// What the kubelet answers to the apiserver.
     pub kubelet_status: u16,
     pub names: Names,
+    /// What the name server says of the one name it knows.
+    pub addresses: Vec<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::UdpSocket;
+use std::net::{Ipv6Addr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -28,11 +28,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::common::netns::{CP, CP6};
+use crate::common::netns::{CP, CP6, NODE};
 use crate::common::tls_server::Authority;
 use crate::testbed::control::{Order, Report, Request, Settings, Silent};
 use crate::testbed::names::{self, NAME};
-use crate::testbed::{NODE_NAME, PORT};
+use crate::testbed::{BALANCER, NEXT, NODE_NAME, PORT};
 
 const RECENT: usize = 5_000;
 
@@ -76,8 +76,9 @@ struct Signals {
 
 /// Serves until standard input, where the orders come from, ends. The authority to trust is left in the directory.
 pub fn run(directory: &Path, settings: Settings) {
-    let names = [CP.to_string(), CP6.to_string(), NAME.to_owned()];
-    let names = names.each_ref().map(String::as_str);
+    // Through a balancer on the node it is asked for by the balancer's address.
+    let addresses = [CP, CP6, NEXT, NODE, BALANCER.0, Ipv6Addr::LOCALHOST.into()].map(|address| address.to_string());
+    let names: Vec<&str> = addresses.iter().map(String::as_str).chain([NAME, "localhost"]).collect();
     let certificates = ["cluster", "elsewhere"].map(|name| {
         let authority = Authority::new(name);
         if name == "cluster" {
@@ -95,7 +96,9 @@ pub fn run(directory: &Path, settings: Settings) {
     });
     let resolver = UdpSocket::bind((CP, 53)).unwrap();
     let shared = Arc::clone(&state);
-    std::thread::spawn(move || names::serve(&resolver, &[CP, CP6], || shared.told.lock().unwrap().settings.names));
+    std::thread::spawn(move || {
+        names::serve(&resolver, || shared.settings(|settings| (settings.names, settings.addresses.clone())))
+    });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.spawn(listen(Arc::clone(&state)));
     let control = std::io::stdin().as_fd().try_clone_to_owned().unwrap();

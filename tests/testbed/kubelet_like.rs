@@ -18,11 +18,14 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsConnector;
 
+use crate::testbed::forwarder::{self, Manners, Onward};
 use crate::testbed::{KUBELET_AGENT, NODE_NAME};
 
 /// What a kubelet uses unless its environment says otherwise, in seconds.
@@ -31,11 +34,26 @@ const PING: u64 = 15;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Arguments {
-    pub server: SocketAddr,
+    /// `HOST:PORT`, an address or a name.
+    pub server: String,
+    /// Connect to this address instead.
+    pub address: Option<SocketAddr>,
+    /// Connect through this proxy, by `CONNECT`.
+    pub proxy: Option<SocketAddr>,
+    pub embedded: Option<Embedded>,
     pub directory: PathBuf,
     pub token: String,
     /// Between two renewals of the lease.
     pub renew_ms: u64,
+}
+
+/// It is part of another program, which is a balancer too, on the loopback (k3s, RKE2).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Embedded {
+    /// The program's name as a process.
+    pub comm: String,
+    pub listen: SocketAddr,
+    pub onward: SocketAddr,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -63,8 +81,15 @@ impl Sender {
 
 /// Until standard input ends.
 pub fn run(arguments: Arguments) {
-    std::fs::write("/proc/self/comm", "kubelet").unwrap();
+    let comm = arguments.embedded.as_ref().map_or("kubelet", |embedded| &embedded.comm);
+    std::fs::write("/proc/self/comm", comm).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    // Held to the end: the balancer inside listens to it.
+    let manners = watch::channel(Manners::default()).0;
+    if let Some(embedded) = &arguments.embedded {
+        let listener = runtime.block_on(TcpListener::bind(embedded.listen)).unwrap();
+        runtime.spawn(forwarder::serve(listener, Onward::To(embedded.onward), manners.subscribe()));
+    }
     runtime.spawn(async move {
         loop {
             let Err(error) = session(&arguments).await;
@@ -145,10 +170,12 @@ async fn connect(arguments: &Arguments) -> Result<(Sender, JoinHandle<()>), Fail
     let seconds = |name, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let limit = Duration::from_secs(10);
     let http2 = std::env::var_os("DISABLE_HTTP2").is_none_or(|value| value.is_empty());
-    let stream = within(limit, TcpStream::connect(arguments.server)).await?;
+    let stream = within(limit, tcp(arguments)).await?;
     stream.set_nodelay(true)?;
     let connector = TlsConnector::from(tls(&arguments.directory, http2)?);
-    let stream = within(limit, connector.connect(ServerName::from(arguments.server.ip()), stream)).await?;
+    let (host, _) = arguments.server.rsplit_once(':').ok_or("a server without a port")?;
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
+    let stream = within(limit, connector.connect(name, stream)).await?;
     let stream = TokioIo::new(stream);
     if !http2 {
         let (sender, driver) = http1::handshake(stream).await?;
@@ -163,6 +190,24 @@ async fn connect(arguments: &Arguments) -> Result<(Sender, JoinHandle<()>), Fail
     }
     let (sender, driver) = within(limit, builder.handshake(stream)).await?;
     Ok((Sender::Two(sender), tokio::spawn(drive(driver))))
+}
+
+async fn tcp(arguments: &Arguments) -> Result<TcpStream, Failure> {
+    let server = &arguments.server;
+    if let Some(address) = arguments.address {
+        return Ok(TcpStream::connect(address).await?);
+    }
+    let Some(proxy) = arguments.proxy else { return Ok(TcpStream::connect(server).await?) };
+    let mut stream = TcpStream::connect(proxy).await?;
+    stream.write_all(format!("CONNECT {server} HTTP/1.1\r\nHost: {server}\r\n\r\n").as_bytes()).await?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    match head.starts_with(b"HTTP/1.1 200 ") {
+        true => Ok(stream),
+        false => Err(format!("the proxy: {}", String::from_utf8_lossy(&head)).into()),
+    }
 }
 
 /// The socket is closed when this returns, whatever still waits to be sent on it.

@@ -8,9 +8,11 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
+pub mod balancer;
 pub mod bed;
 pub mod control;
 mod double;
+pub mod forwarder;
 mod kubelet_like;
 mod names;
 pub mod objects;
@@ -18,6 +20,7 @@ pub mod series;
 pub mod witness;
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -26,13 +29,24 @@ use std::sync::Mutex;
 
 use control::{Names, Order, Report, Settings, Silent};
 
-use crate::common::netns::{CP, Namespace};
+use crate::common::netns::{CP, CP6, Namespace};
 
+#[allow(unused_imports, reason = "each test binary uses its own part")]
+pub use kubelet_like::Embedded;
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub use names::NAME;
 
 /// A second apiserver behind the service address, which only the endpoints of the service tell of.
 pub const ANOTHER: &str = "192.0.2.77";
+
+/// Another address that the double listens at.
+pub const NEXT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 3));
+
+/// An address of the control plane's at which every packet vanishes.
+pub const DEAD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 9));
+
+/// Where a balancer on the node listens.
+pub const BALANCER: (IpAddr, u16) = (IpAddr::V4(Ipv4Addr::LOCALHOST), 7443);
 
 /// As in the recorded objects.
 pub const NODE_NAME: &str = "tb-node";
@@ -50,6 +64,7 @@ pub fn helper() {
     let argument = std::env::var(ARGUMENT).unwrap();
     match role.as_str() {
         "apiserver" => double::run(Path::new(&argument), Settings::default()),
+        "forwarder" => forwarder::run(&serde_json::from_str(&argument).unwrap()),
         "kubelet" => kubelet_like::run(serde_json::from_str(&argument).unwrap()),
         _ => panic!("{role}: no such role"),
     }
@@ -66,6 +81,10 @@ fn start(
 ) -> Child {
     let mut command = namespace.command(std::env::current_exe().unwrap());
     let log = std::fs::File::options().create(true).append(true).open(directory.join(format!("{role}.log"))).unwrap();
+    // A proxy of this machine's is none of the bed's.
+    for name in ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"] {
+        command.env_remove(name).env_remove(name.to_lowercase());
+    }
     command
         .args(["--exact", "helper", "--nocapture", "--test-threads=1"])
         .env(ROLE, role)
@@ -90,6 +109,7 @@ impl Default for Settings {
             endpoints: vec![CP.to_string(), ANOTHER.to_owned()],
             kubelet_status: 200,
             names: Names::Answer,
+            addresses: vec![CP, CP6],
         }
     }
 }
@@ -157,14 +177,42 @@ impl Drop for Double {
     }
 }
 
+/// How the client that behaves as the kubelet reaches the apiserver.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// `HOST:PORT`, an address or a name.
+    pub server: String,
+    /// It connects to this address instead, which leads there.
+    pub address: Option<SocketAddr>,
+    /// Through this proxy, by `CONNECT`.
+    pub proxy: Option<SocketAddr>,
+    pub embedded: Option<Embedded>,
+}
+
+impl Way {
+    pub fn to(server: impl ToString) -> Self {
+        Way { server: server.to_string(), address: None, proxy: None, embedded: None }
+    }
+}
+
+/// Straight to the double.
+impl Default for Way {
+    fn default() -> Self {
+        Way::to(SocketAddr::new(CP, PORT))
+    }
+}
+
 /// A process that behaves as the kubelet. Its connections are closed by the kernel when dropped.
 pub struct KubeletLike(Child);
 
 impl KubeletLike {
     /// With these variables in its environment, renewing the lease so often.
-    pub fn start(node: &Namespace, directory: &Path, environment: &[(&str, &str)], renew_ms: u64) -> Self {
+    pub fn start(node: &Namespace, directory: &Path, way: Way, environment: &[(&str, &str)], renew_ms: u64) -> Self {
         let arguments = kubelet_like::Arguments {
-            server: (CP, PORT).into(),
+            server: way.server,
+            address: way.address,
+            proxy: way.proxy,
+            embedded: way.embedded,
             directory: directory.to_owned(),
             token: KUBELET_TOKEN.to_owned(),
             renew_ms,

@@ -7,11 +7,12 @@ use crate::testbed::control::Names;
 pub const NAME: &str = "api.test";
 
 /// Answers until the process ends.
-pub fn serve(socket: &UdpSocket, addresses: &[IpAddr], act: impl Fn() -> Names) {
+pub fn serve(socket: &UdpSocket, told: impl Fn() -> (Names, Vec<IpAddr>)) {
     let mut packet = [0; 512];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut packet) else { continue };
-        if let Some(reply) = reply(&packet[..length], addresses, act()) {
+        let (act, addresses) = told();
+        if let Some(reply) = reply(&packet[..length], &addresses, act) {
             let _ = socket.send_to(&reply, from);
         }
     }

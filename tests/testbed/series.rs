@@ -8,12 +8,22 @@ pub fn series(name: &str, labels: &[(&str, &str)]) -> String {
     if labels.is_empty() { name.to_owned() } else { format!("{name}{{{}}}", labels.join(",")) }
 }
 
+fn leg(owner: &str) -> &'static str {
+    if owner == "kubelet" { "kubelet" } else { "other" }
+}
+
 pub trait Series {
     fn of(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64>;
 
-    /// A figure of a connection that somebody has with a peer, `headroom_apiserver_connection_…`.
+    /// A figure of a connection that somebody has with a peer, `headroom_apiserver_connection_…`. Nobody's is a leg of
+    /// the kubelet's way but its own.
     fn connection(&self, figure: &str, owner: &str, peer: &str) -> Option<f64> {
-        self.of(&format!("headroom_apiserver_connection_{figure}"), &[("owner", owner), ("peer", peer)])
+        let labels = [("owner", owner), ("peer", peer), ("leg", leg(owner))];
+        self.of(&format!("headroom_apiserver_connection_{figure}"), &labels)
+    }
+
+    fn connections(&self, owner: &str) -> Option<f64> {
+        self.of("headroom_apiserver_connections", &[("owner", owner), ("leg", leg(owner))])
     }
 
     /// Probes that ended so, 0 if there is no such series.

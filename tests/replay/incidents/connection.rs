@@ -1,14 +1,17 @@
 //! I5: the kubelet's one connection is dead, but in use.
 
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use super::drill::{Drill, number_inside};
 use super::pace::Pace;
 use super::stack::Stack;
 use super::{possible, tell};
+use crate::common;
 use crate::common::netns::CP;
-use crate::testbed::PORT;
+use crate::testbed::balancer::{Balancer, Program};
 use crate::testbed::bed::{Bed, peer, wait};
+use crate::testbed::{BALANCER, PORT, Way};
 
 const SOON: Duration = Duration::from_secs(15);
 /// The exporter's own clocks at the pace of a replay.
@@ -20,10 +23,14 @@ pub const QUICK: [&str; 5] = [
     "--collector.node_status.node-interval=1s",
 ];
 
-/// The bed at this pace: in real time a kubelet with default settings and an exporter with default flags.
+/// How often the kubelet renews its lease at this pace, and the exporter's flags: in real time both by their defaults.
+fn at(pace: Pace) -> (Duration, &'static [&'static str]) {
+    if pace.is_real() { (Duration::from_secs(10), &[]) } else { (Duration::from_millis(200), &QUICK) }
+}
+
+/// The bed at this pace.
 pub fn bed(pace: Pace, environment: &[(&str, &str)]) -> Option<Bed> {
-    let (renew, flags): (_, &[_]) =
-        if pace.is_real() { (Duration::from_secs(10), &[]) } else { (Duration::from_millis(200), &QUICK) };
+    let (renew, flags) = at(pace);
     possible().then(|| Bed::new().with(environment, renew, flags))
 }
 
@@ -83,4 +90,41 @@ pub fn i5_a_kubelet_that_never_lets_go() {
         ["HeadroomKubeletHttp2HealthCheckOff", "HeadroomApiserverConnectionStalled", "HeadroomApiserverConnectionDead"];
     let lease = ["HeadroomNodeLeaseOld", "HeadroomNodeLeaseExpiring"];
     stack.only_or(&seen, &lease);
+}
+
+/// nginx on the node, and dead is the connection behind it: to the kubelet its own looks as well as ever. One of the
+/// balancer's upstreams was dead before, and nobody is paged for that.
+pub fn i5_the_connection_behind_a_balancer() {
+    let pace = Pace::of_this_run();
+    if !possible() {
+        return;
+    }
+    if let Some(lacking) = Program::Nginx.lacking() {
+        common::say_skip(format_args!("a balancer on the node: no {lacking}"));
+        return;
+    }
+    let mut bed = Bed::new();
+    let (near, server) = (SocketAddr::from(BALANCER), SocketAddr::new(CP, PORT));
+    let _balancer = Balancer::start(&bed.pair.node, bed.directory.path(), Program::Nginx);
+    let (renew, flags) = at(pace);
+    bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{near}")));
+    bed.start_kubelet_by(Way::to(near), &[("HTTP2_READ_IDLE_TIMEOUT_SECONDS", "0")], renew);
+    bed.start_exporter(&format!("https://{server}"), flags);
+    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);
+    stack.arrives("HeadroomKubeletHttp2HealthCheckOff", &[("severity", "warning")]);
+    let far = wait(SOON, "the connection behind the balancer", || bed.lasting("nginx", server).first().copied());
+    let began = Instant::now();
+    let fault = bed.pair.drop_connection(far);
+    let onward = |severity| [("severity", severity), ("leg", "onward"), ("owner", "nginx"), ("peer", "10.77.0.2:6443")];
+    let stalled = stack.arrives("HeadroomApiserverConnectionStalled", &onward("warning"));
+    tell("I5, behind a balancer", pace, began, &stalled);
+    stalled.says("summary", &["balancer nginx", &peer(CP)]);
+    let dead = stack.arrives("HeadroomApiserverConnectionDead", &onward("critical"));
+    tell("I5, behind a balancer", pace, began, &dead);
+    dead.says("summary", &["nginx", &peer(CP)]);
+    drop(fault);
+    stack.resolves("HeadroomApiserverConnectionDead");
+    let seen =
+        ["HeadroomKubeletHttp2HealthCheckOff", "HeadroomApiserverConnectionStalled", "HeadroomApiserverConnectionDead"];
+    stack.only_or(&seen, &["HeadroomNodeLeaseOld", "HeadroomNodeLeaseExpiring"]);
 }
