@@ -22,17 +22,20 @@ pub struct Http2 {
 }
 
 impl Http2 {
-    /// By an environment, `NAME=value` each. Of a name that is there twice the last one counts, as in Go.
+    /// By an environment, `NAME=value` each. Of a name that is there twice the first one counts, as in Go
+    /// (`copyenv` in syscall/env_unix.go).
     pub fn of_environ<'a>(environ: impl IntoIterator<Item = &'a str>) -> Self {
-        let (mut disable, mut read_idle, mut ping) = ("", "", "");
+        let (mut disable, mut read_idle, mut ping) = (None, None, None);
         for (name, value) in environ.into_iter().filter_map(|variable| variable.split_once('=')) {
-            match name {
-                "DISABLE_HTTP2" => disable = value,
-                "HTTP2_READ_IDLE_TIMEOUT_SECONDS" => read_idle = value,
-                "HTTP2_PING_TIMEOUT_SECONDS" => ping = value,
-                _ => {}
-            }
+            let known = match name {
+                "DISABLE_HTTP2" => &mut disable,
+                "HTTP2_READ_IDLE_TIMEOUT_SECONDS" => &mut read_idle,
+                "HTTP2_PING_TIMEOUT_SECONDS" => &mut ping,
+                _ => continue,
+            };
+            known.get_or_insert(value);
         }
+        let [disable, read_idle, ping] = [disable, read_idle, ping].map(Option::unwrap_or_default);
         let read_idle = integer(read_idle).map_or(READ_IDLE, seconds);
         Http2 {
             enabled: disable.is_empty(),
@@ -87,7 +90,7 @@ mod tests {
             assert_eq!(http2.heals_within(), None);
         }
         assert!(of(&["DISABLE_HTTP2="]).enabled);
-        assert!(!of(&["DISABLE_HTTP2=", "DISABLE_HTTP2=1"]).enabled);
+        assert!(of(&["DISABLE_HTTP2=", "DISABLE_HTTP2=1"]).enabled, "the first counts");
     }
 
     #[test]

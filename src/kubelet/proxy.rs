@@ -54,16 +54,17 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// By an environment, `NAME=value` each. Of a name that is there twice the last one counts, as in Go.
+    /// By an environment, `NAME=value` each. Of a name that is there twice the first one counts, as in Go.
     pub fn of_environ<'a>(environ: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut found = [const { "" }; 6];
         const NAMES: [&str; 6] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"];
+        let mut found = [None; NAMES.len()];
         for (name, value) in environ.into_iter().filter_map(|variable| variable.split_once('=')) {
             if let Some(index) = NAMES.iter().position(|known| *known == name) {
-                found[index] = value;
+                found[index].get_or_insert(value);
             }
         }
-        let first = |index: usize| if found[index].is_empty() { found[index + 1] } else { found[index] }.to_owned();
+        let given = |index: usize| found[index].filter(|value| !value.is_empty());
+        let first = |index| given(index).or(given(index + 1)).unwrap_or_default().to_owned();
         Environment { https: first(0), http: first(2), without: first(4) }
     }
 
@@ -75,55 +76,60 @@ impl Environment {
         (!url.is_empty() && !is_local && !self.excludes(host, ip, port)).then_some(url)
     }
 
+    /// As `useProxy` there: every word of `NO_PROXY` may be a network, an address, or a domain, the latter two with a
+    /// port. A word that is none of these matches nobody.
     fn excludes(&self, host: &str, ip: Option<IpAddr>, port: u16) -> bool {
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let host = host.to_ascii_lowercase();
         let words = self.without.split(',').map(|word| word.trim().to_ascii_lowercase());
         words.filter(|word| !word.is_empty()).any(|word| {
             if word == "*" {
                 return true;
             }
-            if let Some((network, bits)) = word.split_once('/') {
-                return ip
-                    .zip(network.parse().ok())
-                    .zip(bits.parse().ok())
-                    .is_some_and(|((ip, network), bits)| is_within(ip, network, bits));
+            if let Some((network, bits)) = network(&word) {
+                return ip.is_some_and(|ip| is_within(ip, network, bits));
             }
             let (name, of_port) = split_port(&word);
-            if of_port.is_some_and(|of_port| of_port != port) {
-                return false;
-            }
+            let is_port = of_port.is_empty() || of_port == port.to_string();
             if let Ok(excluded) = name.parse::<IpAddr>() {
-                return ip == Some(excluded);
+                return is_port && ip.is_some_and(|ip| ip.to_canonical() == excluded.to_canonical());
             }
             // `example.com` is itself and what is below it, `.example.com` and `*.example.com` only what is below.
             let name = name.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(name);
-            match name.strip_prefix('.') {
+            let matches = match name.strip_prefix('.') {
                 Some(_) => host.ends_with(name),
                 None => host == name || host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.')),
-            }
+            };
+            is_port && !name.is_empty() && matches
         })
     }
 }
 
-/// `HOST:PORT`, `[IPv6]:PORT`, or a host alone.
-fn split_port(word: &str) -> (&str, Option<u16>) {
-    if word.parse::<IpAddr>().is_ok() {
-        return (word, None);
-    }
-    let Some((host, port)) = word.rsplit_once(':') else { return (word.trim_matches(['[', ']']), None) };
-    match port.parse() {
-        Ok(port) => (host.trim_matches(['[', ']']), Some(port)),
-        Err(_) => (word.trim_matches(['[', ']']), None),
+/// `ADDRESS/BITS`.
+fn network(word: &str) -> Option<(IpAddr, u32)> {
+    let (address, bits) = word.split_once('/')?;
+    let (address, bits): (IpAddr, u32) = (address.parse().ok()?, bits.parse().ok()?);
+    (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, bits))
+}
+
+/// `HOST:PORT` and `[IPv6]:PORT`, whose port may be empty. Whatever is neither is a host, brackets included.
+fn split_port(word: &str) -> (&str, &str) {
+    match word.rsplit_once(':') {
+        Some((host, port)) if !host.contains([':', '[', ']']) => (host, port),
+        Some((host, port)) => match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(host) => (host, port),
+            None => (word, ""),
+        },
+        None => (word, ""),
     }
 }
 
 fn is_within(ip: IpAddr, network: IpAddr, bits: u32) -> bool {
-    let (ip, network, width) = match (ip, network) {
+    let (ip, network, width) = match (ip.to_canonical(), network) {
         (IpAddr::V4(ip), IpAddr::V4(network)) => (u128::from(u32::from(ip)), u128::from(u32::from(network)), 32),
         (IpAddr::V6(ip), IpAddr::V6(network)) => (u128::from(ip), u128::from(network), 128),
         _ => return false,
     };
-    bits == 0 || (bits <= width && (ip ^ network) >> (width - bits) == 0)
+    bits == 0 || (ip ^ network) >> (width - bits) == 0
 }
 
 impl std::fmt::Display for Proxy {
@@ -163,6 +169,7 @@ mod tests {
         assert_eq!(both.for_server(false, "api.example", 8080), Some("plain:1"));
         assert_eq!(of(&["https_proxy=small:2"]).for_server(true, "10.0.0.1", 443), Some("small:2"));
         assert_eq!(of(&["HTTP_PROXY=plain:1"]).for_server(true, "10.0.0.1", 443), None, "not for https");
+        assert_eq!(of(&["HTTPS_PROXY=first:1", "HTTPS_PROXY=second:2"]).for_server(true, "a", 443), Some("first:1"));
         for local in ["localhost", "127.0.0.1", "127.9.9.9", "::1"] {
             assert_eq!(both.for_server(true, local, 6443), None, "{local}");
         }
@@ -181,7 +188,15 @@ mod tests {
             ("10.0.0.1:6443", "10.0.0.1", true),
             ("[fd00::1]:6443", "fd00::1", true),
             ("example.com", "example.com", true),
-            ("example.com", "API.example.com.", true),
+            ("example.com", "API.example.com", true),
+            ("api.example", "api.example.", false),
+            ("[fd00::1]", "fd00::1", false),
+            ("fd00::1", "fd00::1", true),
+            ("10.0.0.1:", "10.0.0.1", true),
+            ("10.0.0.1", "::ffff:10.0.0.1", true),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+            ("10.0.0.0/33", "10.0.0.1", false),
+            ("10.0.0.1:http", "10.0.0.1", false),
             ("example.com", "notexample.com", false),
             (".example.com", "api.example.com", true),
             (".example.com", "example.com", false),

@@ -684,7 +684,10 @@ fn a_kubelet_that_no_longer_reads() {
         }
         unread.then_some(())
     });
-    let unread = |page: &Page| figure(page, "unread_seconds", "kubelet", server(), "kubelet") > Some(2.0);
+    let unread = |page: &Page| {
+        let of = |name| figure(page, name, "kubelet", server(), "kubelet");
+        of("unread_seconds") > Some(2.0) && of("stalled") == Some(1.0)
+    };
     let (page, after) = bed.until(DETECTED, "unread", unread);
     println!("known {after:?} after it hangs\n{}", ours(&page));
     start_exporter(&bed);

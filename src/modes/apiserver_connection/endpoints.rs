@@ -23,8 +23,9 @@ use crate::host::{Deadline, Host};
 use crate::kubelet::handle;
 use crate::kubelet::proxy::Proxy;
 
-/// How long the kubelet's kubeconfig is not read again.
+/// How long the kubelet's kubeconfig is not read again, and how long one that could not be.
 const KUBECONFIG_HOLDS: Duration = Duration::from_secs(60);
+const KUBECONFIG_FAILS: Duration = Duration::from_secs(5);
 /// Addresses of one name that are remembered, the newest ones.
 const MOST_ADDRESSES: usize = 16;
 /// How long one lookup may take: what the resolver's own defaults come to with two servers is more.
@@ -144,6 +145,12 @@ struct Read {
     server: Result<Option<TheirServer>>,
     /// What it said last, for when it can no longer be read: the same kubelet goes on with it.
     last: Option<TheirServer>,
+}
+
+impl Read {
+    fn holds(&self) -> bool {
+        self.at.elapsed() < if self.server.is_ok() { KUBECONFIG_HOLDS } else { KUBECONFIG_FAILS }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -271,7 +278,7 @@ impl State {
         let pid = kubelet.process().map(|kubelet| kubelet.pid);
         let before = self.kubeconfig.take().filter(|read| read.pid == pid);
         let read = match before {
-            Some(read) if read.at.elapsed() < KUBECONFIG_HOLDS => read,
+            Some(read) if read.holds() => read,
             before => {
                 let server = kubelet.kubeconfig(host, deadline).and_then(|text| {
                     let Some(text) = text else { return Ok(None) };

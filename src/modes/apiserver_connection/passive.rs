@@ -108,7 +108,7 @@ pub(super) static STALLED: Metric = Metric::gauge(
     "headroom_apiserver_connection_stalled",
     Unit::None,
     GROUP,
-    "1 if on a connection of this process data has waited for its acknowledgement, or in a balancer on the kubelet's way to be read, for longer than \
+    "1 if on a connection of this process data has waited for its acknowledgement, or on the kubelet's way to be read on this machine, for longer than \
      --apiserver.stall-threshold: dead, but in use. A kubelet with default settings gives such a connection up about 45 s after the last byte that it \
      read.",
 );
@@ -301,8 +301,12 @@ impl Passive {
         seen.extend(onward.connections.into_iter().map(|(owner, connection)| (connection, owner, Leg::Onward)));
         let others = dump.into_iter().filter(|connection| !is_onward.contains(&connection.cookie));
         seen.extend(others.map(|connection| {
-            let owner = owner(found.owners.get(&connection.cookie), kubelet);
-            (connection, owner, Leg::Other)
+            let found = found.owners.get(&connection.cookie);
+            // One that a balancer had at the first look and closed before the second, as its checks are.
+            match found.filter(|owner| onward.pids.contains(&owner.pid)) {
+                Some(balancer) => (connection, balancer.comm.clone(), Leg::Onward),
+                None => (connection, owner(found, kubelet), Leg::Other),
+            }
         }));
         memory.judge(seen, &first.accepted, &found, self.threshold, look);
         Ok(())
@@ -332,7 +336,7 @@ impl Memory {
         let ends: Vec<(u64, &TcpConnection)> = accepted.iter().map(|(cookie, end)| (*cookie, end)).collect();
         let judged = seen
             .iter()
-            .map(|(connection, _, leg)| Judged { connection, is_link: *leg == Leg::Onward })
+            .map(|(connection, _, leg)| Judged { connection, is_link: *leg != Leg::Other })
             .chain(ends.iter().map(|(_, connection)| Judged { connection, is_link: true }));
         let verdicts = self.tracker.judge(judged, threshold, Instant::now());
         let (verdicts, of_ends) = verdicts.split_at(seen.len());

@@ -20,8 +20,8 @@
 //!
 //! **Unread.** The kernel acknowledges what a process never reads, so that its peer sees nothing wrong. What waits in a
 //! receive queue came at the latest when data last came in; and if between two looks nothing was taken out of it
-//! (`bytes_received` less the queue), it is at least as old as the first of them. Of a balancer on the kubelet's way
-//! that is as bad as a dead path.
+//! (`bytes_received` less the queue), it is at least as old as the first of them. On the kubelet's way that is as bad
+//! as a dead path, be it a balancer that does not read or the kubelet itself.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -116,6 +116,8 @@ pub(super) struct Onward {
     pub(super) connections: Vec<(String, TcpConnection)>,
     /// Balancers, by name.
     pub(super) balancers: BTreeSet<String>,
+    /// Their processes.
+    pub(super) pids: BTreeSet<u32>,
     /// Which way this is; `None` if nothing tells.
     pub(super) way: Option<Way>,
     pub(super) errors: Vec<Error>,
@@ -274,6 +276,7 @@ impl Follower {
                 }
                 if self.balancers.contains(&balancer) {
                     onward.balancers.insert(comm.clone());
+                    onward.pids.insert(pid);
                     ways.push(Way::Balancer(comm.clone()));
                 } else {
                     ways.extend(listeners.iter().map(|listener| Way::Unknown(listener.to_string())));
