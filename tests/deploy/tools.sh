@@ -15,6 +15,10 @@ mkdir -p "$tools"
 
 skip() { echo "SKIP: $1, so $2 cannot be put into target/tools" >&2; }
 
+# Go compiles again what it compiled with other flags: with those of tests/cluster/kubernetes/build.sh its own library,
+# and what else is in both, is compiled once.
+export CGO_ENABLED=0 GOFLAGS="-buildvcs=false -trimpath -gcflags=all=-dwarf=false"
+
 # A stamp holds the version that is there.
 present() { [ -e "$tools/$1" ] && [ "$(cat "$tools/$1.version" 2>/dev/null)" = "$2" ]; }
 
@@ -34,7 +38,8 @@ if go version 2>/dev/null | grep -qE ' go1\.(2[5-9]|[3-9][0-9])'; then
     operator=$(cat tests/deploy/operator/* | sha256sum | cut -d' ' -f1)
     if ! present operator "$operator"; then
         echo "building the reader of the operator's objects"
-        (cd tests/deploy/operator && go build -buildvcs=false -ldflags "-s -w" -o "$tools/operator" .) && echo "$operator" >"$tools/operator.version" ||
+        (cd tests/deploy/operator && go build -ldflags "-s -w" -o "$tools/operator" .) &&
+            echo "$operator" >"$tools/operator.version" ||
             skip "go build failed" "the reader of the operator's objects"
     fi
 else
