@@ -67,13 +67,14 @@ if os.fork() == 0:
     finally:
         # With the last descriptor of the device goes the connection, and whoever waits goes on.
         os._exit(0)
+# It would keep its own file system from ending: somebody's sync can make the first write below wait as well.
+os.close(device)
 os.setgid(uid)
 os.setuid(uid)
 libc.prctl(15, comm, 0, 0, 0)  # PR_SET_NAME: not its own file, which is root's once the uid has changed
 file = os.open(where + "/file", os.O_RDWR)
 one, other = (libc.mmap(None, 4096, 3, 1, file, 0) for _ in range(2))
 libc.memset(one, 1, 1)
-os.close(device)
 threading.Thread(target=libc.munmap, args=(one, 4096)).start()
 time.sleep(0.2)
 threading.Thread(target=libc.memset, args=(other, 1, 1)).start()
