@@ -18,15 +18,36 @@ use crate::page::Page;
 const DISK: u64 = 400 << 20;
 
 #[test]
-fn from_the_fault_to_the_page() {
+fn of_pods_and_of_the_disk() {
     alone!();
-    if !common::has("prometheus") {
-        skip!("prometheus (Debian package) is not installed");
-    }
-    let mut cluster = match Cluster::start_on(|folder| bed::kubelet_disk_that_evicts(folder, DISK)) {
-        Ok(cluster) => cluster,
+    let (cluster, mut watch, mut checks) = match healthy() {
+        Ok(healthy) => healthy,
         Err(why) => skip!("{why}"),
     };
+    in_the_pods_and_on_the_disk(&cluster, &mut watch, &mut checks);
+    inodes_run_out(&cluster, &mut watch, &mut checks);
+    watch.end(checks, "pages of pods and of the disk");
+}
+
+#[test]
+fn of_who_stops_and_who_is_let_in_no_more() {
+    alone!();
+    let (mut cluster, mut watch, mut checks) = match healthy() {
+        Ok(healthy) => healthy,
+        Err(why) => skip!("{why}"),
+    };
+    who_stops(&mut cluster, &mut watch, &mut checks);
+    who_is_let_in_no_more(&mut cluster, &mut watch, &mut checks);
+    node_deleted(&mut cluster, &mut watch, &mut checks);
+    watch.end(checks, "pages of who stops");
+}
+
+/// A node on which nobody is paged, or why there can be none here.
+fn healthy() -> Result<(Cluster, Watch, Checks), String> {
+    if !common::has("prometheus") {
+        return Err("prometheus (Debian package) is not installed".to_owned());
+    }
+    let cluster = Cluster::start_on(|folder| bed::kubelet_disk_that_evicts(folder, DISK))?;
     let mut checks = Checks::new();
     let exporter = cluster.exporter(&[]);
     let pods = [pod("lonely", &json!({}), "exec sleep 1000000"), pod("writer", &json!({}), "exec sleep 1000000")];
@@ -40,16 +61,7 @@ fn from_the_fault_to_the_page() {
         "nobody is paged on a healthy node",
         if before.is_empty() { Ok(()) } else { Err(format!("{before:?}")) },
     );
-
-    in_the_pods_and_on_the_disk(&cluster, &mut watch, &mut checks);
-    inodes_run_out(&cluster, &mut watch, &mut checks);
-    who_stops(&mut cluster, &mut watch, &mut checks);
-    who_is_let_in_no_more(&mut cluster, &mut watch, &mut checks);
-    node_deleted(&mut cluster, &mut watch, &mut checks);
-
-    say(watch.table());
-    checks.check("each fault has its page, and the page its end", watch.all_told());
-    checks.end("from the fault to the page");
+    Ok((cluster, watch, checks))
 }
 
 /// Four at once, each in its own place.
@@ -337,6 +349,13 @@ impl Watch {
 
     fn all_resolved(&self) -> bool {
         self.faults.iter().all(|fault| fault.resolved.is_some())
+    }
+
+    /// Says what docs/detection.md has of it.
+    fn end(&self, mut checks: Checks, name: &str) {
+        say(self.table());
+        checks.check("each fault has its page, and the page its end", self.all_told());
+        checks.end(name);
     }
 
     fn all_told(&self) -> Result<(), String> {
