@@ -46,9 +46,10 @@ impl Cluster {
         serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
     }
 
-    /// Makes these objects, YAML or JSON.
+    /// Makes these objects, YAML or JSON. kubectl checks them by the apiserver's schema and waits for that no longer
+    /// than 32 s, which is short for an emulated processor: whoever applies once more asks once more.
     pub(crate) fn apply(&self, objects: &str) {
-        self.kubectl_fed(&["apply", "-f", "-"], objects).unwrap();
+        self.eventually("objects are applied", 40, || self.kubectl_fed(&["apply", "-f", "-"], objects).map(drop));
     }
 
     /// What the kubelet's API has here, by the apiserver's proxy: `stats/summary`.
