@@ -94,8 +94,8 @@ fn in_the_pods_and_on_the_disk(cluster: &Cluster, watch: &mut Watch, checks: &mu
         page.sum("headroom_node_condition_orphaned", &[("condition", "OutOfDisk")]) > 0.0
     });
 
-    // Of no pod: what the kubelet evicts gives none back, so that scrapes come before the end. A little is the writer's,
-    // which is evicted first for that.
+    // Of no pod: what the kubelet evicts gives none back, so that scrapes come before the end. A little is the
+    // writer's, which is evicted first for that.
     let files = cluster.kubelet_root().join("headroom-disk");
     std::fs::create_dir(&files).unwrap();
     std::fs::write(volume_of(cluster, "writer").join("little"), vec![1; DISK as usize / 400]).unwrap();
