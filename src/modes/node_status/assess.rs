@@ -33,8 +33,8 @@ pub(super) static ORPHANED: Metric = Metric::gauge(
     Unit::None,
     &["condition"],
     "1 for a condition that nobody owns any more: its heartbeat is over an hour older than the kubelet's, while the kubelet is alive. \
-     Missing while the kubelet itself is not heard of: then nothing can be said. The kubelet's own four and those of \
-     --collector.node_status.set-once never count.",
+     Missing while the kubelet itself is not heard of, and for a condition without a heartbeat: then nothing can be said. The kubelet's own four and \
+     those of --collector.node_status.set-once never count.",
 );
 pub(super) static LEASE_AGE: Metric = Metric::gauge(
     "headroom_node_lease_age_seconds",
@@ -213,8 +213,9 @@ fn conditions(
         // A kubelet whose lease is fresh is alive now, even if what it last posted is some minutes old.
         let (Some(reference), true) = (newest, alive) else { continue };
         let exempt = KUBELETS.contains(&name) || settings.set_once.iter().any(|once| once == name);
-        let old = condition.heartbeat.is_some_and(|heartbeat| age(heartbeat, reference) > ORPHANED_AFTER);
-        samples.push(&ORPHANED, &[name], f64::from(u8::from(old && !exempt)));
+        let old = condition.heartbeat.map(|heartbeat| age(heartbeat, reference) > ORPHANED_AFTER);
+        let orphaned = if exempt { Some(false) } else { old };
+        samples.push_some(&ORPHANED, &[name], orphaned.map(|orphaned| f64::from(u8::from(orphaned))));
     }
 }
 

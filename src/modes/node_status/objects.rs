@@ -138,7 +138,8 @@ impl Node {
         let kubelet = Version::parse(&object.status.node_info.kubelet_version);
         let mut node = Node { unschedulable: object.spec.unschedulable || tainted, kubelet, ..Node::default() };
         for condition in object.status.conditions {
-            if node.conditions.len() == MOST_CONDITIONS {
+            let twin = node.conditions.iter().position(|known| known.name == condition.r#type);
+            if twin.is_none() && node.conditions.len() == MOST_CONDITIONS {
                 node.dropped += 1;
                 continue;
             }
@@ -148,7 +149,13 @@ impl Node {
                 _ => Status::Unknown,
             };
             let heartbeat = condition.last_heartbeat_time.as_deref().map(time).transpose()?;
-            node.conditions.push(Condition { name: condition.r#type, status, heartbeat });
+            let condition = Condition { name: condition.r#type, status, heartbeat };
+            match twin.map(|twin| &mut node.conditions[twin]) {
+                // The type is its name: of two the newer counts.
+                Some(twin) if twin.heartbeat <= condition.heartbeat => *twin = condition,
+                Some(_) => {}
+                None => node.conditions.push(condition),
+            }
         }
         Ok(node)
     }
@@ -285,8 +292,9 @@ mod tests {
 
     #[test]
     fn a_thousand_conditions_are_cut() {
-        let condition = r#"{"type":"X","status":"True"}"#;
-        let body = format!(r#"{{"kind":"Node","status":{{"conditions":[{}]}}}}"#, vec![condition; 1000].join(","));
+        let condition = |number| format!(r#"{{"type":"X{number}","status":"True"}}"#);
+        let conditions: Vec<String> = (0..1000).map(condition).collect();
+        let body = format!(r#"{{"kind":"Node","status":{{"conditions":[{}]}}}}"#, conditions.join(","));
         let node = Node::parse(body.as_bytes()).unwrap();
         assert_eq!((node.conditions.len(), node.dropped), (32, 968));
     }

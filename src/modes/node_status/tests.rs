@@ -106,6 +106,34 @@ fn a_condition_that_an_upgrade_left_behind() {
 }
 
 #[test]
+fn conditions_that_are_events_or_say_no_time_are_no_orphans() {
+    let months = 90 * 86_400;
+    let mut node = with(node(200), "Drained", "True", months);
+    node = with(node, "DrainScheduled", "True", months);
+    node["status"]["conditions"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"type": "SomeonesOwn", "status": "True", "lastHeartbeatTime": null}));
+    let samples = ok(&node, &lease(3));
+    assert_eq!(orphaned(&samples, "Drained"), Some(0.0));
+    assert_eq!(orphaned(&samples, "DrainScheduled"), Some(0.0));
+    assert_eq!(orphaned(&samples, "SomeonesOwn"), None, "it never says when: nothing can be said");
+    assert_eq!(samples.value(&CONDITION, &["SomeonesOwn", "true"]), Some(1.0));
+}
+
+/// The apiserver merges by type; who writes the whole list may write one twice.
+#[test]
+fn of_a_condition_that_is_there_twice_the_newer_counts() {
+    for ages in [[9_000, 100], [100, 9_000]] {
+        let twice = with(with(node(200), "Twice", "True", ages[0]), "Twice", "False", ages[1]);
+        let samples = ok(&twice, &lease(3));
+        let newer = if ages[0] < ages[1] { "true" } else { "false" };
+        assert_eq!(samples.value(&CONDITION, &["Twice", newer]), Some(1.0), "{ages:?}");
+        assert_eq!(orphaned(&samples, "Twice"), Some(0.0), "{ages:?}");
+    }
+}
+
+#[test]
 fn of_a_kubelet_that_is_gone_nothing_is_called_orphaned() {
     // The node controller has set its conditions to Unknown; node-problem-detector lives.
     let node = with(with(node(7_200), "KernelDeadlock", "False", 100), "OutOfDisk", "Unknown", 90 * 86_400);
