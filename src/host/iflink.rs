@@ -20,7 +20,7 @@ use rustix::fs::{Dir, Mode, OFlags};
 
 use super::links::{Mac, mac};
 use super::{CallBudget, Deadline, Host, read};
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 
 /// `SYSFS_MAGIC` of `include/uapi/linux/magic.h`.
 const SYSFS: i64 = 0x6265_6572;
@@ -48,12 +48,15 @@ impl Host {
     /// Of each process: denied without `CAP_SYS_PTRACE`, gone if it exited; `timeout` if it hangs, `busy` while it
     /// does.
     pub fn iflinks(&self, pids: &[u32], deadline: Deadline) -> Vec<Result<Vec<LinkPeer>>> {
-        let roots = pids.iter().map(|pid| (format!("sysfs of process {pid}"), self.proc(format!("{pid}/root"))));
+        // Each network namespace has sysfs mounts of its own, each of which is a device.
+        let machines = rustix::fs::stat(self.sys("class/net")).ok().map(|stat| stat.st_dev);
+        let roots =
+            pids.iter().map(|pid| (format!("sysfs of process {pid}"), (self.proc(format!("{pid}/root")), machines)));
         self.containers.run_each(roots.collect(), &mut CallBudget::new(deadline), of_root)
     }
 }
 
-fn of_root(root: PathBuf) -> Result<Vec<LinkPeer>> {
+fn of_root((root, machines): (PathBuf, Option<u64>)) -> Result<Vec<LinkPeer>> {
     let os = |error: std::io::Error| Error::os(root.display(), &error);
     let path = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // By itself, so that a root that we may not enter is not taken for one without a sysfs.
@@ -61,6 +64,11 @@ fn of_root(root: PathBuf) -> Result<Vec<LinkPeer>> {
     let Ok(class) = read::open_in_root(&root, "sys/class/net".as_ref(), path) else { return Ok(Vec::new()) };
     if !rustix::fs::fstatfs(&class).is_ok_and(|fs| i128::from(fs.f_type) == i128::from(SYSFS)) {
         return Ok(Vec::new());
+    }
+    // The container's first process is still the runtime's, with the machine's root: what is there is not the pod's.
+    // Some pods have the machine's /sys for good.
+    if machines.is_some() && rustix::fs::fstat(&class).ok().map(|stat| stat.st_dev) == machines {
+        return Err(Error::new(Reason::Vanished, format!("{}: /sys is the machine's own", root.display())));
     }
     Ok(of_class(&class))
 }

@@ -1,4 +1,5 @@
-//! The network interfaces of the machine and how they are stacked, by rtnetlink: one `RTM_GETLINK` dump.
+//! The network interfaces of the machine and how they are stacked, by rtnetlink: one `RTM_GETLINK` dump, and where
+//! there are VLANs, one of IP addresses (`RTM_GETADDR`).
 //!
 //! The kernel answers for the network namespace that *we* are in, so it is asked only if that is the machine's
 //! ([`Host::shares_network_namespace`]). No capability is needed. Messages are taken apart by the netlink crates; of a
@@ -34,6 +35,8 @@ const HEADER: usize = 16;
 
 /// More interfaces than this are not remembered; a node with a thousand pods has a thousand.
 const MOST_LINKS: usize = 20_000;
+/// `struct ifaddrmsg`
+const IP_ADDRESS: usize = 8;
 /// `struct ndmsg`
 const NEIGHBOUR: usize = 12;
 const AF_BRIDGE: u8 = 7;
@@ -70,6 +73,9 @@ pub struct Link {
     pub master: Option<u32>,
     /// Its hardware address.
     pub address: Option<Mac>,
+    /// It has an IP address by which the machine is reached there, not only one of the link itself (scopes link and
+    /// host). Only told of VLANs.
+    pub addressed: bool,
     /// Further addresses that it takes packets for ([`Host::taken_addresses`]), on a recorded machine.
     pub taken: Vec<Mac>,
 }
@@ -120,6 +126,11 @@ impl Host {
                 if links.whole {
                     break;
                 }
+            }
+            let is_vlan = |link: &&mut Link| link.kind.as_deref() == Some("vlan");
+            if links.all.iter_mut().any(|link| is_vlan(&link)) {
+                let addressed = addressed(deadline)?;
+                links.all.iter_mut().filter(is_vlan).for_each(|link| link.addressed = addressed.contains(&link.index));
             }
             Ok(links)
         })
@@ -178,6 +189,24 @@ fn taken_by(payload: &[u8]) -> Option<(u32, Mac)> {
         }
     }
     Some((u32::from_ne_bytes(header[4..8].try_into().ok()?), address?))
+}
+
+/// The interfaces with an IP address of a wider scope than their link.
+fn addressed(deadline: Deadline) -> Result<HashSet<u32>> {
+    let mut addressed = HashSet::new();
+    // Family 0 is every one. What a dump that was interrupted misses is there in the next scrape.
+    Dump::new(Table::IpAddresses, "rtnetlink").run(&[0; IP_ADDRESS], deadline, &mut |payload| {
+        addressed.extend(addressed_by(payload).filter(|_| addressed.len() < MOST_LINKS));
+        Ok(())
+    })?;
+    Ok(addressed)
+}
+
+/// The interface of an address, unless only its own link knows it.
+fn addressed_by(payload: &[u8]) -> Option<u32> {
+    const RT_SCOPE_LINK: u8 = 253;
+    let header = payload.get(..IP_ADDRESS)?;
+    (header[3] < RT_SCOPE_LINK).then(|| u32::from_ne_bytes([header[4], header[5], header[6], header[7]]))
 }
 
 fn dump(deadline: Deadline) -> Result<Links> {

@@ -37,13 +37,15 @@ pub(super) enum Table {
     Links,
     /// The addresses that interfaces take, and those that bridges have learned.
     Addresses,
+    /// The IP addresses of interfaces.
+    IpAddresses,
 }
 
 impl Table {
     fn protocol(self) -> isize {
         match self {
             Table::Sockets => NETLINK_SOCK_DIAG,
-            Table::Links | Table::Addresses => NETLINK_ROUTE,
+            Table::Links | Table::Addresses | Table::IpAddresses => NETLINK_ROUTE,
         }
     }
 
@@ -51,12 +53,15 @@ impl Table {
     fn message_types(self) -> (u16, u16) {
         const RTM_NEWLINK: u16 = 16;
         const RTM_GETLINK: u16 = 18;
+        const RTM_NEWADDR: u16 = 20;
+        const RTM_GETADDR: u16 = 22;
         const RTM_NEWNEIGH: u16 = 28;
         const RTM_GETNEIGH: u16 = 30;
         match self {
             Table::Sockets => (SOCK_DIAG_BY_FAMILY, SOCK_DIAG_BY_FAMILY),
             Table::Links => (RTM_GETLINK, RTM_NEWLINK),
             Table::Addresses => (RTM_GETNEIGH, RTM_NEWNEIGH),
+            Table::IpAddresses => (RTM_GETADDR, RTM_NEWADDR),
         }
     }
 }

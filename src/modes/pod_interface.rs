@@ -89,7 +89,8 @@ pub static LOST_TOTAL: Metric = Metric::counter(
     "headroom_network_interfaces_lost_total",
     &["scope"],
     "Interfaces that were seen and then missed since the exporter started. pod: of a pod that runs; host: VLANs, bonds, bond members and \
-     parents of VLAN, macvlan and ipvlan interfaces, also those replaced by another of the same name.",
+     parents of VLAN, macvlan and ipvlan interfaces, also those replaced by another of the same name; not a VLAN on which nothing stands, as some \
+     network plugins make one for each pod, unless its parent is lost or down as well.",
 );
 /// Of the machine.
 pub static PARENT_UP: Metric = Metric::gauge(
@@ -121,6 +122,13 @@ pub struct Settings {
     /// and how long an interface of the machine must have been there for its loss to count
     #[arg(long = "collector.pod_interface.grace", value_name = "DURATION", default_value = "10s", value_parser = duration_flag)]
     pub grace: Duration,
+    /// Interfaces of the machine that are not watched: a regular expression, as node_exporter takes it
+    #[arg(long = "collector.pod_interface.device-exclude", value_name = "REGEX", value_parser = pattern)]
+    pub device_exclude: Option<String>,
+}
+
+fn pattern(text: &str) -> std::result::Result<String, String> {
+    regex::Regex::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 impl Default for Settings {
@@ -155,7 +163,9 @@ impl PodInterface {
     /// A collector that has seen nothing yet.
     pub fn new(settings: Settings, services: &Services) -> Self {
         let (kubepods, runtime) = (services.kubepods.clone(), services.runtime.clone());
-        PodInterface { settings, kubepods, runtime, memory: Mutex::default() }
+        let exclude = settings.device_exclude.as_deref().and_then(|pattern| regex::Regex::new(pattern).ok());
+        let memory = Memory { parents: Parents::without(exclude), ..Memory::default() };
+        PodInterface { settings, kubepods, runtime, memory: Mutex::new(memory) }
     }
 }
 

@@ -123,12 +123,10 @@ fn a_driver_upgrade_below_bond_and_vlan() {
     let well = [layers.vlan_parents(), vec![(&*layers.vlan, "macvlan_parent")]].concat();
     let samples = as_ip_says(&lab, &collector, &well, 1.0);
     assert_eq!(numbers(&samples), [2.0, 0.0, 0.0]);
-    let parent_of_ipvlan = |samples: &Samples| {
-        // Where sysfs does not say what is in the pod, it is taken for a macvlan.
-        up(samples, &layers.other, "ipvlan_parent").or(up(samples, &layers.other, "macvlan_parent"))
-    };
+    // Also where sysfs does not say what is in the pod: before Linux 6.2.
+    let parent_of_ipvlan = |samples: &Samples| up(samples, &layers.other, "ipvlan_parent");
     assert_eq!(parent_of_ipvlan(&samples), Some(1.0));
-    eprintln!("the ipvlan's parent is told as such: {}", up(&samples, &layers.other, "ipvlan_parent").is_some());
+    assert_eq!(up(&samples, &layers.other, "macvlan_parent"), None);
     let lost_before = samples.value(&LOST_TOTAL, &["host"]).unwrap();
 
     // The driver is unloaded: both NICs go, the bond stays, without a carrier. So do those above it.
@@ -169,4 +167,49 @@ fn a_driver_upgrade_below_bond_and_vlan() {
     assert_eq!(numbers(&samples), [2.0, 1.0, 2.0]);
     assert_eq!(parent_of_ipvlan(&samples), Some(0.0));
     drop(devices);
+}
+
+/// As the VPC CNI of EKS makes one for each pod with security groups of its own. One that the machine uses is another
+/// thing.
+#[test]
+fn vlans_that_come_and_go_with_pods() {
+    alone!();
+    let Some(lab) = Lab::open() else { return };
+    let nic = format!("hn{}", common::unique());
+    if !succeeds(&format!("ip link add {nic} type dummy && ip link set {nic} up")) {
+        return common::not_in_this_kernel("dummy: VLANs of pods");
+    }
+    let _device = Device(nic.clone());
+    if !succeeds(&format!("ip link add link {nic} name {nic}.9 type vlan id 9 && ip link del {nic}.9")) {
+        return common::not_in_this_kernel("VLAN: VLANs of pods");
+    }
+    let collector = collector(NOW);
+    let lost = |samples: &Samples| samples.value(&LOST_TOTAL, &["host"]).unwrap();
+    let before = lost(&lab.well(&collector));
+    let vlans: Vec<String> = (1..=10).map(|id| format!("{nic}.{id}")).collect();
+    for round in 0..10 {
+        let add = |(id, vlan): (usize, &String)| {
+            common::shell(&format!("ip link add link {nic} name {vlan} type vlan id {}; ip link set {vlan} up", id + 1))
+        };
+        vlans.iter().enumerate().map(add).for_each(drop);
+        for _ in 0..2 {
+            let samples = lab.well(&collector);
+            assert_eq!(up(&samples, &vlans[3], "vlan"), Some(1.0), "round {round}");
+        }
+        vlans.iter().for_each(|vlan| drop(common::shell(&format!("ip link del {vlan}"))));
+        let samples = lab.well(&collector);
+        assert_eq!(lost(&samples), before, "round {round}");
+        for vlan in &vlans {
+            assert_eq!(up(&samples, vlan, "vlan"), None, "{vlan}, round {round}");
+        }
+    }
+
+    let used = format!("{nic}.50");
+    common::shell(&format!(
+        "ip link add link {nic} name {used} type vlan id 50; ip addr add 192.0.2.7/24 dev {used}; ip link set {used} up"
+    ));
+    assert_eq!(up(&lab.well(&collector), &used, "vlan"), Some(1.0));
+    common::shell(&format!("ip link del {used}"));
+    let samples = lab.well(&collector);
+    assert_eq!((up(&samples, &used, "vlan"), lost(&samples)), (Some(0.0), before + 1.0));
 }

@@ -35,6 +35,7 @@ fn witness(text: &str) -> Vec<Link> {
             lower_namespace: row.get("link_netnsid").map(|id| id.as_i64().unwrap() as i32),
             master: index_of(&row["master"]),
             address: row["address"].as_str().and_then(address),
+            addressed: row["addr_info"].as_array().is_some_and(|all| all.iter().any(|one| one["scope"] == "global")),
             taken: Vec::new(),
         })
         .collect()

@@ -2,9 +2,15 @@
 //!
 //! Only what carries others is watched: VLANs and what is below them, bonds and their members, parents of macvlan and
 //! ipvlan interfaces, of those inside pods too where that is known. Everything else comes and goes with pods.
+//!
+//! VLANs may come and go with pods as well: the VPC CNI of EKS makes one on the host for each pod with security groups
+//! of its own (`vlan.eth.ID`), and deletes it with the pod. Nothing of the machine stands on such a one: no address, no
+//! bridge, no other interface. Where its parent is well, its end is none to tell of.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
+
+use regex::Regex;
 
 use crate::host::iflink::LinkPeer;
 use crate::host::links::{Link, Links, Mac};
@@ -26,15 +32,48 @@ pub(super) type Taken = HashMap<u32, HashSet<Mac>>;
 struct Device {
     index: u32,
     kinds: BTreeSet<Kind>,
+    /// What it sits on, by name and number.
+    parent: Option<(String, u32)>,
+    /// Something stands on it: an address, a bridge, another interface.
+    is_used: bool,
     first: Instant,
     last: Instant,
     /// It is gone, and that was counted.
     gone: bool,
 }
 
+impl Device {
+    fn new(index: u32, now: Instant) -> Self {
+        Device { index, kinds: BTreeSet::new(), parent: None, is_used: false, first: now, last: now, gone: false }
+    }
+
+    /// Takes in how it is now.
+    fn see(&mut self, link: &Link, kinds: BTreeSet<Kind>, by_index: &HashMap<u32, &Link>, now: Instant) {
+        let parent = link.lower.filter(|_| link.lower_namespace.is_none());
+        self.parent = parent.and_then(|parent| Some((by_index.get(&parent)?.name.clone(), parent)));
+        // What carries others of a kind that is watched has more kinds than its own.
+        let carries = |above: &&Link| above.lower == Some(link.index) && above.lower_namespace.is_none();
+        self.is_used = link.addressed
+            || link.master.is_some()
+            || kinds.iter().any(|kind| *kind != "vlan")
+            || by_index.values().any(carries);
+        (self.kinds, self.last) = (kinds, now);
+    }
+
+    /// A VLAN on which nothing stands, and whose parent is well: it was made for somebody, and went with him.
+    fn went_by_itself(&self, by_name: &HashMap<&str, &Link>) -> bool {
+        let is_well = |(name, index): &(String, u32)| {
+            by_name.get(name.as_str()).is_some_and(|link| link.index == *index && link.running)
+        };
+        self.kinds.iter().all(|kind| *kind == "vlan") && !self.is_used && self.parent.as_ref().is_some_and(is_well)
+    }
+}
+
 /// What carries others, or did.
 #[derive(Debug, Default)]
 pub(super) struct Parents {
+    /// Devices that are not watched.
+    exclude: Option<Regex>,
     known: BTreeMap<String, Device>,
     /// Interfaces lost since the exporter started; `None` while they could never be read.
     pub(super) lost: Option<u64>,
@@ -71,8 +110,10 @@ fn roles<'a>(
     for stacked in pods {
         let Some(below) = by_index.get(&stacked.lower) else { continue };
         if is_on(stacked, below, taken) {
-            // Where sysfs does not say what it is, it mostly is a macvlan.
-            let kind = stacked.devtype.as_deref().map_or(Some("macvlan_parent"), parent_of);
+            // Where sysfs does not say what it is (macvlan, and before Linux 6.2 ipvlan), its address does: an ipvlan
+            // has that of its parent.
+            let by_address = if stacked.address == below.address { "ipvlan_parent" } else { "macvlan_parent" };
+            let kind = stacked.devtype.as_deref().map_or(Some(by_address), parent_of);
             kind.into_iter().for_each(|kind| add(stacked.lower, kind));
         }
     }
@@ -108,6 +149,11 @@ fn parent_of(kind: &str) -> Option<Kind> {
 }
 
 impl Parents {
+    /// Nothing is known yet, and devices that match are not watched.
+    pub(super) fn without(exclude: Option<Regex>) -> Self {
+        Parents { exclude, ..Parents::default() }
+    }
+
     /// Takes in what was read `now`. Gives the state of each, and how many there was no room for. What was there for
     /// the grace period and is gone, or was replaced by another of its name, is lost; what was seen for less time
     /// passed by. `taken`: what the interfaces that pods claim to be on say ([`claimed`]); `None` if that was not to be
@@ -124,23 +170,27 @@ impl Parents {
         let by_index: HashMap<u32, &Link> = links.all.iter().map(|link| (link.index, link)).collect();
         let by_name: HashMap<&str, &Link> = links.all.iter().map(|link| (link.name.as_str(), link)).collect();
         let mut roles = roles(&by_index, pods, taken.unwrap_or(&Taken::new()));
+        if let Some(exclude) = &self.exclude {
+            roles.retain(|index, _| !exclude.is_match(&by_index[index].name));
+        }
 
         self.known.retain(|name, device| {
             let settled = device.last.duration_since(device.first) >= grace;
+            let counts = settled && !device.gone && !device.went_by_itself(&by_name);
             let Some(link) = by_name.get(name.as_str()) else {
                 if !links.whole {
                     return true;
                 }
-                lost += u64::from(settled && !device.gone);
-                device.gone |= settled;
+                lost += u64::from(counts);
+                device.gone |= counts;
                 return device.gone;
             };
-            lost += u64::from(settled && !device.gone && device.index != link.index);
+            lost += u64::from(counts && device.index != link.index);
             (device.index, device.gone) = (link.index, false);
             // It is there; what no longer sits on it went by itself, and is watched by itself.
             match roles.remove(&link.index) {
                 Some(kinds) => {
-                    (device.kinds, device.last) = (kinds, now);
+                    device.see(link, kinds, &by_index, now);
                     true
                 }
                 // Without `taken` it may still carry what a pod has.
@@ -150,8 +200,10 @@ impl Parents {
         let mut dropped = 0;
         for (index, kinds) in roles {
             if self.known.len() < MOST_DEVICES {
-                let device = Device { index, kinds, first: now, last: now, gone: false };
-                self.known.insert(by_index[&index].name.clone(), device);
+                let link = by_index[&index];
+                let mut device = Device::new(index, now);
+                device.see(link, kinds, &by_index, now);
+                self.known.insert(link.name.clone(), device);
             } else {
                 dropped += 1;
             }

@@ -13,6 +13,10 @@ fn link(index: u32, name: &str, kind: &str) -> Link {
     Link { index, name: name.into(), kind, running: true, ..Link::default() }
 }
 
+fn addressed(link: Link) -> Link {
+    Link { addressed: true, ..link }
+}
+
 fn on(lower: u32, link: Link) -> Link {
     Link { lower: Some(lower), ..link }
 }
@@ -28,9 +32,9 @@ fn machine() -> Vec<Link> {
         member(4, link(2, "eth0", "")),
         member(4, link(3, "eth1", "")),
         link(4, "bond4", "bond"),
-        on(4, link(5, "bond4.3", "vlan")),
+        addressed(on(4, link(5, "bond4.3", "vlan"))),
         link(6, "eth2", ""),
-        on(6, link(7, "eth2.3", "vlan")),
+        addressed(on(6, link(7, "eth2.3", "vlan"))),
         link(8, "eth3", ""),
         on(8, link(9, "mac0", "macvlan")),
         link(10, "eth4", ""),
@@ -123,6 +127,57 @@ fn made_anew_between_two_scrapes_is_lost_and_up() {
     assert_eq!(story.lost(), 2);
     story.at(45, &links, true);
     assert_eq!(story.lost(), 2);
+}
+
+/// EKS's security groups for pods: a VLAN for each, made and deleted with it.
+#[test]
+fn a_vlan_that_a_pod_took_along_is_not_lost() {
+    let mut story = Story::new();
+    let nic = || link(2, "eth1", "");
+    let of_pod = |index: u32, id: &str| on(2, link(index, &format!("vlan.eth.{id}"), "vlan"));
+    for second in [0, 11] {
+        story.at(second, &[nic(), of_pod(3, "a"), of_pod(4, "b")], true);
+    }
+    let states = story.at(22, &[nic(), of_pod(4, "b")], true);
+    assert_eq!(states, ["eth1 vlan_parent 1", "vlan.eth.b vlan 1"]);
+    assert_eq!(story.at(33, &[nic()], true), [""; 0], "nothing is on the card any more");
+    assert_eq!(story.lost(), 0);
+    // The card's own end takes it along, and so does its cable.
+    for second in [40, 51] {
+        story.at(second, &[nic(), of_pod(5, "c")], true);
+    }
+    let states = story.at(62, &[link(1, "lo", "")], true);
+    assert_eq!(states, ["eth1 vlan_parent 0", "vlan.eth.c vlan 0"]);
+    assert_eq!(story.lost(), 2);
+}
+
+#[test]
+fn a_vlan_on_which_something_stands_is_lost() {
+    for used in [
+        [addressed(on(2, link(3, "eth1.7", "vlan"))), link(4, "other", "")],
+        [member(4, on(2, link(3, "eth1.7", "vlan"))), link(4, "br0", "bridge")],
+        [on(2, link(3, "eth1.7", "vlan")), on(3, link(4, "mac0", "macvlan"))],
+    ] {
+        let mut story = Story::new();
+        let [vlan, other] = used;
+        for second in [0, 11] {
+            story.at(second, &[link(2, "eth1", ""), vlan.clone(), other.clone()], true);
+        }
+        let states = story.at(22, &[link(2, "eth1", ""), link(4, "other", "")], true);
+        assert!(states.iter().any(|state| state == "eth1.7 vlan 0"), "{states:?}");
+        assert!(story.lost() >= 1);
+    }
+}
+
+#[test]
+fn who_is_excluded_is_not_watched() {
+    let exclude = Some(regex::Regex::new("^eth2").unwrap());
+    let mut story = Story { parents: Parents::without(exclude), ..Story::new() };
+    let states = story.at(0, &machine(), true);
+    assert!(
+        states.iter().all(|state| !state.starts_with("eth2")) && states.contains(&"bond4 bond 1".into()),
+        "{states:?}"
+    );
 }
 
 #[test]
