@@ -18,7 +18,9 @@
 //! pod; when the container is gone they stay with the pod (seen on v1 and v2). So the container's limit judges what it
 //! writes in one life, and the pod's limit judges all that is in the volume. `headroom_memory_volume_limit_bytes` is
 //! the smaller of the two: of containers, the smallest limit among those that mount the volume, told by its device
-//! number in their own mount tables (of those that cannot be looked at, among all, if no other does). One series
+//! number in their own mount tables (of those that cannot be looked at, among all, if no other does). Who mounts it and
+//! is charged for next to none of what is in it (`shmem` of its `memory.stat`), a sidecar that reads, is not judged by
+//! it; who once was charged for half of its limit is, for as long as the volume is there. One series
 //! without a further label, so that used / limit is one division; both limits are beside it in
 //! `headroom_memory_volume_cgroup_limit_bytes`. The kubelet gives a pod a limit only if each of its containers has one.
 //! Without any limit there is no series: then the tmpfs size bounds it, which is the node's allocatable memory.
@@ -206,7 +208,7 @@ impl Collector for MemoryVolume {
             kills.update(&cgroups.pods, cgroups.complete);
         }
         let pods = cgroups.as_ref().map_or(&[][..], |cgroups| &cgroups.pods);
-        let measured = limits.judge(&volumes, usages, pods);
+        let measured = limits.judge(&volumes, usages, pods, &mut |stat| cgroups::shared_memory(host, stat));
         let shown = Assessment::new(measured, pods, kills, self.settings.max_volumes.min(MOST_VOLUMES), left_out);
         drop(state);
 

@@ -286,6 +286,43 @@ fn the_limit_is_that_of_the_container_that_mounts_it() {
     drop(sidecar);
 }
 
+/// Pages are charged to who wrote them. The sidecar's process is in a cgroup of its own below the container's, as crun
+/// puts it there, and systemd or Docker inside of one do.
+#[test]
+fn a_sidecar_that_only_reads_is_not_judged() {
+    alone!();
+    let Some(mut lab) = Lab::open() else { return };
+    if !has("unshare") {
+        return common::say_skip(format_args!("no unshare"));
+    }
+    let cache = lab.volume(UID, "cache");
+    let inside = tempfile::tempdir().unwrap();
+    let bind = format!("mount --bind '{}' '{}'", cache.display(), inside.path().display());
+    let (small, large) = (lab.container(1, 16 * MIB), lab.container(2, 48 * MIB));
+    let below = small.join("container");
+    fs::create_dir(&below).unwrap();
+    let (_reader, _writer) = (Process::start(&below, &bind), Process::start(&large, &bind));
+    let exporter = lab.exporter();
+    let limit = |page: &Page| of_volume(page, "limit", UID, "cache");
+    assert_eq!(limit(&exporter.scrape()), Some((16 * MIB) as f64), "who will write is not known yet");
+
+    let script = "echo $$ > \"$0/cgroup.procs\" && exec head -c 25165824 /dev/zero > \"$1/fill\"";
+    let write = |container: &Path, file: &Path| {
+        assert!(Command::new("sh").arg("-c").arg(script).arg(container).arg(file).status().unwrap().success());
+    };
+    write(&large, &cache);
+    let page = exporter.scrape();
+    assert_eq!(of_volume(&page, "used", UID, "cache"), Some((24 * MIB) as f64));
+    assert_eq!(limit(&page), Some((48 * MIB) as f64), "the sidecar is charged for nothing of it");
+    assert_eq!(limit(&exporter.scrape()), Some((48 * MIB) as f64));
+
+    // Once it writes as well, it can be killed for it.
+    fs::remove_file(cache.join("fill")).unwrap();
+    let script = "echo $$ > \"$0/cgroup.procs\" && exec head -c 12582912 /dev/zero > \"$1/own\"";
+    assert!(Command::new("sh").arg("-c").arg(script).arg(&below).arg(&cache).status().unwrap().success());
+    assert_eq!(limit(&exporter.scrape()), Some((16 * MIB) as f64));
+}
+
 /// True if something on this machine is a kubelet, or calls itself one.
 fn somebody_is_a_kubelet() -> bool {
     let processes = fs::read_dir("/proc").unwrap().flatten();

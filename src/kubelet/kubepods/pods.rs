@@ -1,5 +1,7 @@
 //! The pods that run, with a process of each of their containers.
 
+use std::collections::BTreeMap;
+
 use super::{Kind, Tree};
 
 /// A pod with at least one process.
@@ -23,6 +25,20 @@ pub struct Container {
 }
 
 impl Tree {
+    /// A process of each container that has any, by the container's index: its own first one, or one in a cgroup that
+    /// was made in its own (crun's `container`, systemd or Docker inside).
+    pub fn processes(&self) -> BTreeMap<usize, u32> {
+        let mut processes = BTreeMap::new();
+        for (index, directory) in self.directories.iter().enumerate() {
+            let Some(pid) = directory.pid else { continue };
+            let mut above = std::iter::successors(Some(index), |one| self.directories[*one].parent);
+            if let Some(container) = above.find(|one| self.directories[*one].kind == Kind::Container) {
+                processes.entry(container).or_insert(pid);
+            }
+        }
+        processes
+    }
+
     /// Puts processes into their containers, and these into their pods, in the order of the walk.
     pub fn running_pods(&self) -> Vec<Pod> {
         let mut pods: Vec<(usize, Pod)> = Vec::new();
@@ -31,15 +47,13 @@ impl Tree {
                 let uid = directory.pod_uid().unwrap_or_default();
                 pods.push((index, Pod { uid, containers: Vec::new() }));
             }
-            let Some(pid) = directory.pid else { continue };
-            let mut above = std::iter::successors(Some(directory), |one| Some(&self.directories[one.parent?]));
-            let Some(container) = above.find(|one| one.kind == Kind::Container) else { continue };
+        }
+        for (index, pid) in self.processes() {
+            let container = &self.directories[index];
             let pod = container.pod.and_then(|pod| pods.binary_search_by_key(&pod, |(index, _)| *index).ok());
             let Some((_, pod)) = pod.map(|pod| &mut pods[pod]) else { continue };
-            if pod.containers.iter().all(|known| known.inode != container.inode) {
-                let id = container.container_id().unwrap_or_default().to_owned();
-                pod.containers.push(Container { inode: container.inode, id, pid });
-            }
+            let id = container.container_id().unwrap_or_default().to_owned();
+            pod.containers.push(Container { inode: container.inode, id, pid });
         }
         for (_, pod) in &mut pods {
             pod.containers.sort_unstable_by_key(|container| container.inode);

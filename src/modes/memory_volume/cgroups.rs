@@ -2,13 +2,15 @@
 //!
 //! v2: one count for each pod. v1: one for each cgroup at and below a pod.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::volumes::EMPTY_DIR;
 use crate::error::Error;
 use crate::host::cgroup::{Layout, memory_limit};
 use crate::host::filesystem::DeviceNumber;
+use crate::host::text::keyed;
 use crate::host::{Deadline, Host};
 use crate::kubelet::kubepods::{Directory, Kind, Look, Walk};
 use crate::metric::Samples;
@@ -45,6 +47,16 @@ pub(super) struct Container {
     pub(super) limit: u64,
     /// The tmpfs that are mounted in it; `None` if it has no process that we can look at.
     pub(super) mounts: Option<Vec<DeviceNumber>>,
+    /// Our path of its cgroup's `memory.stat`.
+    pub(super) memory_stat: PathBuf,
+}
+
+/// The shared memory (tmpfs among it) that a cgroup and those below it are charged for; `None` if this kernel does not
+/// tell, or it is gone.
+pub(super) fn shared_memory(host: &Host, memory_stat: &Path) -> Option<u64> {
+    let text = host.read(memory_stat).ok()?;
+    // v1 counts a cgroup's own in `shmem`, with those below it in `total_shmem`.
+    keyed(&text, "total_shmem").or_else(|| keyed(&text, "shmem"))
 }
 
 /// A container gets its mounts before its program starts: a table that has been the same for so long is not read again.
@@ -104,7 +116,8 @@ pub(super) fn read(
     let walk = look.memory()?;
     let complete = is_whole(walk, samples);
     let tree = &walk.tree;
-    let mut reader = Reader { host, walk, tables, deadline, unread: tree.unread.kills.clone() };
+    let processes = tree.processes();
+    let mut reader = Reader { host, walk, tables, processes: &processes, deadline, unread: tree.unread.kills.clone() };
     let mut pods: Vec<(usize, Pod)> = Vec::new();
     for (index, directory) in tree.directories.iter().enumerate() {
         if directory.kind == Kind::Pod {
@@ -125,7 +138,8 @@ pub(super) fn read(
             && wanted.contains(pod.uid.as_str())
             && let Some(limit) = reader.limit(index)
         {
-            pod.containers.push(Container { limit, mounts: reader.mounts(directory) });
+            let memory_stat = tree.path(index).join("memory.stat");
+            pod.containers.push(Container { limit, mounts: reader.mounts(index, directory), memory_stat });
         }
     }
     if let Some(error) = reader.unread {
@@ -145,6 +159,8 @@ struct Reader<'a> {
     host: &'a Host,
     walk: &'a Walk,
     tables: &'a mut Tables,
+    /// Of each container one, by its index.
+    processes: &'a BTreeMap<usize, u32>,
     deadline: Deadline,
     /// The first error.
     unread: Option<Error>,
@@ -166,11 +182,11 @@ impl Reader<'_> {
 
     /// The tmpfs that the first process of a container sees. Where the machine's own mounts are passed into a
     /// container, the kubelet's path of a volume is among them: that is not what mounts it.
-    fn mounts(&mut self, container: &Directory) -> Option<Vec<DeviceNumber>> {
+    fn mounts(&mut self, index: usize, container: &Directory) -> Option<Vec<DeviceNumber>> {
         if let Some(mounts) = self.tables.settled(container.inode) {
             return Some(mounts);
         }
-        let table = self.host.mount_table(container.pid?, self.deadline).ok()?;
+        let table = self.host.mount_table(*self.processes.get(&index)?, self.deadline).ok()?;
         let rows = table.lines().filter(|line| line.contains(" - tmpfs ") && !line.contains(EMPTY_DIR));
         let mounts: Vec<_> = rows.filter_map(DeviceNumber::of_row).collect();
         self.tables.note(container.inode, &mounts, Instant::now());
