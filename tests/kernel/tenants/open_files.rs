@@ -265,7 +265,9 @@ fn small_limits_and_names_of_daemons_hide_no_process_near_its_limit() {
     collect(&*mode);
     let before = (threads(), fds());
     let pages: Vec<Samples> = (0..4).map(|_| collect(&*mode)).collect();
-    common::eventually("as many threads and descriptors as before", || (threads(), fds()) == before);
+    // One that answered may still be on its way out when they are counted first.
+    let no_more = || threads() <= before.0 && fds() <= before.1;
+    common::eventually("no more threads and descriptors than before", no_more);
     for page in &pages {
         let shown = shown(page);
         for victim in [of_pod.pid(), of_node.pid(), daemon.0.id()] {
