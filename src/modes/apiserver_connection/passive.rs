@@ -189,7 +189,7 @@ pub(super) struct Look {
     connections: Vec<Seen>,
     /// The kubelet runs, and where it connects to is known: then none of its own is 0.
     kubelet_is_complete: bool,
-    /// Those that the kubelet's way goes by, whether or not they have a connection onward now.
+    /// Those that the kubelet's way goes by, of which everything was seen: then no connection onward is 0.
     balancers: BTreeSet<String>,
     way: Option<Way>,
     stalls: BTreeMap<Group, u64>,
@@ -291,7 +291,7 @@ impl Passive {
             );
         }
         look.errors.append(&mut onward.errors);
-        look.balancers = std::mem::take(&mut onward.balancers);
+        look.balancers = std::mem::take(&mut onward.whole);
         look.way = onward.way.take();
         let is_onward: BTreeSet<u64> = onward.connections.iter().map(|(_, connection)| connection.cookie).collect();
 

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use super::endpoints::{Endpoints, Hop, HostPort, Source};
 use crate::error::{Error, Result};
-use crate::host::sockets::owners::{Owner, held_by};
+use crate::host::sockets::owners::{Held, Owner, held_by};
 use crate::host::sockets::{TcpConnection, TcpState};
 use crate::host::{Deadline, Host};
 use crate::kubelet::identity;
@@ -114,9 +114,9 @@ impl First {
 pub(super) struct Onward {
     /// Whose it is, and the connection.
     pub(super) connections: Vec<(String, TcpConnection)>,
-    /// Balancers, by name.
-    pub(super) balancers: BTreeSet<String>,
-    /// Their processes.
+    /// Balancers of which everything was seen, by name: what has no connection here has none.
+    pub(super) whole: BTreeSet<String>,
+    /// The processes of all balancers.
     pub(super) pids: BTreeSet<u32>,
     /// Which way this is; `None` if nothing tells.
     pub(super) way: Option<Way>,
@@ -242,40 +242,37 @@ impl Follower {
             }
         }
         if !processes.is_empty() {
-            let made = [TcpState::Established, TcpState::SynSent].map(|state| host.tcp_connections_in(state, deadline));
-            let [established, asked] = made.map(|made| {
-                made.unwrap_or_else(|error| {
-                    onward.errors.push(error);
-                    Vec::new()
-                })
+            let all = |state| host.tcp_connections_in(state, deadline);
+            let made = all(TcpState::Established).and_then(|made| Ok((made, all(TcpState::SynSent)?)));
+            let is_dumped = made.is_ok();
+            let (established, asked) = made.unwrap_or_else(|error| {
+                onward.errors.push(error);
+                Default::default()
             });
             for (pid, (comm, listeners)) in processes {
-                let held = match held_by(host, pid, MOST_LINKS, deadline) {
-                    Ok(held) => held.inodes,
-                    Err(error) if error.is_gone() => HashSet::new(),
-                    Err(error) => {
+                let held = held_by(host, pid, MOST_LINKS, deadline).unwrap_or_else(|error| {
+                    if !error.is_gone() {
                         onward.errors.push(error.context(format_args!("where {comm} connects the kubelet to")));
-                        HashSet::new()
                     }
-                };
+                    Held::default()
+                });
                 let made_by = |connection: &&TcpConnection| {
                     let accepted = listeners.iter().any(|listener| listener.port() == connection.local.port());
                     let to_itself = listeners.contains(&connection.peer) || first.has(connection.cookie);
-                    held.contains(&connection.inode) && !accepted && !to_itself
+                    held.inodes.contains(&connection.inode) && !accepted && !to_itself
                 };
-                let found: Vec<&TcpConnection> = established.iter().filter(made_by).collect();
-                let found = narrowed(found, |connection| connection.peer, hop, known);
-                let asking: Vec<&TcpConnection> = asked.iter().filter(made_by).collect();
-                let asking = narrowed(asking, |connection| connection.peer, hop, known);
+                let found = narrowed(established.iter().filter(made_by).collect(), hop, known);
                 let balancer = (pid, comm.clone());
-                if !found.is_empty() || !asking.is_empty() {
+                if !found.is_empty() || asked.iter().any(|connection| made_by(&connection)) {
                     if self.balancers.len() >= MOST_BALANCERS {
                         self.balancers.clear();
                     }
                     self.balancers.insert(balancer.clone());
                 }
                 if self.balancers.contains(&balancer) {
-                    onward.balancers.insert(comm.clone());
+                    if is_dumped && held.whole {
+                        onward.whole.insert(comm.clone());
+                    }
                     onward.pids.insert(pid);
                     ways.push(Way::Balancer(comm.clone()));
                 } else {
@@ -310,13 +307,12 @@ impl Follower {
 /// other machines; else all.
 fn narrowed<'a>(
     connections: Vec<&'a TcpConnection>,
-    peer: impl Fn(&TcpConnection) -> SocketAddr,
     hop: &Hop,
     known: &BTreeMap<SocketAddr, Source>,
 ) -> Vec<&'a TcpConnection> {
     let ports: BTreeSet<u16> = known.keys().map(SocketAddr::port).chain([hop.port()]).chain(APISERVER_PORTS).collect();
-    let to_apiservers = |connection: &&TcpConnection| ports.contains(&peer(connection).port());
-    let to_others = |connection: &&TcpConnection| !peer(connection).ip().is_loopback();
+    let to_apiservers = |connection: &&TcpConnection| ports.contains(&connection.peer.port());
+    let to_others = |connection: &&TcpConnection| !connection.peer.ip().is_loopback();
     if connections.iter().any(to_apiservers) {
         connections.into_iter().filter(to_apiservers).collect()
     } else if connections.iter().any(to_others) {
@@ -358,6 +354,8 @@ fn is_the_apiserver(host: &Host, owner: &Owner, kubelet: &KubeletProcess, has_co
 mod tests {
     use super::*;
     use crate::golden::ss;
+    use crate::host::Roots;
+    use crate::host::sockets::Sockets;
 
     fn hop(place: &str, addresses: &[&str]) -> Hop {
         let (host, port) = place.rsplit_once(':').unwrap();
@@ -389,6 +387,55 @@ mod tests {
         assert_eq!(follower.decide(vec![unknown.clone()], &proxy), Some(unknown), "never well by being a proxy");
     }
 
+    /// A machine on which process 7 is nginx, that accepted the kubelet's connection and made one onward, as long as
+    /// its fds can be looked at.
+    fn machine(fds: &[u32], tcp: Vec<TcpConnection>) -> (tempfile::TempDir, Host) {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = dir.path().join("7/fd");
+        std::fs::create_dir_all(&fd).unwrap();
+        for (number, inode) in fds.iter().enumerate() {
+            std::os::unix::fs::symlink(format!("socket:[{inode}]"), fd.join(number.to_string())).unwrap();
+        }
+        let host = Host::new(Roots { proc: dir.path().into(), ..Roots::default() });
+        (dir, host.with_sockets(Sockets::recorded(tcp, Vec::new())))
+    }
+
+    #[test]
+    fn what_could_not_be_looked_at_is_no_balancer_without_a_connection() {
+        let hop = hop("127.0.0.1:6443", &["127.0.0.1"]);
+        let socket = |line: &str, inode| TcpConnection { inode, cookie: inode.into(), ..connection(line) };
+        let near = socket("127.0.0.1:4000 127.0.0.1:6443", 1);
+        let end = socket("127.0.0.1:6443 127.0.0.1:4000", 2);
+        let far = socket("10.0.0.9:5000 10.0.0.1:6443", 3);
+        let kubelet = KubeletProcess { pid: 5, ..KubeletProcess::default() };
+        let mut follower = Follower::default();
+        let mut onward = |host: &Host| {
+            let first = First {
+                connections: vec![near.clone()],
+                accepted: HashMap::from([(near.cookie, end.clone())]),
+                ..First::default()
+            };
+            let acceptors = HashMap::from([(end.cookie, Owner { pid: 7, comm: "nginx".to_owned() })]);
+            let deadline = Deadline::after(Duration::from_secs(60));
+            follower.onward(host, &kubelet, false, &hop, &first, &acceptors, &BTreeMap::new(), deadline)
+        };
+        let nginx = || BTreeSet::from(["nginx".to_owned()]);
+        let (_dir, well) = machine(&[2, 3], vec![near.clone(), end.clone(), far.clone()]);
+        let found = onward(&well);
+        assert_eq!((found.connections.len(), &found.whole), (1, &nginx()));
+        let (_dir, lost) = machine(&[2], vec![near.clone(), end.clone()]);
+        let found = onward(&lost);
+        assert_eq!((found.connections.len(), &found.whole), (0, &nginx()), "it has none any more");
+        let (dir, unseen) = machine(&[2, 3], vec![near.clone(), end.clone(), far.clone()]);
+        std::fs::remove_dir_all(dir.path().join("7")).unwrap();
+        let without_sockets = Host::new(Roots { proc: dir.path().into(), ..Roots::default() });
+        for host in [&unseen, &without_sockets] {
+            let found = onward(host);
+            assert_eq!((found.connections.len(), &found.whole), (0, &BTreeSet::new()), "nobody knows");
+            assert_eq!(found.way, Some(Way::Balancer("nginx".to_owned())));
+        }
+    }
+
     #[test]
     fn of_a_balancer_that_does_other_things_what_goes_to_apiservers_is_the_way() {
         let hop = hop("127.0.0.1:6444", &["127.0.0.1"]);
@@ -397,7 +444,7 @@ mod tests {
         let peers = |known: &[&str], which: &[usize]| {
             let known = known.iter().map(|peer| (peer.parse().unwrap(), Source::EndpointSlice)).collect();
             let which = which.iter().map(|index| &all[*index]).collect();
-            let found = narrowed(which, |connection| connection.peer, &hop, &known);
+            let found = narrowed(which, &hop, &known);
             found.iter().map(|connection| connection.peer.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(peers(&["10.0.0.1:7443"], &[0, 1, 2]), ["10.0.0.1:7443"]);
