@@ -6,9 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::netns::{self, CP, CP6, Connection};
-use crate::common::{self, Page};
-use crate::testbed::bed::{Bed, peer, wait};
+use crate::common::Page;
+use crate::common::netns::{CP, CP6, Connection};
+use crate::testbed::bed::{Bed, peer, possible, wait};
 use crate::testbed::control::{Names, Refusal, Request, Silent};
 use crate::testbed::objects::{self, HEALTHY, OUT_OF_DISK};
 use crate::testbed::series::Series as _;
@@ -32,14 +32,6 @@ const QUICK: [&str; 5] = [
     "--collector.node_status.lease-interval=1s",
     "--collector.node_status.node-interval=1s",
 ];
-
-fn possible() -> bool {
-    let lacking = netns::lacking();
-    if let Some(lacking) = &lacking {
-        common::say_skip(format_args!("network namespaces: no {lacking}"));
-    }
-    lacking.is_none()
-}
 
 /// Everything at short intervals, and well. With further flags.
 fn quick(flags: &[&str]) -> Option<Bed> {

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::common::netns::{self, CP, CP6, Connection, NODE};
+use crate::common::netns::{CP, CP6, NODE};
 use crate::common::{self, Page};
 use crate::testbed::balancer::{Balancer, Program};
-use crate::testbed::bed::{Bed, wait};
+use crate::testbed::bed::{Bed, server, wait};
 use crate::testbed::control::Names;
 use crate::testbed::forwarder::{Forwarder, Manners, Onward};
 use crate::testbed::series::{Series as _, series};
@@ -39,18 +39,6 @@ const QUICK: [&str; 3] =
 const WAY: &str = "headroom_kubelet_apiserver_way_info";
 const HEARD: &str = "headroom_kubelet_apiserver_last_data_received_seconds";
 const CONNECTIONS: &str = "headroom_apiserver_connections";
-
-fn bed() -> Option<Bed> {
-    if let Some(lacking) = netns::lacking() {
-        common::say_skip(format_args!("network namespaces: no {lacking}"));
-        return None;
-    }
-    Some(Bed::new())
-}
-
-fn server() -> SocketAddr {
-    (CP, PORT).into()
-}
 
 /// A figure of a connection, by its leg.
 fn figure(page: &Page, figure: &str, owner: &str, peer: SocketAddr, leg: &str) -> Option<f64> {
@@ -171,17 +159,10 @@ fn start_bare_exporter(bed: &Bed) {
     bed.start_exporter_bare(&format!("https://{CP}:{PORT}"), &QUICK);
 }
 
-fn the_one(bed: &Bed, comm: &str, peer: SocketAddr) -> Connection {
-    wait(SOON, &format!("one connection of {comm} to {peer}"), || match bed.lasting(comm, peer)[..] {
-        [connection] => Some(connection),
-        _ => None,
-    })
-}
-
 /// The connection behind the balancer or proxy vanishes, and the kubelet does not look.
 fn dead_behind(bed: &Bed, expected: &Expected<'_>, start: fn(&Bed)) {
     let (owner, peer) = expected.onward.unwrap();
-    let far = the_one(bed, owner, peer);
+    let far = bed.the_one(owner, peer);
     let fault = bed.pair.drop_connection(far);
     let stalled = |page: &Page| figure(page, "stalled", owner, peer, "onward") == Some(1.0);
     let (page, after) = bed.until(DETECTED, "stalled, onward", stalled);
@@ -203,7 +184,7 @@ fn dead_behind(bed: &Bed, expected: &Expected<'_>, start: fn(&Bed)) {
 }
 
 fn through_a(program: Program) -> Option<(Bed, Balancer)> {
-    let mut bed = bed()?;
+    let mut bed = Bed::open()?;
     if let Some(lacking) = program.lacking() {
         common::say_skip(format_args!("a balancer on the node: no {lacking}"));
         return None;
@@ -211,7 +192,7 @@ fn through_a(program: Program) -> Option<(Bed, Balancer)> {
     let balancer = Balancer::start(&bed.pair.node, bed.directory.path(), program);
     bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{}", SocketAddr::from(BALANCER))));
     bed.start_kubelet_by(Way::to(SocketAddr::from(BALANCER)), &BLIND, RENEW);
-    the_one(&bed, program.comm(), server());
+    bed.the_one(program.comm(), server());
     Some((bed, balancer))
 }
 
@@ -259,7 +240,7 @@ fn haproxy_on_the_node() {
     // A kubelet that looks heals itself, through the same balancer, and what that leaves behind is nobody's stall.
     bed.stop_kubelet();
     bed.start_kubelet_by(Way::to(SocketAddr::from(BALANCER)), &SHARP, RENEW);
-    let first = the_one(&bed, "haproxy", server());
+    let first = bed.the_one("haproxy", server());
     expected.again(&bed);
     let fault = bed.pair.drop_connection(first);
     wait(SOON, "another connection onward", || {
@@ -271,7 +252,7 @@ fn haproxy_on_the_node() {
 
 #[test]
 fn a_balancer_that_misbehaves() {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     let near = SocketAddr::from(BALANCER);
     let expected = Expected { way: "balancer", via: "some-lb", near, onward: Some(("some-lb", server())) };
     let forwarder = Forwarder::start(&bed.pair.node, bed.directory.path(), "some-lb", near, Onward::To(server()));
@@ -301,7 +282,7 @@ fn a_balancer_that_misbehaves() {
 
 #[test]
 fn a_kubelet_inside_its_own_balancer() {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     let near = SocketAddr::from(([127, 0, 0, 1], 6444));
     let agent = "/var/lib/rancher/k3s/agent";
     // Where k3s has it by itself, in this namespace alone.
@@ -319,7 +300,7 @@ fn a_kubelet_inside_its_own_balancer() {
 
 #[test]
 fn a_proxy() {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     let (here, there) = (SocketAddr::from(([127, 0, 0, 1], 3128)), SocketAddr::new(CP, 3128));
     let directory = bed.directory.path();
     let _proxies = [
@@ -363,7 +344,7 @@ fn a_proxy() {
         match (what, expected.way) {
             ("proxy-url", _) => dead_behind(&bed, &expected, start_exporter),
             ("HTTPS_PROXY, elsewhere", _) => {
-                let fault = bed.pair.drop_connection(the_one(&bed, "kubelet", there));
+                let fault = bed.pair.drop_connection(bed.the_one("kubelet", there));
                 let stalled = |page: &Page| figure(page, "stalled", "kubelet", there, "kubelet") == Some(1.0);
                 bed.until(DETECTED, "stalled on its way to the proxy", stalled);
                 start_exporter(&bed);
@@ -378,14 +359,14 @@ fn a_proxy() {
 
 /// The exporter asks another address of the apiserver, and nobody tells it of the one that the kubelet is connected to.
 fn by_name(before: impl FnOnce(&Bed)) -> Option<Bed> {
-    let mut bed = bed()?;
+    let mut bed = Bed::open()?;
     bed.double.tell(|settings| {
         settings.addresses = vec![CP];
         settings.endpoints = vec![NEXT.to_string()];
     });
     bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{NAME}:{PORT}")));
     bed.start_kubelet_by(Way::to(format_args!("{NAME}:{PORT}")), &BLIND, RENEW);
-    the_one(&bed, "kubelet", server());
+    bed.the_one("kubelet", server());
     before(&bed);
     start_elsewhere(&bed);
     Some(bed)
@@ -397,7 +378,7 @@ fn start_elsewhere(bed: &Bed) {
 
 /// The kubelet's connection dies, is known to be dead, also after a restart, and lives again.
 fn dies_and_lives(bed: &Bed, expected: &Expected<'_>) {
-    let fault = bed.pair.drop_connection(the_one(bed, "kubelet", expected.near));
+    let fault = bed.pair.drop_connection(bed.the_one("kubelet", expected.near));
     let stalled = |page: &Page| figure(page, "stalled", "kubelet", expected.near, "kubelet") == Some(1.0);
     let (_, after) = bed.until(DETECTED, "stalled", stalled);
     println!("known {after:?} after the drop");
@@ -428,7 +409,7 @@ fn a_name_that_moves_on_while_the_kubelet_stays() {
 
     // When it makes another, that is at the new address, at once.
     bed.double.close_all();
-    the_one(&bed, "kubelet", (NEXT, PORT).into());
+    bed.the_one("kubelet", (NEXT, PORT).into());
     Expected::direct((NEXT, PORT)).again(&bed);
 }
 
@@ -476,7 +457,7 @@ fn a_name_that_is_known_late() {
 
 #[test]
 fn kubeconfigs_of_all_kinds() {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     let directory = bed.directory.path();
     // The ports that a server without one has.
     let _ports = [443, 80]
@@ -525,7 +506,7 @@ fn kubeconfigs_of_all_kinds() {
 /// Addresses at which a balancer may listen, and those by which a kubelet may ask for it.
 #[test]
 fn wherever_a_balancer_listens() {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     let (any, port) = (IpAddr::from(Ipv6Addr::UNSPECIFIED), BALANCER.1);
     let local = |ip: IpAddr| SocketAddr::new(ip, port);
     let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
@@ -557,7 +538,7 @@ fn wherever_a_balancer_listens() {
 /// uses for what is on the loopback.
 #[test]
 fn two_balancers_in_a_row() {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     let (near, behind) = (SocketAddr::from(BALANCER), SocketAddr::from(([127, 0, 0, 1], 8443)));
     let directory = bed.directory.path();
     let _last = Forwarder::start(&bed.pair.node, directory, "last", behind, Onward::To(server()));
@@ -579,7 +560,7 @@ fn two_balancers_in_a_row() {
 /// started anew.
 #[test]
 fn the_exporter_was_there_first() {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     let near = SocketAddr::from(BALANCER);
     bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{near}")));
     start_exporter(&bed);
@@ -615,7 +596,7 @@ fn the_exporter_was_there_first() {
 fn other_clients_of_the_node() {
     let Some((bed, _balancer)) = through_a(Program::Nginx) else { return };
     let expected = behind_a(Program::Nginx);
-    let of_the_kubelet = the_one(&bed, "nginx", server());
+    let of_the_kubelet = bed.the_one("nginx", server());
     let client = |way: Way, listen: u16| {
         let embedded =
             Embedded { comm: "kube-proxy".to_owned(), listen: ([127, 0, 0, 1], listen).into(), onward: server() };
@@ -623,7 +604,7 @@ fn other_clients_of_the_node() {
         KubeletLike::start(&bed.pair.node, bed.directory.path(), way, &BLIND, 200)
     };
     let straight = client(Way::default(), 6445);
-    let its = the_one(&bed, "kube-proxy", server());
+    let its = bed.the_one("kube-proxy", server());
     start_exporter(&bed);
     expected.at_once(&bed, "beside another client");
     let fault = bed.pair.drop_connection(its);
@@ -667,13 +648,13 @@ fn all_is_well_all_the_time() {
 /// The kubelet itself hangs: what was answered waits in its own receive queue.
 #[test]
 fn a_kubelet_that_no_longer_reads() {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     bed.start_kubelet(&BLIND, Duration::from_millis(4));
     start_exporter(&bed);
     let expected = Expected::direct(server());
     expected.at_once(&bed, "straight");
     let kubelet = Pid::from_raw(bed.kubelet().pid().cast_signed()).unwrap();
-    let connection = the_one(&bed, "kubelet", server());
+    let connection = bed.the_one("kubelet", server());
     // Somewhere between two answers it may have read all there was.
     wait(SOON, "an answer that it does not read", || {
         kill_process(kubelet, Signal::STOP).unwrap();
@@ -699,7 +680,7 @@ fn a_kubelet_that_no_longer_reads() {
 /// The kernel rewrites where packets go: a service address, and one of the loopback behind which nobody is found.
 #[test]
 fn addresses_that_the_kernel_rewrites() {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     let (service, hidden) = (SocketAddr::from(([10, 96, 0, 1], 443)), SocketAddr::from(BALANCER));
     let rewrite = |address: SocketAddr| {
         let (ip, port) = (address.ip(), address.port());
@@ -784,7 +765,7 @@ fn the_exporter_goes_the_same_way() {
 /// On a node of the control plane the kubelet's connection ends in the apiserver itself, whose own are no way onward.
 #[test]
 fn the_apiserver_is_on_the_node() {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     let near = SocketAddr::new(NODE, PORT);
     let directory = bed.directory.path();
     let _apiserver = Forwarder::start(&bed.pair.node, directory, "kube-apiserver", near, Onward::To(server()));
@@ -859,7 +840,7 @@ fn a_balancer_that_is_gone_or_hangs_from_the_start() {
 /// Words of a proxy's URL that are no address, and exceptions of all kinds.
 #[test]
 fn a_proxy_in_other_words() {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     bed.double.tell(|settings| settings.addresses = vec![CP]);
     let (here, there) = (SocketAddr::from(([127, 0, 0, 1], 3128)), SocketAddr::new(CP, 3128));
     let directory = bed.directory.path();
@@ -941,7 +922,7 @@ fn a_person_reads_which_way_it_is() {
     bed.scrape();
     says(&bed.pair.node.inside(|| bed.exporter().get("/", &[]).text()), &way);
 
-    let fault = bed.pair.drop_connection(the_one(&bed, "nginx", server()));
+    let fault = bed.pair.drop_connection(bed.the_one("nginx", server()));
     bed.until(DETECTED, "stalled", |page| figure(page, "stalled", "nginx", server(), "onward") == Some(1.0));
     let told = doctor(&bed);
     println!("{told}");

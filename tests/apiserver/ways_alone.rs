@@ -6,10 +6,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::common;
-use crate::common::netns::{self, CP, Connection};
+use crate::common::netns::{CP, Connection};
 use crate::testbed::balancer::{Balancer, Program};
-use crate::testbed::bed::{Bed, renewal, wait};
+use crate::testbed::bed::{Bed, renewal, server, wait};
 use crate::testbed::control::Names;
 use crate::testbed::forwarder::{Forwarder, Manners, Onward};
 use crate::testbed::witness::Socket;
@@ -19,25 +18,6 @@ const SOON: Duration = Duration::from_secs(15);
 const RENEW: Duration = Duration::from_millis(200);
 /// A kubelet that never finds out that its connection is dead.
 const BLIND: [(&str, &str); 1] = [("HTTP2_READ_IDLE_TIMEOUT_SECONDS", "0")];
-
-fn bed() -> Option<Bed> {
-    if let Some(lacking) = netns::lacking() {
-        common::say_skip(format_args!("network namespaces: no {lacking}"));
-        return None;
-    }
-    Some(Bed::new())
-}
-
-fn server() -> SocketAddr {
-    (CP, PORT).into()
-}
-
-fn the_one(bed: &Bed, comm: &str, peer: SocketAddr) -> Connection {
-    wait(SOON, &format!("one connection of {comm} to {peer}"), || match bed.lasting(comm, peer)[..] {
-        [connection] => Some(connection),
-        _ => None,
-    })
-}
 
 /// The other end of a connection within the node.
 fn accepted(bed: &Bed, connection: Connection) -> Socket {
@@ -51,15 +31,15 @@ fn renews(bed: &Bed) {
 }
 
 fn real(program: Program) {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     if let Some(lacking) = program.lacking() {
         skip!("a balancer on the node: no {lacking}");
     }
     let balancer = Balancer::start(&bed.pair.node, bed.directory.path(), program);
     bed.start_kubelet_by(Way::to(SocketAddr::from(BALANCER)), &BLIND, RENEW);
     assert!(bed.connections(bed.kubelet().pid()).is_empty(), "the kubelet itself has none to the control plane");
-    let near = the_one(&bed, "kubelet", BALANCER.into());
-    let far = the_one(&bed, balancer.comm(), server());
+    let near = bed.the_one("kubelet", BALANCER.into());
+    let far = bed.the_one(balancer.comm(), server());
     let held = accepted(&bed, near);
     assert_eq!(bed.socket(far).unwrap().pids, held.pids, "who accepted goes onward");
     assert!(!held.pids.is_empty() && !held.pids.contains(&bed.kubelet().pid()));
@@ -71,7 +51,7 @@ fn real(program: Program) {
     assert_eq!((socket.send_queue, socket.number("unacked")), (0, None), "{socket:?}");
     drop(fault);
     renews(&bed);
-    assert_eq!(the_one(&bed, balancer.comm(), server()), far, "the same all the time");
+    assert_eq!(bed.the_one(balancer.comm(), server()), far, "the same all the time");
 
     let hung = balancer.hang();
     wait(SOON, "unread data", || Some(accepted(&bed, near)).filter(|socket| socket.receive_queue > 0));
@@ -93,12 +73,12 @@ fn haproxy_is_between() {
 
 #[test]
 fn a_forwarder_that_misbehaves() {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     let onward = Onward::To(server());
     let forwarder = Forwarder::start(&bed.pair.node, bed.directory.path(), "forwarder", BALANCER.into(), onward);
     bed.start_kubelet_by(Way::to(SocketAddr::from(BALANCER)), &BLIND, RENEW);
-    let near = the_one(&bed, "kubelet", BALANCER.into());
-    let far = the_one(&bed, "forwarder", server());
+    let near = bed.the_one("kubelet", BALANCER.into());
+    let far = bed.the_one("forwarder", server());
     for connection in [Connection { node: near.cp, cp: near.node }, far] {
         assert_eq!(bed.socket(connection).unwrap().pids, [forwarder.pid()]);
     }
@@ -116,7 +96,7 @@ fn a_forwarder_that_misbehaves() {
     drop(another);
     forwarder.tell(Manners::default());
     renews(&bed);
-    assert_eq!((the_one(&bed, "kubelet", BALANCER.into()), the_one(&bed, "forwarder", server())), (near, far));
+    assert_eq!((bed.the_one("kubelet", BALANCER.into()), bed.the_one("forwarder", server())), (near, far));
 
     forwarder.tell(Manners { reads: true, onward: false });
     wait(SOON, "no connection onward", || bed.lasting("forwarder", server()).is_empty().then_some(()));
@@ -127,19 +107,19 @@ fn a_forwarder_that_misbehaves() {
 
 #[test]
 fn a_proxy_on_the_node_and_one_elsewhere() {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     let here = SocketAddr::from(([127, 0, 0, 1], 3128));
     let there = SocketAddr::new(CP, 3128);
     let directory = bed.directory.path();
     let proxy = Forwarder::start(&bed.pair.node, directory, "proxy", here, Onward::AsAsked);
     let _other = Forwarder::start(&bed.pair.cp, directory, "proxy", there, Onward::AsAsked);
     bed.start_kubelet_by(Way { proxy: Some(here), ..Way::default() }, &[], RENEW);
-    let (near, far) = (the_one(&bed, "kubelet", here), the_one(&bed, "proxy", server()));
+    let (near, far) = (bed.the_one("kubelet", here), bed.the_one("proxy", server()));
     assert_eq!(accepted(&bed, near).pids, [proxy.pid()]);
     assert_eq!(bed.socket(far).unwrap().pids, [proxy.pid()]);
     bed.stop_kubelet();
     bed.start_kubelet_by(Way { proxy: Some(there), ..Way::to(format_args!("{NAME}:{PORT}")) }, &[], RENEW);
-    the_one(&bed, "kubelet", there);
+    bed.the_one("kubelet", there);
     renews(&bed);
     assert!(bed.connections(bed.kubelet().pid()).is_empty(), "it has none of its own to the apiserver");
     assert!(bed.lasting("proxy", server()).is_empty(), "the proxy on the node has none any more");
@@ -147,29 +127,29 @@ fn a_proxy_on_the_node_and_one_elsewhere() {
 
 #[test]
 fn a_name_moves_on_and_the_kubelet_does_not() {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     bed.double.tell(|settings| settings.addresses = vec![CP]);
     bed.start_kubelet_by(Way::to(format_args!("{NAME}:{PORT}")), &[], RENEW);
-    let first = the_one(&bed, "kubelet", server());
+    let first = bed.the_one("kubelet", server());
     bed.double.tell(|settings| settings.addresses = vec![NEXT]);
     let known = String::from_utf8(bed.pair.node.command("getent").args(["ahosts", NAME]).output().unwrap().stdout);
     assert!(known.unwrap().starts_with(&NEXT.to_string()));
     renews(&bed);
-    assert_eq!(the_one(&bed, "kubelet", server()), first);
+    assert_eq!(bed.the_one("kubelet", server()), first);
     bed.double.tell(|settings| settings.names = Names::NoSuchName);
     renews(&bed);
     bed.double.tell(|settings| settings.names = Names::Answer);
     bed.double.close_all();
-    the_one(&bed, "kubelet", (NEXT, PORT).into());
+    bed.the_one("kubelet", (NEXT, PORT).into());
 }
 
 #[test]
 fn a_kubelet_inside_its_own_balancer() {
-    let Some(mut bed) = bed() else { return };
+    let Some(mut bed) = Bed::open() else { return };
     let listen = SocketAddr::from(([127, 0, 0, 1], 6444));
     let embedded = Embedded { comm: "k3s-agent".to_owned(), listen, onward: server() };
     bed.start_kubelet_by(Way { embedded: Some(embedded), ..Way::to(listen) }, &[], RENEW);
-    let (near, far) = (the_one(&bed, "k3s-agent", listen), the_one(&bed, "k3s-agent", server()));
+    let (near, far) = (bed.the_one("k3s-agent", listen), bed.the_one("k3s-agent", server()));
     for connection in [near, Connection { node: near.cp, cp: near.node }, far] {
         assert_eq!(bed.socket(connection).unwrap().pids, [bed.kubelet().pid()], "one process has it all");
     }

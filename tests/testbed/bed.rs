@@ -5,8 +5,8 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::common::netns::{CP, CP6, Connection, Pair};
-use crate::common::{Exporter, Page};
+use crate::common::netns::{self, CP, CP6, Connection, Pair};
+use crate::common::{self, Exporter, Page};
 use crate::testbed::control::Request;
 use crate::testbed::witness::Socket;
 use crate::testbed::{DEAD, Double, KUBELET_AGENT, KubeletLike, NEXT, NODE_NAME, PORT, TOKEN, Way};
@@ -21,7 +21,26 @@ pub struct Bed {
     pub directory: tempfile::TempDir,
 }
 
+/// Whether there can be one here; if not, that is said.
+pub fn possible() -> bool {
+    let lacking = netns::lacking();
+    if let Some(lacking) = &lacking {
+        common::say_skip(format_args!("network namespaces: no {lacking}"));
+    }
+    lacking.is_none()
+}
+
+/// Where the double listens.
+pub fn server() -> SocketAddr {
+    (CP, PORT).into()
+}
+
 impl Bed {
+    /// Where there can be one.
+    pub fn open() -> Option<Self> {
+        possible().then(Bed::new)
+    }
+
     /// The two namespaces and the double.
     pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -170,6 +189,15 @@ impl Bed {
         let held = |socket: &Socket| socket.state == "ESTAB" && socket.pids.contains(&pid);
         let sockets = self.sockets().into_iter().filter(held);
         sockets.map(|socket| Connection { node: socket.local, cp: socket.peer }).collect()
+    }
+
+    /// The one connection of this process to this peer, once it is the only one.
+    pub fn the_one(&self, comm: &str, peer: SocketAddr) -> Connection {
+        let within = Duration::from_secs(15);
+        wait(within, &format!("one connection of {comm} to {peer}"), || match self.lasting(comm, peer)[..] {
+            [connection] => Some(connection),
+            _ => None,
+        })
     }
 
     /// The established connections to this address of the processes with this name. Those that last: a balancer looks
