@@ -42,7 +42,7 @@ pub mod kubeconfig;
 mod long_lived;
 mod target_source;
 
-pub use crate::client::{Address, Exchange, Outcome, Phase, Pong, ReconnectReason};
+pub use crate::client::{Address, Exchange, HostPort, Outcome, Phase, Pong, ReconnectReason};
 pub use long_lived::{Check, Reconnect};
 
 use std::path::PathBuf;

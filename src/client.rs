@@ -5,6 +5,7 @@ pub(crate) mod blocking;
 pub(crate) mod body;
 pub(crate) mod connect;
 pub(crate) mod credentials;
+pub(crate) mod host_port;
 pub(crate) mod http1;
 pub(crate) mod http2;
 mod outcome;
@@ -14,6 +15,7 @@ mod server;
 pub(crate) mod target;
 
 pub use address::Address;
+pub use host_port::HostPort;
 pub use http2::{Pong, ReconnectReason};
 pub(crate) use outcome::{Ending, Failure};
 pub use outcome::{Exchange, Outcome, Phase};

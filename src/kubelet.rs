@@ -14,6 +14,7 @@ mod config_file;
 pub mod configuration;
 pub mod configz;
 pub mod embedded;
+mod environ;
 pub mod flags;
 pub mod handle;
 pub mod http2;

@@ -15,6 +15,7 @@ use serde_saphyr::options::DuplicateKeyPolicy;
 
 use super::Address;
 use crate::client::credentials::Token;
+use crate::client::host_port::{self, HostPort};
 use crate::error::{Error, Result};
 
 /// With three certificates inlined a kubeconfig has some ten kilobytes.
@@ -119,10 +120,8 @@ impl Kubeconfig {
 pub struct TheirServer {
     /// `https://`, else `http://`.
     pub tls: bool,
-    /// A name or an IP address, without brackets.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
+    /// Where it listens.
+    pub place: HostPort,
     /// `proxy-url`, as it is written.
     pub proxy: Option<String>,
 }
@@ -150,34 +149,20 @@ pub fn server(text: &str) -> Result<TheirServer> {
         || user.is_some_and(|user| given(user, &["client-certificate", "client-certificate-data"]));
     let server =
         string(cluster, "server").ok_or_else(|| Error::malformed(format!("cluster {name:?} has no server")))?;
-    let (tls, host, port) = their_url(server, tls)
+    let (tls, place) = their_url(server, tls)
         .ok_or_else(|| Error::malformed(format!("the server of cluster {name:?} is no [https://]HOST[:PORT]")))?;
-    Ok(TheirServer { tls, host, port, proxy: string(cluster, "proxy-url").map(str::to_owned) })
+    Ok(TheirServer { tls, place, proxy: string(cluster, "proxy-url").map(str::to_owned) })
 }
 
-fn their_url(url: &str, tls: bool) -> Option<(bool, String, u16)> {
-    let whole;
-    let url = if url.contains("://") {
-        url
-    } else {
-        whole = format!("{}://{url}", if tls { "https" } else { "http" });
-        &whole
-    };
-    let uri: Uri = url.parse().ok()?;
-    let tls = match uri.scheme_str()? {
-        "https" => true,
-        "http" => false,
+fn their_url(url: &str, tls: bool) -> Option<(bool, HostPort)> {
+    let url: Uri = host_port::with_scheme(url, if tls { "https" } else { "http" }).parse().ok()?;
+    let (tls, default) = match url.scheme_str()? {
+        "https" => (true, 443),
+        "http" => (false, 80),
         _ => return None,
     };
-    let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    // A port that is no number is no port to `Uri`.
-    let port = match authority.as_str().strip_prefix(authority.host())? {
-        "" if tls => 443,
-        "" => 80,
-        port => port.strip_prefix(':')?.parse().ok().filter(|port| *port != 0)?,
-    };
-    (!host.is_empty()).then(|| (tls, host.to_owned(), port))
+    let is_bare = !url.authority()?.as_str().contains('@');
+    HostPort::of_url(&url, default).filter(|_| is_bare).map(|place| (tls, place))
 }
 
 fn document(text: &str) -> Result<Value> {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use hyper::Uri;
 
+use super::host_port::HostPort;
 use super::server::Server;
 
 /// `https://HOST[:PORT][/PREFIX]`. Never plain HTTP: a token goes there.
@@ -58,15 +59,10 @@ impl Address {
         let uri: Uri = url.parse().ok()?;
         let authority = uri.authority()?;
         let bare = uri.query().is_none() && !authority.as_str().contains('@') && !url.contains('#');
-        if uri.scheme_str() != Some("https") || !bare || authority.host().is_empty() {
+        if uri.scheme_str() != Some("https") || !bare {
             return None;
         }
-        // A port that is no number is no port to `Uri`.
-        let port = match authority.as_str().strip_prefix(authority.host())? {
-            "" => server.default_port(),
-            port => port.strip_prefix(':')?.parse().ok().filter(|port| *port != 0)?,
-        };
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let HostPort { host, port } = HostPort::of_url(&uri, server.default_port())?;
         let prefix = uri.path().trim_end_matches('/').to_owned();
         Some(Address { server, host, port, prefix })
     }
@@ -84,6 +80,11 @@ impl Address {
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Both.
+    pub fn place(&self) -> HostPort {
+        HostPort { host: self.host.clone(), port: self.port }
     }
 
     /// The IP address, if it is one and no name.

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use super::environ;
+
 const READ_IDLE: Duration = Duration::from_secs(30);
 const PING: Duration = Duration::from_secs(15);
 
@@ -22,20 +24,10 @@ pub struct Http2 {
 }
 
 impl Http2 {
-    /// By an environment, `NAME=value` each. Of a name that is there twice the first one counts, as in Go
-    /// (`copyenv` in syscall/env_unix.go).
+    /// By an environment, `NAME=value` each.
     pub fn of_environ<'a>(environ: impl IntoIterator<Item = &'a str>) -> Self {
-        let (mut disable, mut read_idle, mut ping) = (None, None, None);
-        for (name, value) in environ.into_iter().filter_map(|variable| variable.split_once('=')) {
-            let known = match name {
-                "DISABLE_HTTP2" => &mut disable,
-                "HTTP2_READ_IDLE_TIMEOUT_SECONDS" => &mut read_idle,
-                "HTTP2_PING_TIMEOUT_SECONDS" => &mut ping,
-                _ => continue,
-            };
-            known.get_or_insert(value);
-        }
-        let [disable, read_idle, ping] = [disable, read_idle, ping].map(Option::unwrap_or_default);
+        let names = ["DISABLE_HTTP2", "HTTP2_READ_IDLE_TIMEOUT_SECONDS", "HTTP2_PING_TIMEOUT_SECONDS"];
+        let [disable, read_idle, ping] = environ::values(environ, names);
         let read_idle = integer(read_idle).map_or(READ_IDLE, seconds);
         Http2 {
             enabled: disable.is_empty(),

@@ -4,45 +4,24 @@
 //! kubeconfig names no proxy): once, when the process starts; the names in capitals before the others; never for
 //! `localhost` and loopback addresses, nor for what `NO_PROXY` names.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use hyper::Uri;
 
-/// Where a proxy listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proxy {
-    /// A name or an IP address, without brackets.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-}
+use super::environ;
+use crate::client::host_port::{self, HostPort};
 
-impl Proxy {
-    /// The proxy that a URL names; `None` if nobody could connect to that.
-    pub fn of_url(url: &str) -> Option<Self> {
-        // As Go does it: what has no scheme is a proxy that speaks HTTP.
-        let whole;
-        let url = if url.contains("://") {
-            url
-        } else {
-            whole = format!("http://{url}");
-            &whole
-        };
-        let uri: Uri = url.parse().ok()?;
-        let default = match uri.scheme_str()? {
-            "http" => 80,
-            "https" => 443,
-            "socks5" | "socks5h" => 1080,
-            _ => return None,
-        };
-        let authority = uri.authority()?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        let port = match uri.port() {
-            Some(port) => Some(port.as_u16()).filter(|port| *port != 0)?,
-            None => default,
-        };
-        (!host.is_empty()).then(|| Proxy { host: host.to_owned(), port })
-    }
+/// Where the proxy listens that a URL names; `None` if nobody could connect to that. As Go does it: what has no scheme
+/// is a proxy that speaks HTTP.
+pub fn place(url: &str) -> Option<HostPort> {
+    let url: Uri = host_port::with_scheme(url, "http").parse().ok()?;
+    let default = match url.scheme_str()? {
+        "http" => 80,
+        "https" => 443,
+        "socks5" | "socks5h" => 1080,
+        _ => return None,
+    };
+    HostPort::of_url(&url, default)
 }
 
 /// What a process's environment says about proxies.
@@ -54,18 +33,16 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// By an environment, `NAME=value` each. Of a name that is there twice the first one counts, as in Go.
+    /// By an environment, `NAME=value` each.
     pub fn of_environ<'a>(environ: impl IntoIterator<Item = &'a str>) -> Self {
-        const NAMES: [&str; 6] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"];
-        let mut found = [None; NAMES.len()];
-        for (name, value) in environ.into_iter().filter_map(|variable| variable.split_once('=')) {
-            if let Some(index) = NAMES.iter().position(|known| *known == name) {
-                found[index].get_or_insert(value);
-            }
+        let names = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"];
+        let [https, https_small, http, http_small, without, without_small] = environ::values(environ, names);
+        let first = |large: &str, small: &str| if large.is_empty() { small } else { large }.to_owned();
+        Environment {
+            https: first(https, https_small),
+            http: first(http, http_small),
+            without: first(without, without_small),
         }
-        let given = |index: usize| found[index].filter(|value| !value.is_empty());
-        let first = |index| given(index).or(given(index + 1)).unwrap_or_default().to_owned();
-        Environment { https: first(0), http: first(2), without: first(4) }
     }
 
     /// The URL of the proxy by which this process connects to a server; `None`: by none.
@@ -132,15 +109,6 @@ fn is_within(ip: IpAddr, network: IpAddr, bits: u32) -> bool {
     bits == 0 || (ip ^ network) >> (width - bits) == 0
 }
 
-impl std::fmt::Display for Proxy {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.host.parse::<IpAddr>() {
-            Ok(ip) => SocketAddr::new(ip, self.port).fmt(f),
-            Err(_) => write!(f, "{}:{}", self.host, self.port),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,11 +121,12 @@ mod tests {
             ("https://[fd00::1]", Some("[fd00::1]:443")),
             ("proxy:8080", Some("proxy:8080")),
             ("socks5://proxy", Some("proxy:1080")),
+            ("http://proxy:port", None),
             ("ftp://proxy", None),
             ("http://", None),
             ("", None),
         ] {
-            assert_eq!(Proxy::of_url(url).map(|proxy| proxy.to_string()).as_deref(), expected, "{url:?}");
+            assert_eq!(place(url).map(|proxy| proxy.to_string()).as_deref(), expected, "{url:?}");
         }
     }
 

@@ -195,7 +195,7 @@ fn theirs(cluster: &str) -> String {
 #[test]
 fn the_server_of_somebody_elses_kubeconfig() {
     let shown = |text: &str| {
-        server(text).map(|TheirServer { tls, host, port, proxy }| {
+        server(text).map(|TheirServer { tls, place: HostPort { host, port }, proxy }| {
             let proxy = proxy.map(|proxy| format!(" by {proxy}")).unwrap_or_default();
             format!("{} {host} {port}{proxy}", if tls { "https" } else { "http" })
         })
@@ -254,5 +254,5 @@ fn what_a_kubelets_kubeconfig_could_send_us_to() {
     }
     let with_program = theirs("server: 'https://10.0.0.1:6443', certificate-authority: /dev/zero")
         + "users: [{name: u, user: {exec: {command: /bin/false}}}]";
-    assert_eq!(server(&with_program).unwrap().host, "10.0.0.1");
+    assert_eq!(server(&with_program).unwrap().place.host, "10.0.0.1");
 }

@@ -16,12 +16,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::apiserver::Address;
 use crate::apiserver::kubeconfig::{self, TheirServer};
+use crate::apiserver::{Address, HostPort};
 use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
-use crate::kubelet::handle;
-use crate::kubelet::proxy::Proxy;
+use crate::kubelet::{handle, proxy};
 
 /// How long the kubelet's kubeconfig is not read again, and how long one that could not be.
 const KUBECONFIG_HOLDS: Duration = Duration::from_secs(60);
@@ -58,28 +57,6 @@ impl Source {
             Source::Probe => "probe",
             Source::EndpointSlice => "endpointslice",
             Source::Connection => "connection",
-        }
-    }
-}
-
-/// A place as it is written: a name or an IP address, and a port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct HostPort {
-    host: String,
-    port: u16,
-}
-
-impl From<&Address> for HostPort {
-    fn from(address: &Address) -> Self {
-        HostPort { host: address.host().to_owned(), port: address.port() }
-    }
-}
-
-impl std::fmt::Display for HostPort {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.host.parse::<IpAddr>() {
-            Ok(ip) => SocketAddr::new(ip, self.port).fmt(f),
-            Err(_) => write!(f, "{}:{}", self.host, self.port),
         }
     }
 }
@@ -161,7 +138,7 @@ struct Name {
 
 impl Endpoints {
     pub(super) fn new(flags: &[Address]) -> Self {
-        Endpoints { flags: flags.iter().map(HostPort::from).collect(), state: Mutex::default(), look_up: Notify::new() }
+        Endpoints { flags: flags.iter().map(Address::place).collect(), state: Mutex::default(), look_up: Notify::new() }
     }
 
     /// True if somebody names addresses by a flag: then the others are a convenience.
@@ -170,7 +147,14 @@ impl Endpoints {
     }
 
     /// What is known now. Names that are new are resolved by and by, see [`Endpoints::resolve`].
-    pub(super) fn known(&self, host: &Host, kubelet: &handle::Look, deadline: Deadline) -> Known {
+    /// `environment` is the kubelet's, if it could be read.
+    pub(super) fn known(
+        &self,
+        host: &Host,
+        kubelet: &handle::Look,
+        environment: Option<&handle::Environment>,
+        deadline: Deadline,
+    ) -> Known {
         let mut state = self.lock();
         let mut known = Known::default();
         let (server, error) = state.kubeconfig(host, kubelet, deadline);
@@ -178,7 +162,7 @@ impl Endpoints {
         let is_read = error.is_none();
         known.errors.extend(error);
         let mut places: Vec<_> = self.flags.iter().map(|place| (place.clone(), Source::Flag)).collect();
-        places.extend(server.iter().map(|server| (HostPort::of(server), Source::Kubeconfig)));
+        places.extend(server.iter().map(|server| (server.place.clone(), Source::Kubeconfig)));
         places.extend(state.probe.clone().map(|place| (place, Source::Probe)));
         known.named |= !places.is_empty();
         for (place, source) in places {
@@ -193,29 +177,23 @@ impl Endpoints {
             known.addresses.entry(*address).or_insert(Source::EndpointSlice);
         }
         known.hop = server.map(|server| {
-            let environment = kubelet.environment(host, deadline);
-            let is_certain = is_read && matches!(environment, Ok(Some(_)));
-            let of_environment = environment.ok().flatten().and_then(|environment| {
-                environment.proxies.for_server(server.tls, &server.host, server.port).map(str::to_owned)
-            });
-            let proxy = server.proxy.clone().or(of_environment);
-            let proxy = proxy.map(|url| Proxy::of_url(&url).map(|proxy| HostPort::new(&proxy.host, proxy.port)));
-            let (place, is_proxy, is_known) = match proxy {
-                None => (HostPort::of(&server), false, true),
-                Some(Some(place)) => (place, true, true),
-                // Nobody can connect by that.
-                Some(None) => (HostPort::of(&server), true, false),
-            };
+            let of_environment =
+                environment.and_then(|one| one.proxies.for_server(server.tls, &server.place.host, server.place.port));
+            let url = server.proxy.as_deref().or(of_environment);
+            let by = url.map(proxy::place);
+            // By a URL that is none nobody can connect.
+            let is_certain = is_read && environment.is_some() && by != Some(None);
+            let place = by.flatten().unwrap_or(server.place.clone());
             let Name { addresses, error } = self.name(&mut state, &place);
-            let is_name = place.host.parse::<IpAddr>().is_err();
-            Hop { place, is_proxy, addresses, is_name, error, is_certain: is_certain && is_known }
+            let is_name = place.ip().is_none();
+            Hop { place, is_proxy: url.is_some(), addresses, is_name, error, is_certain }
         });
         known
     }
 
     /// The addresses of a place, as far as they are known.
     fn name(&self, state: &mut State, place: &HostPort) -> Name {
-        if let Ok(ip) = place.host.parse::<IpAddr>() {
+        if let Some(ip) = place.ip() {
             return Name { addresses: vec![ip], error: None };
         }
         if let Some(name) = state.names.get(&place.host) {
@@ -232,10 +210,7 @@ impl Endpoints {
 
     /// Where our own probe goes.
     pub(super) fn probe_goes_to(&self, address: &Address) {
-        let mut state = self.lock();
-        if state.probe.as_ref().is_none_or(|place| place.host != address.host() || place.port != address.port()) {
-            state.probe = Some(address.into());
-        }
+        self.lock().probe = Some(address.place());
     }
 
     /// What stands behind the service address, from now on.
@@ -297,16 +272,6 @@ impl State {
     }
 }
 
-impl HostPort {
-    pub(super) fn new(host: &str, port: u16) -> Self {
-        HostPort { host: host.to_owned(), port }
-    }
-
-    fn of(server: &TheirServer) -> Self {
-        HostPort::new(&server.host, server.port)
-    }
-}
-
 impl Name {
     fn note(&mut self, found: Result<Vec<IpAddr>>) {
         match found {
@@ -362,7 +327,7 @@ mod tests {
 
     fn known(endpoints: &Endpoints, host: &Host, kubelet: &Kubelet) -> Known {
         let deadline = Deadline::after(Duration::from_secs(60));
-        endpoints.known(host, &kubelet.look(host, deadline, Instant::now()).unwrap(), deadline)
+        endpoints.known(host, &kubelet.look(host, deadline, Instant::now()).unwrap(), None, deadline)
     }
 
     const KUBECONFIG: &str = "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n\

@@ -215,13 +215,13 @@ impl Passive {
         let mut look = Look::default();
         let node = self.kubelet.look(host, deadline, since)?;
         look.errors.extend(node.found().err());
-        let known = self.endpoints.known(host, &node, deadline);
+        let environment = node.environment(host, deadline).map_err(|error| error.context("the kubelet's environment"));
+        let known = self.endpoints.known(host, &node, environment.as_ref().ok().and_then(Option::as_ref), deadline);
         if !known.named {
             return Err(Error::absent(
                 "no kubelet with a kubeconfig runs here, no service account is mounted and no flag names an apiserver",
             ));
         }
-        let environment = node.environment(host, deadline).map_err(|error| error.context("the kubelet's environment"));
         // A panic of ours half-way leaves it outdated at worst.
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         look.http2 = environment.map_err(|error| look.errors.push(error)).ok().flatten().map(|found| found.http2);

@@ -23,7 +23,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::endpoints::{Endpoints, Hop, HostPort, Source};
+use super::endpoints::{Endpoints, Hop, Source};
+use crate::apiserver::HostPort;
 use crate::error::{Error, Result};
 use crate::host::sockets::owners::{Held, Owner, held_by};
 use crate::host::sockets::{TcpConnection, TcpState};
@@ -360,7 +361,7 @@ mod tests {
     fn hop(place: &str, addresses: &[&str]) -> Hop {
         let (host, port) = place.rsplit_once(':').unwrap();
         Hop {
-            place: HostPort::new(host, port.parse().unwrap()),
+            place: HostPort { host: host.to_owned(), port: port.parse().unwrap() },
             is_proxy: false,
             addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
             is_name: host.parse::<IpAddr>().is_err(),

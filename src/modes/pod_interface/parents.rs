@@ -34,7 +34,7 @@ struct Device {
     kinds: BTreeSet<Kind>,
     /// What it sits on, by name and number.
     parent: Option<(String, u32)>,
-    /// Something stands on it: an address, a bridge, another interface.
+    /// It is more than a VLAN, or something stands on it: an address, a bridge, another interface.
     is_used: bool,
     first: Instant,
     last: Instant,
@@ -65,7 +65,7 @@ impl Device {
         let is_well = |(name, index): &(String, u32)| {
             by_name.get(name.as_str()).is_some_and(|link| link.index == *index && link.running)
         };
-        self.kinds.iter().all(|kind| *kind == "vlan") && !self.is_used && self.parent.as_ref().is_some_and(is_well)
+        !self.is_used && self.parent.as_ref().is_some_and(is_well)
     }
 }
 
