@@ -37,6 +37,7 @@
 
 pub mod fds;
 pub mod parse;
+mod user_namespace;
 
 use std::ffi::CStr;
 use std::io::Write as _;
@@ -323,6 +324,19 @@ impl Processes {
             .map_err(|errno| self.error(pid, "status", errno))?;
         parse::effective_uid(status)
             .ok_or_else(|| Error::malformed(format!("{}/{pid}/status: no Uid line", self.path.display())))
+    }
+
+    /// The user who is charged for what this process makes, where the kernel counts by user: its effective user, or the
+    /// owner of the highest user namespace below the first that it is in.
+    ///
+    /// # Errors
+    /// As [`Processes::effective_uid`]; denied without `CAP_SYS_PTRACE`; for a process in a user namespace of its own
+    /// before Linux 4.11.
+    pub fn charged_uid(&self, pid: u32) -> Result<u32> {
+        let uid = self.effective_uid(pid)?;
+        let mut path = [0; 32];
+        user_namespace::charged(&self.dir, in_process(&mut path, pid, format_args!("ns/user")), uid)
+            .map_err(|errno| self.error(pid, "ns/user", errno))
     }
 
     /// Shows the fdinfo file of an fd to `chunk`, piece by piece, until that returns false or the file ends.

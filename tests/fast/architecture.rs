@@ -561,3 +561,11 @@ impl<'ast> Visit<'ast> for Walk<'_> {
         self.tokens(item.tokens.clone());
     }
 }
+
+/// rustc denies it, and a word in the source could allow it.
+#[test]
+fn unsafe_code_is_in_one_file() {
+    let says = |path: &PathBuf| std::fs::read_to_string(path).unwrap().contains("unsafe_code");
+    let found: Vec<PathBuf> = files_below(&src()).into_iter().filter(says).collect();
+    assert!(found.len() == 1 && found[0].ends_with("src/host/process/user_namespace.rs"), "{found:?}");
+}

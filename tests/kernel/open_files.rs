@@ -15,12 +15,16 @@ use headroom::host::{Deadline, Host, Roots};
 use headroom::metric::Samples;
 use headroom::modes::{Collector, Context, Settings, open_files};
 use headroom::services::Services;
+use rustix::fs::inotify::{self, CreateFlags};
 
 use crate::common;
 use crate::common::helper::{self, Helper};
 
 const HELPER: &str = concat!(module_path!(), "::helper");
 const INOTIFY_USER: u32 = 64_321;
+/// Who makes a user namespace, and who its root is to the machine.
+const OWNING_USER: u32 = 64_323;
+const MAPPED_USER: u32 = 64_324;
 
 fn root_or_skip(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -114,6 +118,12 @@ fn helper() {
             }
         }
         "inotify" => held.extend((0..5).map(|i| Box::new(inotify(3 * i)) as Box<dyn std::any::Any>)),
+        "exhaust" => {
+            rlimit::increase_nofile_limit(u64::MAX).unwrap();
+            let instances = std::iter::repeat_with(|| inotify::init(CreateFlags::CLOEXEC));
+            held.extend(instances.map_while(Result::ok).map(|one| Box::new(one) as Box<dyn std::any::Any>));
+            println!("\n{}", held.len());
+        }
         "unprivileged" => {
             held.push(Box::new(inotify(4)));
             let mode = mode(|settings| settings.top = 50);
@@ -141,8 +151,7 @@ fn helper() {
 
 /// An inotify instance with so many watches, each on a directory of its own.
 fn inotify(watches: usize) -> rustix::fd::OwnedFd {
-    use rustix::fs::inotify;
-    let instance = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+    let instance = inotify::init(CreateFlags::CLOEXEC).unwrap();
     let places = [
         "/",
         "/etc",
@@ -282,6 +291,41 @@ fn inotify_of_another_user() {
     assert_eq!(of(&samples, "headroom_inotify_instances"), Some(5.0));
     drop(second);
     assert_eq!(of(&collect(&*mode), "headroom_inotify_instances"), None);
+}
+
+/// Becomes root of the user namespace that its user made, once somebody has mapped that namespace's users.
+const ROOT_OF_A_NAMESPACE: &str =
+    "until grep -q . /proc/self/uid_map; do sleep 0.05; done; exec setpriv --reuid=0 \"$@\"";
+
+#[test]
+fn what_a_user_namespace_holds_is_charged_to_its_owner() {
+    alone!();
+    if !root_or_skip("what_a_user_namespace_holds_is_charged_to_its_owner") {
+        return;
+    }
+    if !std::path::Path::new("/proc/self/ns/user").exists() {
+        skip!("a kernel with user namespaces");
+    }
+    let mode = mode(|_| {});
+    let (owner, mapped) = (OWNING_USER.to_string(), MAPPED_USER.to_string());
+    let reuid = format!("--reuid={owner}");
+    let within = ["unshare", "--user", "--keep-caps", "sh", "-c", ROOT_OF_A_NAMESPACE, "sh"];
+    let mut inside = Helper::start(HELPER, &[&["setpriv", &*reuid], &within[..]].concat(), "inotify", "");
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
+    common::eventually("a user namespace of its own", || namespace(&inside.pid().to_string()) != namespace("self"));
+    std::fs::write(format!("/proc/{}/uid_map", inside.pid()), format!("0 {mapped} 1")).unwrap();
+    inside.ready();
+
+    let used = |samples: &Samples, uid: &str| value(samples, "headroom_inotify_instances", &[("uid", uid)]);
+    let samples = collect_warm(&*mode, |samples| used(samples, &owner).is_some());
+    assert_eq!((used(&samples, &owner), used(&samples, &mapped)), (Some(5.0), None));
+    assert_eq!(value(&samples, "headroom_inotify_watches", &[("uid", &owner)]), Some(30.0));
+    // The kernel's own count: so many are left to the owner, and to the user it is mapped to all of them.
+    let limit = value(&samples, "headroom_inotify_instances_limit", &[("uid", &owner)]).unwrap();
+    for (user, left) in [(OWNING_USER, limit - 5.0), (MAPPED_USER, limit)] {
+        let made = start("exhaust", Some(user)).ready().into_iter().find_map(|line| line.parse::<f64>().ok());
+        assert_eq!(made, Some(left), "by {user}");
+    }
 }
 
 #[test]

@@ -12,14 +12,16 @@
 //! and every pod its turn in it: what one does costs its own numbers. A process some of whose instances are not known
 //! counts with what it had when they were, for [`index::HELD`] rounds.
 //!
-//! **Whom the kernel charges** is the effective user of the creator at that moment. We take the effective user of the
-//! holder when we first see the instance: wrong for a daemon that gave up root after making it.
+//! **Whom the kernel charges** is the effective user of the creator at that moment and, if that is in a user namespace,
+//! who made the namespace, in the one above. Shown is the charge in the first namespace, whose limit is the one that
+//! stops people: all instances in pods with `hostUsers: false` are root's, not those of the uids that they are mapped
+//! to. We take user and namespace of the holder when we first see the instance: wrong for a daemon that gave up root
+//! after making it.
 //!
 //! **When it misleads.** What we may not examine (processes of others without `CAP_SYS_PTRACE`, a pid 1 that no one may
 //! look into) is not in the sums: `headroom_inotify_unexamined_fds` tells how much that is. An instance that was
 //! inherited by fork, passed on or duplicated is one for the kernel and counted once per fd here: only `kcmp(2)` could
-//! tell, which takes ptrace rights and a call for each pair. One made in a user namespace is charged to its user and
-//! also to the namespace's owner; we count it for the former only. A watch on an inode that was deleted is still
+//! tell, which takes ptrace rights and a call for each pair. A watch on an inode that was deleted is still
 //! charged while its event is unread. A process with a million fds is complete after hundreds of scrapes.
 
 mod index;

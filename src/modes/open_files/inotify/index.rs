@@ -60,6 +60,7 @@ struct Entry {
 
 #[derive(Debug)]
 struct Holder {
+    /// Whom the kernel charges.
     uid: u32,
     /// The pod whose share of the budgets it takes; `None` of the node's own.
     share: Share,
@@ -281,7 +282,7 @@ impl Index {
         }
         let (uid, share) = match &old {
             Some(old) => (old.uid, old.share.clone()),
-            None => match look.processes.effective_uid(pid) {
+            None => match look.processes.charged_uid(pid) {
                 Ok(uid) => (uid, look.pods.of_pid(look.host, pid).share().map(Box::from)),
                 Err(error) if error.is_gone() => return State::Known,
                 Err(_) => return State::Refused,
