@@ -4,8 +4,9 @@
 //! **What fails.** A tmpfs outlives the container that filled it. Its pages count as memory of whoever wrote them, so a
 //! container that writes as much as its limit is OOM-killed, and the next one meets a volume that is as full as before.
 //! Nothing says so: on v1 the pod goes on `Running` with no restart for most of a minute while its writers are killed
-//! one by one; on v2 the whole container dies with reason `Error`; cAdvisor's `container_oom_events_total` stays 0 in
-//! both (Kubernetes 1.36, containerd 1.6).
+//! one by one; on v2 the whole container dies with reason `Error` (a kubelet before 1.28, or with
+//! `singleProcessOOMKill`, which there is from 1.32, sets no `memory.oom.group`: then one by one there too); cAdvisor's
+//! `container_oom_events_total` stays 0 in both (Kubernetes 1.36, containerd 1.6).
 //!
 //! **Evidence.** The mount tables of pid 1 and of the kubelet (`/proc/PID/mountinfo`): every tmpfs at
 //! `<root-dir>/pods/<uid>/volumes/kubernetes.io~empty-dir/<name>` is such a volume. Secrets and projected volumes are

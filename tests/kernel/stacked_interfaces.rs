@@ -3,6 +3,10 @@
 //! Needs a kernel with all of these.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
+use std::time::Duration;
+
+use headroom::error::Reason;
+use headroom::host::{Deadline, Host, Roots};
 use headroom::metric::Samples;
 use headroom::modes::pod_interface::{LOST, LOST_TOTAL, PARENT_UP, PodInterface};
 
@@ -212,4 +216,97 @@ fn vlans_that_come_and_go_with_pods() {
     common::shell(&format!("ip link del {used}"));
     let samples = lab.well(&collector);
     assert_eq!((up(&samples, &used, "vlan"), lost(&samples)), (Some(0.0), before + 1.0));
+}
+
+/// A container whose first process is runc's still: in the pod's namespaces, and before `pivot_root` with the machine's
+/// root. A hook that does not return keeps it there.
+struct Unfinished {
+    bundle: tempfile::TempDir,
+    name: String,
+    runc: std::process::Child,
+}
+
+impl Unfinished {
+    fn of(namespace: &Namespace) -> Self {
+        let bundle = tempfile::tempdir().unwrap();
+        let (folder, name) = (bundle.path().display().to_string(), format!("headroom-{}", common::unique()));
+        common::shell(&format!("cd {folder} && mkdir rootfs && runc spec"));
+        let file = bundle.path().join("config.json");
+        let mut spec: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        spec["process"]["terminal"] = false.into();
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        let network = namespaces.iter_mut().find(|one| one["type"] == "network").unwrap();
+        network["path"] = format!("/var/run/netns/{}", namespace.0).into();
+        let hook = format!("cat > {folder}/state.new; mv {folder}/state.new {folder}/state; exec sleep 600");
+        spec["hooks"] = serde_json::json!({"prestart": [{"path": "/bin/sh", "args": ["sh", "-c", hook]}]});
+        std::fs::write(&file, spec.to_string()).unwrap();
+        let mut command = std::process::Command::new("runc");
+        command.args(["--root", &format!("{folder}/runc"), "create", "--bundle", &folder, &name]);
+        // It says that its hook was killed, in the end.
+        command.stderr(std::process::Stdio::null());
+        let unfinished = Unfinished { runc: command.spawn().unwrap(), bundle, name };
+        common::eventually("runc calls its hook", || unfinished.bundle.path().join("state").exists());
+        unfinished
+    }
+
+    /// Of its first process, as runc tells the hook.
+    fn pid(&self) -> u32 {
+        let state = std::fs::read(self.bundle.path().join("state")).unwrap();
+        let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+        state["pid"].as_u64().unwrap().try_into().unwrap()
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let folder = self.bundle.path().display().to_string();
+        succeeds(&format!("pkill -KILL -P {}; kill -KILL {}", self.runc.id(), self.pid()));
+        let _ = self.runc.wait();
+        succeeds(&format!("runc --root {folder}/runc delete --force {}", self.name));
+    }
+}
+
+/// A sysfs shows the interfaces of the network namespace that it was mounted in; the cgroups go with it.
+const SYSFS_OF_THIS_NETWORK: &str = "cgroups=$(mktemp -d) && mount --rbind /sys/fs/cgroup $cgroups && \
+     mount -t sysfs sysfs /sys && mount --rbind $cgroups /sys/fs/cgroup && umount -l $cgroups && rmdir $cgroups";
+
+/// What such a process sees in `/sys` are the machine's interfaces, and none of them is on a pod's. A pair with both
+/// ends on the machine, as Cilium has one, would be taken for parents, and its end for a loss.
+#[test]
+fn a_container_that_runc_still_makes_names_no_parents() {
+    alone!();
+    if !common::is_root() || !common::has("runc") {
+        skip!("not root, or no runc here (Debian: runc)");
+    }
+    common::shell(SYSFS_OF_THIS_NETWORK);
+    let Some(lab) = Lab::open() else { return };
+    // What the lab has of a sysfs are cgroups only.
+    std::os::unix::fs::symlink("/sys/class", lab.sys().join("class")).unwrap();
+    let collector = collector(NOW);
+    let (namespace, pair) = (Namespace::new(), Device::pair(&format!("hc{}", common::unique())));
+    let other_end = pair.other_end();
+    let veth = Device::pair(&format!("hv{}", common::unique()));
+    common::shell(&format!("ip link set {} netns {} name eth0", veth.other_end(), namespace.0));
+    let pause = Process::inside(&namespace.0);
+    lab.container(1, 1, &pause);
+    let unfinished = Unfinished::of(&namespace);
+    lab.process(1, 2, unfinished.pid());
+    let root = std::path::PathBuf::from(format!("/proc/{}/root", unfinished.pid()));
+    assert!(root.join("sys/class/net").join(&pair.0).exists(), "it has the machine's root");
+
+    let host = Host::new(Roots::default());
+    let seen = host.iflinks(&[pause.pid(), unfinished.pid()], Deadline::after(Duration::from_secs(10)));
+    assert_eq!(seen[0].as_ref().unwrap().len(), 1, "eth0 of the pod");
+    assert_eq!(seen[1].as_ref().unwrap_err().reason(), Reason::Vanished);
+
+    let samples = lab.well(&collector);
+    for device in [&pair.0, &other_end, &veth.0] {
+        for kind in ["macvlan_parent", "ipvlan_parent"] {
+            assert_eq!(up(&samples, device, kind), None, "{device} {kind}");
+        }
+    }
+    let before = samples.value(&LOST_TOTAL, &["host"]);
+    drop(pair);
+    let samples = lab.well(&collector);
+    assert_eq!((numbers(&samples), samples.value(&LOST_TOTAL, &["host"])), ([1.0, 0.0, 0.0], before));
 }
