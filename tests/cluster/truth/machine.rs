@@ -22,12 +22,16 @@ pub(super) fn check(cluster: &Cluster, exporter: &Exporter, checks: &mut Checks)
 }
 
 fn cgroups(exporter: &Exporter) -> Result<(), String> {
+    let pure = !std::path::Path::new("/sys/fs/cgroup/memory").exists();
+    // All rows of hierarchy 0 count the same cgroups. Linux 7.2 has no row for a controller that it does not build for
+    // v1, as memory is none in Debian.
     let held = || {
         let table = fs::read_to_string("/proc/cgroups").unwrap();
-        let row = table.lines().find(|line| line.starts_with("memory\t")).unwrap_or_default().to_owned();
-        row.split('\t').nth(2).and_then(|count| count.parse::<f64>().ok()).unwrap_or(f64::NAN)
+        let is_wanted = |row: &[&str]| if pure { row.get(1) == Some(&"0") } else { row[0] == "memory" };
+        let mut rows = table.lines().map(|line| line.split('\t').collect::<Vec<_>>());
+        let count = rows.find(|row| is_wanted(row)).and_then(|row| row.get(2)?.parse::<f64>().ok());
+        count.unwrap_or_else(|| panic!("no row with a count: {table}"))
     };
-    let pure = !std::path::Path::new("/sys/fs/cgroup/memory").exists();
     let subsystem = if pure { "unified" } else { "memory" };
     let find = || {
         let root = if pure { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/memory" };
