@@ -123,11 +123,7 @@ mod tests {
             Some((finding.summary, series))
         };
         let (summary, series) = judged(&[1.0]).unwrap();
-        assert_eq!(
-            summary,
-            "node-a: nodefs.available was below its hard threshold, and its minimum reclaim is not free yet: the kubelet \
-             evicts pods"
-        );
+        assert_eq!(summary, "node-a: still evicting pods: nodefs.available lacks its minimum reclaim");
         assert!(series.iter().any(|series| series.starts_with("headroom_eviction_threshold_met")), "{series:?}");
         assert_eq!((judged(&[0.0]), judged(&[])), (None, None));
     }

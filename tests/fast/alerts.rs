@@ -379,6 +379,100 @@ fn a_critical_alert_hides_no_other_things_warning() {
     complain(&complaints);
 }
 
+/// What labels hold on the nodes that people have, in the place of the short values of the cases.
+const REALISTIC: [(&str, &str); 16] = [
+    ("instance", "ip-10-0-123-45.eu-central-1.compute.internal"),
+    ("namespace", "payments"),
+    ("pod", "checkout-api-7d9c8b6f5-x2k4q"),
+    ("pod_uid", "3ae87ca0-50dc-450d-ad28-494da581d3e1"),
+    ("volume", "shared-memory"),
+    ("comm", "containerd-shim"),
+    ("pid", "4194303"),
+    ("uid", "1000730000"),
+    ("owner", "kube-controller"),
+    ("peer", "10.100.200.101:6443"),
+    ("signal", "allocatableMemory.available"),
+    ("condition", "NetworkUnavailable"),
+    ("collector", "apiserver_connection"),
+    ("reason", "malformed"),
+    ("socket", "/run/k3s/containerd/containerd.sock"),
+    ("interface", "vlan-storage100"),
+];
+/// What a lock screen shows of a notification.
+const SUMMARY: usize = 120;
+/// What one screen of a phone holds of a description.
+const DESCRIPTION: usize = 650;
+
+/// The text of a case with what its labels are on real nodes. Only whole words are such a value.
+fn realistic(text: &str, labels: &serde_json::Map<String, serde_json::Value>) -> String {
+    let mut values: Vec<(&str, &str)> = REALISTIC
+        .iter()
+        .filter_map(|(label, long)| Some((labels.get(*label)?.as_str().filter(|value| !value.is_empty())?, *long)))
+        .collect();
+    values.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
+    let (mut out, mut rest) = (String::new(), text);
+    while let Some(next) = rest.chars().next() {
+        let begins = !out.ends_with(|c: char| c.is_alphanumeric());
+        let value = values.iter().find(|(value, _)| {
+            let behind = rest.strip_prefix(value);
+            begins && behind.is_some_and(|behind| !behind.starts_with(|c: char| c.is_alphanumeric()))
+        });
+        let (here, long) = value.map_or((next.len_utf8(), &rest[..next.len_utf8()]), |(v, long)| (v.len(), *long));
+        out.push_str(long);
+        rest = &rest[here..];
+    }
+    out
+}
+
+/// Every text as it is rendered: none too long for the screen that it is read on, and no template left in it.
+#[test]
+fn every_text_fits_the_screen_that_it_is_read_on() {
+    let mut complaints = Vec::new();
+    let mut read_texts = 0;
+    for mode in present() {
+        let cases: Cases = serde_saphyr::from_str(&read(mode, "test.yaml")).unwrap();
+        for check in cases.tests.iter().flat_map(|case| &case.alert_rule_test) {
+            for alert in &check.exp_alerts {
+                let labels = alert["exp_labels"].as_object().unwrap();
+                for (key, most) in [("summary", SUMMARY), ("description", DESCRIPTION)] {
+                    let text = alert["exp_annotations"][key].as_str().unwrap_or_default();
+                    let long = realistic(text, labels);
+                    read_texts += 1;
+                    let mut say = |what: &str| complaints.push(format!("{}: {what}: {long}", check.alertname));
+                    if long.chars().count() > most {
+                        say(&format!("{key} of {} characters", long.chars().count()));
+                    }
+                    for sign in ["{{", "}}", "<no value>", "%!", "minus sign", "  "] {
+                        if text.contains(sign) {
+                            say(&format!("{key} has {sign:?}"));
+                        }
+                    }
+                    if key == "description" && !text.ends_with('.') {
+                        say("the description does not end as a sentence does");
+                    }
+                    // What a screen shows of a description is its first sentence.
+                    let first = long.split(". ").next().unwrap().split(": ").next().unwrap();
+                    if key == "description" && first.chars().count() > 2 * SUMMARY {
+                        say(&format!("a first sentence of {} characters", first.chars().count()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(read_texts > 300, "{read_texts} texts");
+    complaints.sort();
+    complaints.dedup();
+    complain(&complaints);
+}
+
+#[test]
+fn short_labels_of_cases_become_those_of_real_nodes() {
+    let labels = serde_json::json!({"instance": "node-a", "pid": "7", "comm": "app"});
+    let text = realistic("node-a: app (7) uses 7.7% of its apps", labels.as_object().unwrap());
+    let instance = REALISTIC[0].1;
+    assert_eq!(text, format!("{instance}: containerd-shim (4194303) uses 4194303.4194303% of its apps"));
+}
+
 /// In one case of test.yaml: does the alert fire, is it seen not yet firing before that, is it seen silent where it
 /// never fires?
 #[test]

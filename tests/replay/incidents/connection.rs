@@ -57,7 +57,7 @@ pub fn i5_the_connection_that_was_dead_but_in_use() {
     tell("I5", pace, fault, &stalled);
     stalled.says("summary", &[&peer(CP)]);
     let health_check = if pace.is_real() { "45s" } else { "8s" };
-    stalled.says("description", &["was not acknowledged", "gives up such a connection", health_check]);
+    stalled.says("description", &["waited to be acknowledged", "opens a new connection", health_check]);
     let reused = stack.arrives("HeadroomApiserverReusedConnectionDied", &[("severity", "warning")]);
     tell("I5", pace, fault, &reused);
     stack.all_resolve();

@@ -43,7 +43,7 @@ pub fn i4_a_client_that_leaks_connections_to_the_runtime() {
     let leak = stack.arrives("HeadroomRuntimeSocketClientLeak", &of);
     tell("I4, connections", pace, fault, &leak);
     assert_eq!((leak.label("severity"), leak.label("peer")), ("warning", "process"));
-    leak.says("summary", &["headroom-drill holds", "/run/docker.sock"]);
+    leak.says("summary", &["headroom-drill holds", "runtime connections"]);
     let near = stack.arrives("HeadroomProcessNearFdLimit", &of);
     tell("I4, limit", pace, fault, &near);
     near.says("description", &["of its soft limit of open files", "too many open files"]);

@@ -90,7 +90,7 @@ pub fn i1_cgroups_leak() {
     let notice = stack.arrives("HeadroomOrphanedCgroups", &[("mode", "cgroup_leak")]);
     tell("I1", pace, fault, &notice);
     assert_eq!(notice.label("severity"), "warning");
-    notice.says("summary", &["256 kubepods cgroups whose pod or container does not exist"]);
+    notice.says("summary", &["256 cgroups of pods or containers that no longer exist"]);
     leak.end(&["HeadroomOrphanedCgroups"]);
     stack.all_resolve();
     stack.only(&["HeadroomOrphanedCgroups"]);

@@ -86,7 +86,7 @@ pub fn i8_a_lease_that_is_not_renewed() {
     old.says("description", &["The lease expires after 40s"]);
     let expiring = stack.arrives("HeadroomNodeLeaseExpiring", &[("severity", "critical")]);
     tell("I8, lease", pace, fault, &expiring);
-    expiring.says("description", &["The node is marked NotReady 50s after"]);
+    expiring.says("description", &["The node becomes NotReady 50s after"]);
     bed.double.tell(|settings| settings.tokens.push(KUBELET_TOKEN.to_owned()));
     stack.all_resolve();
     stack.only(&["HeadroomNodeLeaseOld", "HeadroomNodeLeaseExpiring"]);
