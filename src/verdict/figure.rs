@@ -10,6 +10,7 @@ use promql_parser::parser::Expr;
 use super::history::History;
 use super::promql::eval::Evaluator;
 use super::promql::labels::Labels;
+use super::promql::store::is_stale;
 use super::promql::{expression, humanize};
 
 /// How one mode's figure is found. Of several series the one with the highest ratio of used and limit is the figure.
@@ -104,14 +105,24 @@ pub struct Figure {
     pub text: String,
     /// Used of the limit.
     pub ratio: f64,
-    /// Change per second over all that the history has: of what is used, for eviction of the headroom ratio. Nothing of
-    /// fewer than two pages, and where a slope says nothing.
+    /// Change per second over all that the history has: of what is used, for eviction of the headroom ratio. `None`
+    /// if the series covers less than ten minutes, and where a slope says nothing.
     pub rate: Option<f64>,
-    /// When the limit is met at that rate, if it is at all.
+    /// When the limit is met at that rate, if it is met within 24 times the time that the series covers.
     pub time_to_cliff: Option<Duration>,
     /// Which of several series it is: all its labels but `instance` and `job`.
     pub labels: BTreeMap<String, String>,
 }
+
+/// Least time that a series must cover before its slope is a trend. In seconds of samples one log file or one page
+/// cache that grows makes a healthy node look minutes from eviction.
+const TREND: Duration = Duration::from_secs(600);
+
+/// Fewest samples of a trend: two ends make a line of anything.
+const SAMPLES: usize = 4;
+
+/// How many times what it covers a trend is drawn on.
+const AHEAD: u32 = 24;
 
 struct Parsed {
     row: &'static Row,
@@ -156,7 +167,8 @@ pub fn figure(mode: &str, history: &History) -> Option<Figure> {
         vector.into_iter().find(|element| element.labels.without_name() == worst.labels).map(|element| element.value)
     };
     let (used, limit) = (of(&parsed.used)?, of(&parsed.limit)?);
-    let rate = parsed.rate.as_ref().and_then(of);
+    let covered = parsed.row.slope.and_then(|slope| covered(history, slope, &worst.labels));
+    let rate = covered.and_then(|_| parsed.rate.as_ref().and_then(of));
     // What is left of a headroom falls; what is used grows.
     let towards = rate.map(|rate| if parsed.row.mode == "eviction" { -rate } else { rate });
     let left = towards.filter(|rate| *rate > 0.0).map(|rate| (limit - used).max(0.0) / rate);
@@ -165,9 +177,23 @@ pub fn figure(mode: &str, history: &History) -> Option<Figure> {
         text: (parsed.row.text)(used, limit, &worst.labels),
         ratio: worst.value,
         rate,
-        time_to_cliff: left.and_then(|left| Duration::try_from_secs_f64(left).ok()),
+        time_to_cliff: left
+            .and_then(|left| Duration::try_from_secs_f64(left).ok())
+            .filter(|left| covered.is_some_and(|covered| *left <= covered * AHEAD)),
         labels: labels.map(|(name, value)| (name.into(), value.into())).collect(),
     })
+}
+
+/// How long the series of this selector with these labels has been there, if that is enough for a trend.
+fn covered(history: &History, selector: &str, labels: &Labels) -> Option<Duration> {
+    let name = selector.split('{').next();
+    let mut series = history.store.select(name, &[]);
+    let (_, points) = series.find(|(of, _)| of.without_name() == *labels)?;
+    // A series that was away begins again: what it was before need not be the same thing.
+    let since = points.iter().rposition(|point| is_stale(point.value)).map_or(0, |gap| gap + 1);
+    let points = points.get(since..).filter(|points| points.len() >= SAMPLES)?;
+    let covered = points.last()?.at - points.first()?.at;
+    Some(Duration::from_millis(covered.unsigned_abs())).filter(|covered| *covered >= TREND)
 }
 
 /// 12,034 of 65,535 (18.36%)

@@ -1,4 +1,5 @@
-//! Every row of the tables in `docs/security.md`, by an exporter that runs without the right of that row.
+//! Every block of `docs/security-matrix.md`, by an exporter that runs without the right of that row; and that the
+//! tables of `docs/security.md` say the same in fewer words.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 mod apiserver;
@@ -164,31 +165,166 @@ impl Pattern {
     }
 }
 
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.name)?;
+        if self.labels.is_empty() { Ok(()) } else { write!(f, "{{{}}}", self.labels.join(",")) }
+    }
+}
+
 const SECURITY: &str = include_str!("../../docs/security.md");
+const MATRIX: &str = "docs/security-matrix.md";
 
 /// What stands between backticks.
 fn quoted(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
 }
 
-fn rows() -> Vec<Row> {
+/// A row of the tables for people: id, without, collectors that fail, what is lost.
+fn told() -> Vec<[&'static str; 4]> {
     let lines = SECURITY.lines().filter(|line| line.starts_with("| `"));
     let cells = lines.map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect::<Vec<_>>());
     cells
-        .filter(|cells| cells.len() == 5)
-        .map(|cells| {
-            let outcomes = quoted(cells[2]).into_iter().map(|outcome| {
-                let (mode, what) = outcome.split_once(' ').unwrap_or_else(|| panic!("{outcome}"));
-                (mode.to_owned(), what.to_owned())
-            });
-            Row {
-                id: quoted(cells[0])[0].to_owned(),
-                outcomes: outcomes.collect(),
-                missing: quoted(cells[3]).into_iter().map(Pattern::parse).collect(),
-                instead: quoted(cells[4]).into_iter().map(Pattern::parse).collect(),
-            }
-        })
+        .filter_map(|cells| cells.try_into().ok())
+        .filter(|row: &[&str; 4]| KNOWN.contains(&quoted(row[0])[0]))
         .collect()
+}
+
+/// Head of the matrix, and its rows.
+fn matrix() -> (String, Vec<Row>) {
+    let text = std::fs::read_to_string(common::board::project(MATRIX)).unwrap();
+    let mut sections = text.split("\n## ");
+    let head = sections.next().unwrap().to_owned();
+    let rows = sections.map(|section| {
+        let (id, rest) = section.split_once('\n').unwrap();
+        let mut row = Row { id: id.to_owned(), ..Row::default() };
+        let block = rest.split("```").nth(1).unwrap_or_else(|| panic!("{id}: no block"));
+        for line in block.lines().skip(1).filter(|line| *line != NOTHING) {
+            let (kind, what) = line.split_once(' ').unwrap_or_else(|| panic!("{id}: {line}"));
+            let what = what.trim_start();
+            match kind {
+                "failed" => {
+                    let (mode, reason) = what.split_once(' ').unwrap_or_else(|| panic!("{id}: {line}"));
+                    row.outcomes.insert(mode.to_owned(), reason.to_owned());
+                }
+                "missing" => row.missing.push(Pattern::parse(what)),
+                "instead" => row.instead.push(Pattern::parse(what)),
+                _ => panic!("{id}: {line}"),
+            }
+        }
+        row
+    });
+    (head, rows.collect())
+}
+
+const NOTHING: &str = "nothing";
+
+/// The block of this row, as it stands in the matrix.
+fn block(row: &Row) -> String {
+    let failed = row.outcomes.iter().map(|(mode, reason)| format!("failed   {mode} {reason}\n"));
+    let sorted = |kind: &str, patterns: &[Pattern]| {
+        patterns.iter().map(|pattern| format!("{kind}  {pattern}\n")).collect::<BTreeSet<_>>()
+    };
+    let mut lines: String = failed.collect();
+    lines.extend(sorted("missing", &row.missing));
+    lines.extend(sorted("instead", &row.instead));
+    if lines.is_empty() {
+        lines = format!("{NOTHING}\n");
+    }
+    format!("\n## {}\n\n```text\n{lines}```\n", row.id)
+}
+
+/// Labels that say what a series is of; others (a pid, a container's id) differ from run to run.
+const TELLING: [&str; 12] =
+    ["signal", "role", "comm", "owner", "kind", "state", "source", "object", "phase", "type", "scope", "result"];
+
+/// The fewest patterns for `wanted` that match none of `others`: those that were written and still hold come first.
+fn patterns(written: Vec<Pattern>, wanted: &BTreeSet<&String>, others: &BTreeSet<&String>) -> Vec<Pattern> {
+    let holds = |pattern: &Pattern| {
+        wanted.iter().any(|series| pattern.matches(series)) && !others.iter().any(|series| pattern.matches(series))
+    };
+    let mut patterns: Vec<Pattern> = written.into_iter().filter(holds).collect();
+    for series in wanted {
+        if patterns.iter().any(|pattern| pattern.matches(series)) {
+            continue;
+        }
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let labels =
+            labels.trim_end_matches('}').split("\",").map(|label| format!("{}\"", label.trim_end_matches('"')));
+        let telling = labels.filter(|label| TELLING.iter().any(|name| label.starts_with(&format!("{name}=\""))));
+        let candidates = std::iter::once(name.to_owned()).chain(telling.map(|label| format!("{name}{{{label}}}")));
+        let found = candidates.map(|text| Pattern::parse(&text)).find(holds);
+        patterns.push(found.unwrap_or_else(|| Pattern::parse(series)));
+    }
+    patterns
+}
+
+/// This row as the pages have it.
+fn seen(row: Row, full: &Page, page: &Page) -> Row {
+    let (before, after) = (keys(full), keys(page));
+    let missing = before.difference(&after).collect();
+    let instead = after.difference(&before).collect();
+    let stayed = after.intersection(&before).collect();
+    let failed = MODES.iter().filter(|mode| page.outcome(mode) == "failed").map(|mode| {
+        let reasons = page
+            .family("headroom_collector_errors_total")
+            .filter(|(series, errors)| *errors > 0.0 && series.contains(&format!("collector=\"{mode}\"")));
+        let reason = |series: &str| series.split("reason=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        ((*mode).to_owned(), reasons.map(|(series, _)| reason(series)).next().unwrap_or_default())
+    });
+    Row {
+        outcomes: failed.collect(),
+        missing: patterns(row.missing, &missing, &stayed),
+        instead: patterns(row.instead, &instead, &before.iter().collect()),
+        id: row.id,
+    }
+}
+
+/// What is lost without the rights of this row: its families, and those of the rows that it names.
+fn lost(id: &str) -> Vec<Pattern> {
+    let told = told();
+    let row = told.iter().find(|row| quoted(row[0]) == [id]).unwrap_or_else(|| panic!("no row {id}"));
+    let of = |word: &str| if KNOWN.contains(&word) { lost(word) } else { vec![Pattern::parse(word)] };
+    quoted(row[3]).into_iter().filter(|word| !word.contains("=\"") || word.contains('{')).flat_map(of).collect()
+}
+
+#[test]
+fn the_tables_for_people_say_what_the_matrix_says() {
+    let (told, (_, rows)) = (told(), matrix());
+    let ids = |ids: Vec<&str>| ids.into_iter().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(
+        ids(told.iter().map(|row| quoted(row[0])[0]).collect()),
+        ids(rows.iter().map(|r| r.id.as_str()).collect())
+    );
+    let mut wrong = Vec::new();
+    for (said, row) in told.iter().zip(&rows) {
+        let failed = said[2].split("; ").filter(|part| *part != "—").flat_map(|part| {
+            let (reason, modes) = part.split_once(": ").unwrap_or_else(|| panic!("{}: {part}", row.id));
+            quoted(modes).into_iter().map(move |mode| (mode.to_owned(), reason.to_owned()))
+        });
+        if failed.collect::<BTreeMap<_, _>>() != row.outcomes {
+            wrong.push(format!("{}: {} and not {:?}", row.id, said[2], row.outcomes));
+        }
+        if said[3].len() > 700 {
+            wrong.push(format!("{}: {} characters are for nobody to read", row.id, said[3].len()));
+        }
+        let lost = lost(&row.id);
+        // A family covers a pattern whose name it has, and a `*` covers what begins like it.
+        let covers = |family: &Pattern, pattern: &Pattern| match family.name.strip_suffix('*') {
+            Some(start) => pattern.name.starts_with(start) || start == pattern.name.trim_end_matches('*'),
+            None => family.name == pattern.name,
+        };
+        let every = row.missing.iter().chain(&row.instead);
+        wrong.extend(
+            row.missing
+                .iter()
+                .filter(|pattern| !lost.iter().any(|family| covers(family, pattern)))
+                .map(|pattern| format!("{}: nobody is told that {pattern} is lost", row.id)),
+        );
+        let idle = |family: &&Pattern| !every.clone().any(|pattern| covers(family, pattern));
+        wrong.extend(lost.iter().filter(idle).map(|family| format!("{}: {family} is not lost", row.id)));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// The lines of the code block of this name.
@@ -255,12 +391,12 @@ fn still(series: &str) -> bool {
 
 #[test]
 fn every_row_of_the_document_is_true() {
-    let rows = rows();
-    assert!(rows.len() >= 15, "{} rows in docs/security.md", rows.len());
+    let (head, mut rows) = matrix();
+    assert!(rows.len() >= 15, "{} rows in {MATRIX}", rows.len());
     let Some(lab) = Lab::new() else { return };
     let known = KNOWN.iter().copied().collect::<BTreeSet<_>>();
     let written: BTreeSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
-    assert_eq!(known, written, "rows of the test and of docs/security.md");
+    assert_eq!(known, written, "rows of the test and of {MATRIX}");
 
     let full = lab.page(&lab.exporter(&Without { setpriv: words(&["--no-new-privs"]), ..Without::default() }));
     for mode in MODES {
@@ -271,7 +407,8 @@ fn every_row_of_the_document_is_true() {
     let mut wrong = Vec::new();
     let contained = [(0, "0000000000080004"), (65_534, "0000000000000000")].map(|(uid, has)| contained(&lab, uid, has));
     let [of_root, of_nobody] = &contained;
-    for row in &rows {
+    let update = std::env::var_os("HEADROOM_UPDATE_DOCS").is_some();
+    for row in &mut rows {
         let page = match row.id.as_str() {
             // A SKIP was said.
             "seccomp" | "readonly-rootfs" if of_root.is_none() => continue,
@@ -280,7 +417,14 @@ fn every_row_of_the_document_is_true() {
             "nobody-in-a-container" => of_nobody.as_ref().unwrap(),
             id => &lab.page(&lab.exporter(&without(id, &lab).unwrap())),
         };
+        if update {
+            *row = seen(std::mem::take(row), &full, page);
+        }
         wrong.extend(differences(row, &full, page).into_iter().map(|what| format!("{}: {what}", row.id)));
+    }
+    if update {
+        let blocks: String = rows.iter().map(block).collect();
+        std::fs::write(common::board::project(MATRIX), format!("{head}{blocks}")).unwrap();
     }
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
 

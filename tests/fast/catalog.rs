@@ -98,6 +98,55 @@ fn every_mode_has_its_file_its_row_and_its_words() {
 }
 
 #[test]
+fn the_readme_is_short_and_the_index_leads_to_every_document() {
+    let readme = std::fs::read_to_string(project("README.md")).unwrap();
+    assert!(readme.lines().count() <= 100, "README.md: {} lines", readme.lines().count());
+    let index = std::fs::read_to_string(project("docs/README.md")).unwrap();
+    for entry in std::fs::read_dir(project("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".md") && name != "README.md" {
+            assert!(index.contains(&format!("({name})")), "docs/README.md leads nobody to {name}");
+        }
+    }
+}
+
+/// Every link from one file of this repository to another leads somewhere, to the heading that it names.
+#[test]
+fn no_link_between_documents_is_broken() {
+    let mut documents = vec!["README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md", "alerts/README.md"];
+    documents.push("deploy/helm/headroom-exporter/README.md");
+    let mut documents: Vec<_> = documents.into_iter().map(project).collect();
+    let folder = std::fs::read_dir(project("docs")).unwrap().map(|entry| entry.unwrap().path());
+    documents.extend(folder.filter(|path| path.extension().is_some_and(|end| end == "md")));
+    // As GitHub makes anchors of headings.
+    let anchor = |line: &str| {
+        let title = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>()
+    };
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for path in &documents {
+        let text = std::fs::read_to_string(path).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") || link.contains(' ') {
+                continue;
+            }
+            seen += 1;
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
+            let lead = || {
+                let text = std::fs::read_to_string(&target).unwrap_or_default();
+                text.lines().any(|line| line.starts_with('#') && anchor(line) == heading)
+            };
+            if !target.exists() || !heading.is_empty() && !lead() {
+                wrong.push(format!("{}: {link}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty() && seen > 80, "{seen} links: {wrong:#?}");
+}
+
+#[test]
 fn the_lines_shown_in_the_readme_are_on_the_golden_page() {
     let readme = std::fs::read_to_string(project("README.md")).unwrap();
     let page = std::fs::read_to_string(project("tests/fixtures/node/k8s-1.36-cgroupv2/page.prom")).unwrap();

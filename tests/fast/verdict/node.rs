@@ -57,7 +57,7 @@ fn a_node_on_which_all_fails_has_findings_of_each_kind() {
     });
     let ids = figure("cgroup_leak", &history).unwrap();
     assert_eq!(ids.text, "58,210 of 65,535 (88.82%) memory cgroup ids");
-    assert_eq!((ids.rate, ids.time_to_cliff), (Some(0.0), None));
+    assert_eq!((ids.rate, ids.time_to_cliff), (None, None));
 }
 
 /// A node whose kubelet says MemoryPressure while our figure is above its threshold.
@@ -119,6 +119,8 @@ fn a_slope_of_five_seconds_does_not_shout_and_one_of_hours_does() {
     let window = Duration::from_secs(900);
     assert_eq!(found[0].basis, Basis::Partial { covered: Duration::from_secs(5), window });
     assert_eq!(found[0].holds_for, Some(Duration::from_secs(120)));
+    let soon = figure("cgroup_leak", &history).unwrap();
+    assert_eq!((soon.rate, soon.time_to_cliff), (None, None), "five seconds are no trend: {soon:?}");
 
     let mut now = start();
     let mut history = History::new("node-a", Limits::default());
@@ -132,6 +134,35 @@ fn a_slope_of_five_seconds_does_not_shout_and_one_of_hours_does() {
     let figure = figure("cgroup_leak", &history).unwrap();
     assert!((figure.rate.unwrap() - 100.0 / 60.0).abs() < 1e-6, "{figure:?}");
     assert_eq!(figure.time_to_cliff.unwrap().as_secs(), (9535.0_f64 * 0.6) as u64);
+}
+
+/// Whether a figure has a rate, and a time to the cliff, after so many pages so far apart.
+#[test]
+fn a_trend_needs_ten_minutes_and_four_pages_and_reaches_no_further_than_a_day_of_an_hour() {
+    let after = |pages: u64, apart: u64, each: f64| {
+        let mut history = History::new("node-a", Limits::default());
+        for page in 0..pages {
+            let now = start() + Duration::from_secs(page * apart);
+            add(&mut history, now, &ids(20_000.0 + each * page as f64));
+        }
+        let figure = figure("cgroup_leak", &history).unwrap();
+        (figure.rate.is_some(), figure.time_to_cliff.is_some())
+    };
+    // Five seconds of the doctor, whatever happens in them.
+    assert_eq!(after(6, 1, 500.0), (false, false));
+    assert_eq!(after(10, 60, 500.0), (false, false), "nine minutes");
+    assert_eq!(after(11, 60, 500.0), (true, true), "ten minutes");
+    assert_eq!(after(3, 300, 500.0), (false, false), "three pages of ten minutes");
+    // At this rate it takes 45,000 minutes; an hour was seen.
+    assert_eq!(after(61, 60, 1.0), (true, false));
+
+    // It was away and is back: what it was before says nothing of what it is now.
+    let mut history = History::new("node-a", Limits::default());
+    for page in 0..=20_u64 {
+        let now = start() + Duration::from_secs(page * 60);
+        add(&mut history, now, &if page == 15 { Page::default() } else { ids(20_000.0 + 500.0 * page as f64) });
+    }
+    assert_eq!(figure("cgroup_leak", &history).unwrap().rate, None);
 }
 
 #[test]
