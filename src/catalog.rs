@@ -33,7 +33,12 @@ pub fn metrics_document() -> String {
                 Kind::Histogram => "histogram",
             };
             let labels = metric.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
-            let _ = writeln!(text, "| `{}` | {kind} | {labels} | {} |", metric.name, metric.help.replace('|', "\\|"));
+            let _ = writeln!(
+                text,
+                "| `{}` | {kind} | {labels} | {} |",
+                metric.name,
+                metric.help.replace('|', "\\|").replace("\n\n", "<br>")
+            );
         }
     };
     for mode in MODES {

@@ -148,7 +148,7 @@ impl Rendering {
         let openmetrics = self.format == Format::OpenMetrics;
         let (name, unit) = if openmetrics { bare(metric) } else { (metric.name, None) };
         let append_total = metric.kind == Kind::Counter && openmetrics;
-        let mut family = encoder.encode_descriptor(name, metric.help, unit.as_ref(), kind)?;
+        let mut family = encoder.encode_descriptor(name, metric.summary(), unit.as_ref(), kind)?;
         for row in rows {
             if row.labels.pairs().next().is_some() {
                 row.value.write(&mut family.encode_family(&row.labels)?, append_total)?;

@@ -55,11 +55,17 @@ pub struct Metric {
     pub unit: Unit,
     /// Label names in the order in which [`Samples::push`] takes their values.
     pub labels: &'static [&'static str],
-    /// One line of help: what it is, its source (kernel file, kubelet behaviour), when it misleads.
+    /// The page's HELP: what it is and its source, in at most two sentences and 200 characters. A second paragraph,
+    /// after an empty line, has the caveats; it is in `docs/metrics.md` only.
     pub help: &'static str,
 }
 
 impl Metric {
+    /// The first paragraph of the help: what stands on the page.
+    pub fn summary(&self) -> &'static str {
+        self.help.split("\n\n").next().unwrap_or_default()
+    }
+
     /// A gauge.
     pub const fn gauge(name: &'static str, unit: Unit, labels: &'static [&'static str], help: &'static str) -> Self {
         Metric { name, kind: Kind::Gauge, unit, labels, help }

@@ -33,7 +33,9 @@ static OUTCOME: Metric = Metric::gauge(
     "headroom_collector_outcome",
     Unit::None,
     &["collector", "outcome"],
-    "1 on the present outcome of the collector, 0 on the others: ok; not_applicable (this machine has no such thing); failed (at least one source could not be read: its series are missing, the others are true)",
+    "1 for the outcome of the collector in this scrape, 0 for the others: ok, not_applicable (this machine has no \
+     such thing), failed.\n\n\
+     failed: at least one source could not be read; its series are missing, the others are true.",
 );
 static DURATION: Metric = Metric::gauge(
     "headroom_collector_duration_seconds",
@@ -50,7 +52,9 @@ static DROPPED: Metric = Metric::gauge(
     "headroom_series_dropped",
     Unit::None,
     &["collector", "cap", "namespace", "pod", "pod_uid"],
-    "What a cap (series, directories, readlinks) left out of this scrape, by whose cap it was: node (the collector's settings raise it), or pod (this pod's own share; nobody else loses anything by it; the 16 pods that lost most, others together without a name)",
+    "What a cap (series, directories, readlinks) left out of this scrape: the node's cap, or the share of one pod.\n\n\
+     node: the collector's settings raise it. pod: nobody else loses anything by it; the 16 pods that lost most have \
+     a row each, others are together without a name.",
 );
 
 /// The metrics that every collector has.

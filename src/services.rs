@@ -16,7 +16,10 @@ pub static CONTROL_PLANE: Metric = Metric::gauge(
     "headroom_control_plane",
     Unit::None,
     &[],
-    "1 if a control plane runs on this machine: kube-apiserver or etcd, the machine's own or in a static pod, or k3s server, MicroK8s or MicroShift, which have them inside. What takes this node down may take the cluster down. A new one is seen within a minute.",
+    "1 if a control plane runs on this machine: kube-apiserver or etcd, or a program that has them inside. A new one \
+     is seen within a minute.\n\n\
+     The machine's own processes or static pods; k3s server, MicroK8s and MicroShift have them inside. What takes \
+     this node down may take the cluster down.",
 );
 
 /// Whether what is said of the kubelet is said of one that runs.
@@ -24,14 +27,17 @@ pub static KUBELET_RUNNING: Metric = Metric::gauge(
     "headroom_kubelet_running",
     Unit::None,
     &[],
-    "1 if the kubelet runs. 0 if it does not: its last known configuration, root directory and node name count until another is seen. Absent if none was seen since the exporter started.",
+    "1 if the kubelet runs, 0 if it does not. Missing if none was seen since the exporter started.\n\n\
+     While it is 0, the kubelet's last known configuration, root directory and node name count.",
 );
 
 /// Which kubelet the arithmetic is that of.
 pub static KUBELET_INFO: Metric = Metric::info(
     "headroom_kubelet_info",
     &["version"],
-    "The kubelet's version, as this node's object gives it (--kubelet.version says another). Defaults and arithmetic follow it. Absent while it is unknown: then defaults are those of 1.36, and memory.available on cgroup v2 is the lower of two.",
+    "The kubelet's version, from this node's object or --kubelet.version. Missing while it is unknown.\n\n\
+     Defaults and arithmetic follow it. While it is unknown, defaults are those of 1.36, and memory.available on \
+     cgroup v2 is the lower of two.",
 );
 
 /// Whether what several modes could not read is the runtime's doing: alerts on the exporter itself ask for it.

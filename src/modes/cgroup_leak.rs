@@ -54,32 +54,36 @@ pub static CGROUPS: Metric = Metric::gauge(
     "headroom_cgroups",
     Unit::None,
     &["subsystem"],
-    "Cgroups the kernel holds, the root and dying ones included. v1: num_cgroups of /proc/cgroups; v2: cgroup.stat of the \
-     root, subsystem unified for all of them, and each controller on Linux 6.12 and later.",
+    "Cgroups that the kernel holds, the root and dying ones included. v1: num_cgroups of /proc/cgroups; v2: \
+     cgroup.stat of the root.\n\n\
+     v2: subsystem unified is all of them; Linux 6.12 and later also count each controller.",
 );
 /// Visible.
 pub static DIRECTORIES: Metric = Metric::gauge(
     "headroom_cgroup_directories",
     Unit::None,
     &["subsystem"],
-    "Cgroups that one can see: directories, the root included. v1: counted by a walk, only of the hierarchies that are \
-     configured (memory by default); v2: cgroup.stat of the root. Missing if the walk was cut short.",
+    "Directories in a cgroup hierarchy, the root included: the cgroups that are visible.\n\n\
+     v1: counted by a walk, only of the hierarchies that are configured (memory by default); v2: cgroup.stat of the \
+     root. Missing if the walk was cut short.",
 );
 /// Removed and still held.
 pub static DYING: Metric = Metric::gauge(
     "headroom_cgroups_dying",
     Unit::None,
     &["subsystem"],
-    "Cgroups removed from the tree that the kernel still holds because something is charged to them. v1: held minus \
-     directories; v2: cgroup.stat. Some are normal (page cache, tmpfs files of dead pods): only steady growth is a leak.",
+    "Cgroups removed from the tree that the kernel still holds because something is charged to them. Some are normal; \
+     only steady growth is a leak.\n\n\
+     v1: held minus directories; v2: cgroup.stat. Page cache and tmpfs files of dead pods hold some.",
 );
 /// Of 65,535.
 pub static MEMCG_IDS_USED: Metric = Metric::gauge(
     "headroom_memcg_ids_used",
     Unit::None,
     &[],
-    "Memory cgroup ids in use. Before Linux 4.8 every held memory cgroup keeps its id; since then only those one can see do, \
-     and removed ones with pages in swap, which the kernel does not count: with swap the truth can be higher.",
+    "Memory cgroup ids in use. With swap on Linux 4.8 and later the truth can be higher.\n\n\
+     Before Linux 4.8 every held memory cgroup keeps its id. Since then only visible cgroups do, and removed ones \
+     with pages in swap, which the kernel does not count.",
 );
 /// 65,535.
 pub static MEMCG_IDS_LIMIT: Metric = Metric::gauge(
@@ -94,41 +98,44 @@ pub static KUBEPODS: Metric = Metric::gauge(
     "headroom_kubepods_cgroups",
     Unit::None,
     &["kind", "qos"],
-    "Directories below kubepods, by what their name says they are, the QoS directories themselves left out; counted in one \
-     hierarchy. Containers include each pod's pause container. Missing on a machine without kubepods.",
+    "Directories below kubepods by kind, told by their names. Containers include the pause container of each pod.\n\n\
+     Counted in one hierarchy, without the QoS directories. Missing on a machine without kubepods.",
 );
 /// By state.
 pub static CONTAINERS: Metric = Metric::gauge(
     "headroom_containers",
     Unit::None,
     &["state"],
-    "Containers by state (running, created, exited, unknown), as the source in headroom_runtime_info tells; missing while a \
-     runtime is there and does not answer. Source cgroup: running is a container cgroup with a process in or below it, unknown \
-     one without, and pause containers are counted too.",
+    "Containers by state (running, created, exited, unknown), as the source in headroom_runtime_info says.\n\n\
+     Missing while a runtime is there and does not answer. Source cgroup: running is a container cgroup with a \
+     process in or below it, unknown is one without, and pause containers count too.",
 );
 /// By readiness.
 pub static SANDBOXES: Metric = Metric::gauge(
     "headroom_pod_sandboxes",
     Unit::None,
     &["state"],
-    "Pod sandboxes by state, as the runtime tells: ready, or notready (stopped, not yet removed). A pod can have old ones beside \
-     its present one. Missing without a runtime.",
+    "Pod sandboxes by state, from the runtime: ready, or notready (stopped and not yet removed).\n\n\
+     A pod can have old sandboxes beside its present one. Missing without a runtime.",
 );
 /// Nobody's.
 pub static ORPHANED: Metric = Metric::gauge(
     "headroom_orphaned_cgroups",
     Unit::None,
     &["kind"],
-    "Directories below kubepods that the runtime has not known for the grace period (at least 5 s): pod, no sandbox or \
-     container of it; container, neither. A pod that waits for volumes, or dead while they are mounted, can be one. other, and \
-     all without a runtime: no process for that long. Ages start with the exporter.",
+    "Kubepods cgroups unknown to the container runtime for the grace period. Without a runtime: cgroups without \
+     processes for that long.\n\n\
+     pod: the runtime has no sandbox and no container of it. container: the runtime has neither that container nor \
+     that sandbox. other: always judged by processes. The grace period is at least 5 s; ages reset when the exporter \
+     restarts. A pod that waits for volumes, or is dead while they are mounted, can count.",
 );
 /// Who told.
 pub static RUNTIME_INFO: Metric = Metric::info(
     "headroom_runtime_info",
     &["source", "runtime", "version", "endpoint"],
-    "Where the knowledge of live containers comes from: cri or docker, a runtime's socket. Source cgroup: there is no runtime to \
-     ask, and a container is live while its cgroup has a process. Missing while a runtime does not answer.",
+    "Source of container data: cri or docker (a runtime's socket), or cgroup if there is no runtime. Missing while a \
+     runtime does not answer.\n\n\
+     Source cgroup: a container is live while its cgroup has a process.",
 );
 
 /// This mode.

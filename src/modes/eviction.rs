@@ -142,7 +142,10 @@ pub static THRESHOLD_BYTES: Metric = Metric::gauge(
     "headroom_eviction_threshold_bytes",
     Unit::Bytes,
     &["signal", "type"],
-    "The kubelet evicts once less than this is available: type hard at once, soft after the grace period. As the running kubelet says (configz), else from its files and flags as they are now, which may be newer than its last start: headroom_eviction_config_info tells. No series: no threshold.",
+    "The kubelet evicts when less than this is available: type hard at once, soft after the grace period. No series: \
+     no threshold.\n\n\
+     As the running kubelet says (configz), else from its files and flags as they are now, which may be newer than \
+     its last start: headroom_eviction_config_info says which.",
 );
 
 /// The threshold of a signal, in inodes.
@@ -190,7 +193,10 @@ pub static THRESHOLD_MET: Metric = Metric::gauge(
     "headroom_eviction_threshold_met",
     Unit::None,
     &["signal", "type"],
-    "1 from when a scrape sees the threshold crossed until threshold and minimum reclaim are available: so long the kubelet evicts, at a soft threshold once it was crossed for the grace period. No series: between the two, and whether it was crossed before is unknown, as after a start of the exporter or of the kubelet.",
+    "1 from when a scrape sees the threshold crossed until threshold and minimum reclaim are available. The kubelet \
+     evicts that long.\n\n\
+     A soft threshold must be crossed for its grace period first. No series: the signal is between the two, and \
+     whether it was crossed before is unknown, as after a start of the exporter or of the kubelet.",
 );
 
 /// How far a signal is from its threshold.
@@ -198,7 +204,9 @@ pub static HEADROOM: Metric = Metric::gauge(
     "headroom_eviction_headroom_ratio",
     Unit::Ratio,
     &["signal", "type"],
-    "(available - threshold) / capacity of an eviction signal: how far this node is from eviction. Below 0 the kubelet is evicting (hard) or counting down its grace period (soft), and goes on above 0 while headroom_eviction_threshold_met is 1.",
+    "(available - threshold) / capacity of an eviction signal. Below 0 the kubelet evicts (hard), or counts down its \
+     grace period (soft).\n\n\
+     It goes on evicting above 0 while headroom_eviction_threshold_met is 1.",
 );
 
 /// How long a soft threshold may be crossed.
@@ -206,7 +214,8 @@ pub static GRACE_PERIOD: Metric = Metric::gauge(
     "headroom_eviction_grace_period_seconds",
     Unit::Seconds,
     &["signal"],
-    "How long a soft threshold may be crossed before the kubelet evicts. The node condition appears at once. 0: the kubelet treats this soft threshold as a hard one, and so does the label type here.",
+    "How long a soft threshold may be crossed before the kubelet evicts. The node condition appears at once.\n\n\
+     0: the kubelet treats this soft threshold as a hard one, and so does the label type.",
 );
 
 /// How long a pressure condition outlives its cause.
@@ -214,14 +223,19 @@ pub static TRANSITION_PERIOD: Metric = Metric::gauge(
     "headroom_eviction_pressure_transition_period_seconds",
     Unit::Seconds,
     &[],
-    "How long the kubelet keeps MemoryPressure, DiskPressure or PIDPressure after the last time that a threshold was crossed (evictionPressureTransitionPeriod). Missing where its configuration could not be read.",
+    "How long the kubelet keeps a pressure condition after a threshold was last crossed \
+     (evictionPressureTransitionPeriod).\n\n\
+     Conditions MemoryPressure, DiskPressure, PIDPressure. Missing if the kubelet's configuration could not be read.",
 );
 
 /// Where the thresholds come from.
 pub static CONFIG_INFO: Metric = Metric::info(
     "headroom_eviction_config_info",
     &["source", "path"],
-    "Where the thresholds come from, one series per source: configz (the running kubelet's own word: if it is there it counts, and the others are only compared), flag (its command line), file (its --config or ours), dropin (--config-dir). default: no kubelet runs here, so these are only what one would do unconfigured.",
+    "Sources of the eviction thresholds, one series each: configz, flag, file, dropin or default.\n\n\
+     configz: the running kubelet's own word; if it is there it counts, and the others are only compared. flag: the \
+     kubelet's command line. file: its --config or ours. dropin: --config-dir. default: no kubelet runs here; these \
+     are what an unconfigured one would do.",
 );
 
 /// Whether a restart of the kubelet changes a threshold.
@@ -229,14 +243,20 @@ pub static CONFIG_DRIFT: Metric = Metric::gauge(
     "headroom_eviction_config_drift",
     Unit::None,
     &["signal", "type", "running", "configured"],
-    "1 if a restart of the kubelet will change this setting: it runs with one value (label running, from /configz), its files and flags now say another (label configured; none: not set). Type hard, soft, image_gc_high or image_gc_low. No series: /configz or the files cannot be read.",
+    "1 if a restart of the kubelet will change this setting: label running is what /configz says, configured what \
+     files and flags say.\n\n\
+     configured none: not set. Type: hard, soft, image_gc_high or image_gc_low. No series: /configz or the files \
+     cannot be read.",
 );
 
 /// Which file systems the kubelet looks at.
 pub static FILESYSTEM_INFO: Metric = Metric::info(
     "headroom_filesystem_info",
     &["role", "device", "mountpoint", "fstype"],
-    "The file system behind nodefs (kubelet root directory), imagefs (what the runtime names; without a runtime its store in the usual place) and containerfs (the kubelet takes it for imagefs, unless CRI-O splits its store). Two roles on one device share its bytes and its first threshold.",
+    "The file system behind nodefs, imagefs and containerfs. Roles on one device share its bytes and its first \
+     threshold.\n\n\
+     nodefs: the kubelet's root directory. imagefs: what the runtime names; without a runtime its store in the usual \
+     place. containerfs: the kubelet takes it for imagefs, unless CRI-O splits its store.",
 );
 
 /// Whether it can be written.
@@ -276,7 +296,9 @@ pub static IMAGES_UNUSED_BYTES: Metric = Metric::gauge(
     "headroom_images_unused_bytes",
     Unit::Bytes,
     &[],
-    "Sizes of the images that no container uses, running or not, and that are not pinned: roughly what the kubelet's image collection could free. The pause image is among them where the runtime does not pin it.",
+    "Size of the images that no container uses and that are not pinned: roughly what the kubelet's image collection \
+     could free.\n\n\
+     A stopped container uses its image too. The pause image is among the unused ones if the runtime does not pin it.",
 );
 
 /// The kernel's own estimate.

@@ -35,8 +35,9 @@ use snapshot::Snapshot;
 pub static KERNEL_INFO: Metric = Metric::info(
     "headroom_kernel_info",
     &["release", "cgroup_mode", "kmem"],
-    "The running kernel; how cgroups are mounted (v1, hybrid, v2); kernel-memory accounting: on, off (boot option), per_cgroup \
-     (v1 before 4.6: where a limit was written), unsupported (not built in, or no memory controller).",
+    "Kernel release, cgroup version (cgroup_mode) and state of kernel memory accounting (kmem).\n\n\
+     cgroup_mode: v1, hybrid or v2. kmem: on, off (boot option), per_cgroup (v1 before 4.6: where a limit was \
+     written), unsupported (not built in, or no memory controller).",
 );
 /// On or off.
 pub static ENABLED: Metric = Metric::gauge(
@@ -59,16 +60,17 @@ pub static LEAK_PRONE: Metric = Metric::gauge(
     "headroom_kmem_leak_prone",
     Unit::None,
     &["reason"],
-    "1 if kernel-memory accounting is active on a kernel known to leak cgroups with it: v1 before Linux 4.0. The reason says \
-     why, or why not: kernel_before_4_0, kernel_4_0_or_newer, accounting_off, unsupported.",
+    "1 if kernel memory accounting is active on a kernel known to leak cgroups with it: cgroup v1 before Linux 4.0.\n\n\
+     reason: kernel_before_4_0, kernel_4_0_or_newer, accounting_off, unsupported.",
 );
 /// Charged.
 pub static USAGE: Metric = Metric::gauge(
     "headroom_kmem_usage_bytes",
     Unit::Bytes,
     &["scope"],
-    "Kernel memory charged to cgroups: to all of them (node), to those below kubepods (kubepods). v1: \
-     memory.kmem.usage_in_bytes; v2: kernel in memory.stat, Linux 5.18 and later. Kernel memory charged to no cgroup is not in it.",
+    "Kernel memory charged to cgroups: to all of them (node), or to those below kubepods. Kernel memory charged to no \
+     cgroup is missing.\n\n\
+     v1: memory.kmem.usage_in_bytes; v2: kernel in memory.stat, Linux 5.18 and later.",
 );
 /// Slab.
 pub static SLAB: Metric = Metric::gauge(
@@ -83,8 +85,8 @@ pub static PERCPU: Metric = Metric::gauge(
     "headroom_percpu_bytes",
     Unit::Bytes,
     &[],
-    "Per-CPU memory of the kernel, Percpu of /proc/meminfo (Linux 4.20). Each cgroup takes some, dying ones too: it grows \
-     with a cgroup leak. It has other users as well.",
+    "Per-CPU memory of the kernel: Percpu of /proc/meminfo. It grows with a cgroup leak, and has other users too.\n\n\
+     Linux 4.20 and later. Each cgroup takes some, dying ones too.",
 );
 
 /// This mode.

@@ -77,41 +77,45 @@ pub static USED: Metric = Metric::gauge(
     "headroom_memory_volume_used_bytes",
     Unit::Bytes,
     VOLUME,
-    "Bytes in a memory-backed emptyDir (statfs: blocks less free ones). It outlives the containers of its pod. Pages in swap count \
-     as used.",
+    "Bytes in a memory-backed emptyDir (statfs). They outlive the containers of the pod; pages in swap count.",
 );
 /// How much fits.
 pub static SIZE: Metric = Metric::gauge(
     "headroom_memory_volume_size_bytes",
     Unit::Bytes,
     VOLUME,
-    "Size of its tmpfs, as the kubelet mounted it: the least of the sizeLimit, the sum of the containers' memory limits if each has \
-     one, and the node's allocatable memory. More than one of several containers may write before it is killed.",
+    "Size of the tmpfs of a memory-backed emptyDir, as the kubelet mounted it.\n\n\
+     The least of the sizeLimit, the sum of the containers' memory limits if each has one, and the node's allocatable \
+     memory. With several containers this is more than one may write before it is killed.",
 );
 /// What judges.
 pub static LIMIT: Metric = Metric::gauge(
     "headroom_memory_volume_limit_bytes",
     Unit::Bytes,
     VOLUME,
-    "The memory limit that judges what is written to it: the smaller of the pod's and the smallest among the containers that mount \
-     it. Used above 0.8 of it: the next OOM kill is near, and a restart will not help. Missing if neither has a limit: the size \
-     is all that bounds it then.",
+    "Memory limit that what is written to the volume counts against. Above 0.8 of it the next OOM kill is near, and a \
+     restart does not help.\n\n\
+     The smaller of the pod's limit and the smallest among the containers that mount the volume. Missing if neither \
+     has a limit: then only the size of the volume bounds it.",
 );
 /// Both limits.
 pub static CGROUP_LIMIT: Metric = Metric::gauge(
     "headroom_memory_volume_cgroup_limit_bytes",
     Unit::Bytes,
     &["namespace", "pod", "pod_uid", "volume", "scope"],
-    "The two limits behind it. pod: of the pod's cgroup, judges all that is in the volume, however old. container: the smallest \
-     among the containers that mount it, judges what that container writes in one life; remembered while the container is down.",
+    "Memory limits behind headroom_memory_volume_limit_bytes: of the pod, and the smallest among the containers that \
+     mount the volume.\n\n\
+     pod: of the pod's cgroup; all that is in the volume counts, however old. container: only what that container \
+     writes in one life counts; remembered while the container is down.",
 );
 /// Kills by pod.
 pub static KILLS: Metric = Metric::counter(
     "headroom_oom_kills_total",
     &["namespace", "pod", "pod_uid"],
-    "Processes of a pod that the OOM killer took (oom_kill of memory.events or memory.oom_control), also for want of memory on \
-     the whole node. For pods with a memory-backed volume and those with a kill. v1: added up over restarts; kills between the last scrape \
-     and the end of a container are lost, and a restart of the exporter begins anew.",
+    "Processes of a pod killed by the OOM killer (oom_kill), also if the whole node was out of memory.\n\n\
+     Source: memory.events or memory.oom_control. For pods with a memory-backed volume and those with a kill. v1: \
+     added up over restarts of containers; kills between the last scrape and the end of a container are lost. \
+     Restarting the exporter resets the counter.",
 );
 /// Kills on the node.
 pub static NODE_KILLS: Metric = Metric::counter(

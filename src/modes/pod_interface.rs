@@ -56,17 +56,17 @@ pub static PODS: Metric = Metric::gauge(
     "headroom_pods_with_network_namespace",
     Unit::None,
     &[],
-    "Pods with a network namespace of their own (not hostNetwork) whose interfaces were read in this scrape. Missing on a machine \
-     without kubepods. What the others here say is said of these.",
+    "Pods with their own network namespace (not hostNetwork) whose interfaces were read in this scrape.\n\n\
+     Missing on a machine without kubepods. The other series of pod_interface are about these pods.",
 );
 /// None left.
 pub static WITHOUT: Metric = Metric::gauge(
     "headroom_pods_without_network_interface",
     Unit::None,
     &[],
-    "Of headroom_pods_with_network_namespace, pods that have no interface but lo (and the idle tunnels that the kernel puts into every \
-     namespace), by /proc/PID/net/dev. One in which only the pause container runs counts after the grace period; one that \
-     starts or ends never does.",
+    "Pods of headroom_pods_with_network_namespace that have no interface but lo (/proc/PID/net/dev).\n\n\
+     The idle tunnels that the kernel puts into every namespace do not count as interfaces. A pod in which only the \
+     pause container runs counts after the grace period; one that starts or ends never does.",
 );
 /// Of the afflicted.
 pub static INTERFACES: Metric = Metric::gauge(
@@ -81,25 +81,29 @@ pub static LOST: Metric = Metric::gauge(
     "headroom_pod_network_interface_lost",
     Unit::None,
     &["namespace", "pod", "pod_uid", "interface"],
-    "1 while a pod lacks an interface that it had at an earlier scrape; gone when it is back or the sandbox is made anew. Taken away on \
-     purpose looks the same. Interfaces named as programs in a pod name their own (veth, tun, docker, ...) are not watched.",
+    "1 while a pod lacks an interface that it had at an earlier scrape. The series ends when the interface is back or \
+     the sandbox is made again.\n\n\
+     An interface that was removed on purpose looks the same. Interfaces named as programs in a pod name their own \
+     (veth, tun, docker, ...) are not watched.",
 );
 /// Ever.
 pub static LOST_TOTAL: Metric = Metric::counter(
     "headroom_network_interfaces_lost_total",
     &["scope"],
-    "Interfaces that were seen and then missed since the exporter started. pod: of a pod that runs; host: VLANs, bonds, bond members and \
-     parents of VLAN, macvlan and ipvlan interfaces, also those replaced by another of the same name; not a VLAN on which nothing stands, as some \
-     network plugins make one for each pod, unless its parent is lost or down as well.",
+    "Interfaces that were seen and then missed since the exporter started: scope pod (of a running pod) or host.\n\n\
+     host: VLANs, bonds, bond members and parents of VLAN, macvlan and ipvlan interfaces, also those replaced by \
+     another of the same name. A VLAN on which nothing stands does not count, as some network plugins make one for \
+     each pod, unless its parent is lost or down as well.",
 );
 /// Of the machine.
 pub static PARENT_UP: Metric = Metric::gauge(
     "headroom_host_parent_interface_up",
     Unit::None,
     &["device", "kind"],
-    "1 if an interface of the machine that carries others can carry packets (IFF_RUNNING of rtnetlink), 0 if it is down or vanished since \
-     the exporter saw it; until it is back. kind: vlan, bond, bond_member, vlan_parent, macvlan_parent, ipvlan_parent. Parents of \
-     interfaces inside pods as far as the pod's own sysfs tells.",
+    "1 if a host interface that carries others can carry packets (IFF_RUNNING), 0 if it is down or vanished since it \
+     was seen.\n\n\
+     0 lasts until the interface is back. kind: vlan, bond, bond_member, vlan_parent, macvlan_parent, ipvlan_parent. \
+     Parents of interfaces inside pods as far as the pod's own sysfs tells.",
 );
 
 /// This mode.

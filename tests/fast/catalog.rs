@@ -58,7 +58,12 @@ fn names_follow_the_conventions() {
             assert!(!["le", "quantile", "job", "instance"].contains(label), "{name}: label {label} is taken");
         }
         assert!(metric.help.len() > 20, "{name}: a help text that helps nobody");
-        assert!(!metric.help.contains('\n'), "{name}: {}", metric.help);
+        let paragraphs: Vec<&str> = metric.help.split("\n\n").collect();
+        assert!(paragraphs.len() <= 2 && paragraphs.iter().all(|text| !text.contains('\n')), "{name}: {paragraphs:?}");
+        let help = metric.summary();
+        assert!(help.chars().count() <= 200, "{name}: {} characters of HELP", help.chars().count());
+        assert!(help.trim_end_matches('.').matches(". ").count() <= 1, "{name}: more than two sentences: {help}");
+        assert!(paragraphs.iter().all(|text| !text.is_empty() && text.trim() == *text), "{name}: {paragraphs:?}");
     }
 }
 

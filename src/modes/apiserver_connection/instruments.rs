@@ -19,9 +19,11 @@ pub(super) static DURATION: Metric = Metric::histogram(
     "headroom_apiserver_probe_duration_seconds",
     Unit::Seconds,
     &["connection", "phase"],
-    "How long the phases of this exporter's own probe of the apiserver took, those that ended well. connection: reused (one long-lived \
-     HTTP/2 connection; its dns, connect and tls only when it had to be made) or fresh (a new HTTP/1.1 connection each time). phase: dns, connect, \
-     tls, request (to the last byte of the answer), ping (HTTP/2 PING round trip), total.",
+    "Time that each phase of this exporter's own successful apiserver probes took, by connection (reused, fresh) and \
+     phase.\n\n\
+     connection reused: one long-lived HTTP/2 connection, with dns, connect and tls only when it had to be made. \
+     fresh: a new HTTP/1.1 connection each time. phase: dns, connect, tls, request (to the last byte of the answer), \
+     ping (round trip of an HTTP/2 PING), total.",
 );
 pub(super) static PROBES: Metric = Metric::counter(
     "headroom_apiserver_probe_total",
@@ -32,8 +34,9 @@ pub(super) static PROBES: Metric = Metric::counter(
 pub(super) static FAILURES: Metric = Metric::counter(
     "headroom_apiserver_probe_failures_total",
     &["connection", "phase", "result"],
-    "Probes that failed, by the phase in which they did. Reused, ping, timeout while fresh is ok: the connection is dead, the apiserver is not. \
-     Reused, request, timeout: the connection lives, the apiserver does not answer.",
+    "Failed probes of the apiserver, by connection, by the phase that failed, and by result.\n\n\
+     Reused, ping, timeout while fresh is ok: the connection is dead, the apiserver is not. Reused, request, timeout: \
+     the connection lives, the apiserver does not answer.",
 );
 pub(super) static SUCCESS: Metric = Metric::gauge(
     "headroom_apiserver_probe_success",
@@ -50,9 +53,11 @@ pub(super) static LAST_SUCCESS: Metric = Metric::gauge(
 pub(super) static RECONNECTS: Metric = Metric::counter(
     "headroom_apiserver_probe_reconnects_total",
     &["reason"],
-    "How often the reused connection was made: start (the first time), goaway (the apiserver asked for it, as it does at a restart and with \
-     --goaway-chance), closed (it ended it), reset (broken), dead (a PING was not acknowledged), refused (it refused a stream unseen), renewed (address or \
-     client certificate changed). Reasons other than start, goaway and renewed are outages of that one connection.",
+    "Times that the probe's reused connection was made, by reason. Reasons other than start, goaway and renewed are \
+     outages of that connection.\n\n\
+     start: the first time. goaway: the apiserver asked for it, as it does when it restarts and with --goaway-chance. \
+     closed: the apiserver ended it. reset: broken. dead: a PING was not acknowledged. refused: the apiserver refused \
+     a stream without reading it. renewed: the address or the client certificate changed.",
 );
 pub(super) static RETRY_AFTER: Metric = Metric::gauge(
     "headroom_apiserver_retry_after_seconds",
@@ -71,9 +76,11 @@ pub(super) static TO_KUBELET_DURATION: Metric = Metric::histogram(
 pub(super) static TO_KUBELET: Metric = Metric::counter(
     "headroom_apiserver_to_kubelet_total",
     &["result"],
-    "Requests to this node's kubelet through the apiserver's node proxy, by result as in headroom_apiserver_probe_total. server_error: the apiserver \
-     does not reach the kubelet; it takes 30 to 120 s to say so, so that a shorter --apiserver.probe-timeout shows timeout. It keeps its \
-     connections: new ones may fail while an old one still serves.",
+    "Requests to this node's kubelet through the apiserver's node proxy, by result as in \
+     headroom_apiserver_probe_total.\n\n\
+     server_error: the apiserver cannot reach the kubelet. It takes 30 to 120 s to say so, so a shorter \
+     --apiserver.probe-timeout shows timeout. The apiserver keeps its connections: new ones can fail while an old one \
+     still works.",
 );
 
 /// What is probed.

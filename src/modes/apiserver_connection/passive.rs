@@ -24,26 +24,32 @@ use crate::metric::{Metric, Samples, Unit};
 pub(super) static ENDPOINTS: Metric = Metric::info(
     "headroom_apiserver_endpoint_info",
     &["endpoint", "source"],
-    "Addresses that count as the apiserver's here, and who says so: flag (--apiserver.endpoints), kubeconfig (the kubelet's own), probe (where \
-     this exporter's probe goes), endpointslice (what stands behind the kubernetes service, where we may read that), connection (the kubelet is \
-     connected there, and its server is a name that does not have this address now, or none for us).",
+    "Addresses that this exporter takes for the apiserver's, by source: flag, kubeconfig, probe, endpointslice or \
+     connection.\n\n\
+     flag: --apiserver.endpoints. kubeconfig: the kubelet's own. probe: where this exporter's probe connects. \
+     endpointslice: the addresses behind the kubernetes service, if the exporter may read them. connection: the \
+     kubelet is connected to this address, and the name in its kubeconfig resolves to another address or does not \
+     resolve here.",
 );
 pub(super) static CONNECTIONS: Metric = Metric::gauge(
     "headroom_apiserver_connections",
     Unit::None,
     &["owner", "leg"],
-    "Established TCP connections from the host's network namespace to the apiserver (sock_diag), by the name of the process that has them: self is \
-     this exporter, unknown one whose file descriptors we may not read. leg: kubelet (the kubelet's own, to its server, proxy or local balancer), \
-     onward (of that balancer), other. 0 for a kubelet that has none and a balancer that has none any more; missing where that is not known. Pods with \
-     a network of their own are not in it.",
+    "Established TCP connections from the host's network namespace to the apiserver (sock_diag), by owner and leg. \
+     Connections of pods with their own network are not counted.\n\n\
+     owner: the name of the process; self is this exporter, unknown a process whose file descriptors the exporter may \
+     not read. leg: kubelet (the kubelet's own, to its server, proxy or local balancer), onward (of that balancer), \
+     other. 0 for a kubelet without a connection and for a balancer that no longer has one; missing where that is not \
+     known.",
 );
 const GROUP: &[&str] = &["owner", "peer", "leg"];
 pub(super) static RTT: Metric = Metric::gauge(
     "headroom_apiserver_connection_rtt_seconds",
     Unit::Seconds,
     GROUP,
-    "Smoothed round-trip time as TCP measured it (tcpi_rtt); of several connections the largest, as with all figures here. It keeps its \
-     last value on a dead connection: stalled and unacknowledged_seconds tell.",
+    "Smoothed round-trip time as TCP measured it (tcpi_rtt); of several connections the largest, as with all figures \
+     here.\n\n\
+     It keeps its last value on a dead connection: stalled and unacknowledged_seconds tell.",
 );
 pub(super) static RTTVAR: Metric = Metric::gauge(
     "headroom_apiserver_connection_rttvar_seconds",
@@ -94,23 +100,27 @@ pub(super) static UNREAD: Metric = Metric::gauge(
     "headroom_apiserver_connection_unread_seconds",
     Unit::Seconds,
     GROUP,
-    "For how long, at least, data that came in has waited to be read by the process on this machine, the longest of the connections; of the \
-     kubelet's to a local balancer also what the balancer has accepted and does not read. 0 if none waits.",
+    "Lower bound of how long received data has waited for this process to read it: the longest of its connections, 0 \
+     if none waits.\n\n\
+     For the kubelet's connections to a local balancer this includes data that the balancer has accepted and does not \
+     read.",
 );
 pub(super) static UNACKNOWLEDGED: Metric = Metric::gauge(
     "headroom_apiserver_connection_unacknowledged_seconds",
     Unit::Seconds,
     GROUP,
-    "For how long, at least, written data has waited for its acknowledgement: a lower bound from the retransmission timer and from earlier \
-     looks, the longest of the connections; 0 if nothing is outstanding.",
+    "Lower bound of how long written data has waited for its acknowledgement: the longest of the connections, 0 if \
+     nothing is outstanding.\n\n\
+     From the retransmission timer and from earlier looks at the socket.",
 );
 pub(super) static STALLED: Metric = Metric::gauge(
     "headroom_apiserver_connection_stalled",
     Unit::None,
     GROUP,
-    "1 if on a connection of this process data has waited for its acknowledgement, or on the kubelet's way to be read on this machine, for longer than \
-     --apiserver.stall-threshold: dead, but in use. A kubelet with default settings gives such a connection up about 45 s after the last byte that it \
-     read.",
+    "1 if data on a connection of this process has waited longer than --apiserver.stall-threshold: the connection is \
+     dead but in use.\n\n\
+     Data that waits for its acknowledgement, or, on the kubelet's way, to be read on this machine. With default \
+     settings a kubelet gives such a connection up about 45 s after the last byte that it read.",
 );
 pub(super) static STALLS: Metric = Metric::counter(
     "headroom_apiserver_connection_stalls_total",
@@ -121,29 +131,35 @@ pub(super) static STALLS: Metric = Metric::counter(
 pub(super) static WAY: Metric = Metric::info(
     "headroom_kubelet_apiserver_way_info",
     &["way", "via"],
-    "Which way the kubelet takes to the apiserver, by its own sockets: direct, balancer (via: the process of this machine that accepts its \
-     connections and goes on), proxy (via: its address), unknown (via: an address of this machine behind which nothing onward is found: what is \
-     there may be dead and look well).",
+    "How the kubelet reaches the apiserver, by its own sockets: direct, balancer, proxy or unknown.\n\n\
+     balancer: via names the process of this machine that accepts its connections and connects onward. proxy: via is \
+     its address. unknown: via is an address of this machine behind which no onward connection is found; a server \
+     there may be dead and look healthy.",
 );
 pub(super) static SILENCE: Metric = Metric::gauge(
     "headroom_kubelet_apiserver_last_data_received_seconds",
     Unit::Seconds,
     &[],
-    "Since anything last came in from the apiserver's side on any of the kubelet's connections (tcpi_last_data_recv, the youngest). A kubelet renews \
-     its lease every 10 s, and the answer is data. Missing without a connection.",
+    "Time since data last arrived on any of the kubelet's apiserver connections (tcpi_last_data_recv). A healthy \
+     kubelet stays near 10 s.\n\n\
+     The youngest of the connections. A kubelet renews its lease every 10 s, and the answer is data. Missing without \
+     a connection.",
 );
 pub(super) static HTTP2: Metric = Metric::info(
     "headroom_kubelet_http2_info",
     &["enabled", "read_idle_timeout", "ping_timeout"],
-    "What the kubelet does about a dead HTTP/2 connection, by the environment that it was started with (DISABLE_HTTP2, \
-     HTTP2_READ_IDLE_TIMEOUT_SECONDS, HTTP2_PING_TIMEOUT_SECONDS) and the defaults of Kubernetes 1.20 and later. read_idle_timeout 0s: never looks.",
+    "How the kubelet checks its HTTP/2 connection for life, by the environment that it was started with. \
+     read_idle_timeout 0s: it never checks.\n\n\
+     Variables DISABLE_HTTP2, HTTP2_READ_IDLE_TIMEOUT_SECONDS and HTTP2_PING_TIMEOUT_SECONDS; else the defaults of \
+     Kubernetes 1.20 and later.",
 );
 pub(super) static HEALTH_CHECK: Metric = Metric::gauge(
     "headroom_kubelet_http2_health_check_seconds",
     Unit::Seconds,
     &[],
-    "After how long, at the latest, the kubelet gives up a connection on which nothing comes back: its read-idle and ping timeouts \
-     together. Missing if HTTP/2 or its health check is switched off: then TCP takes 13 to 30 minutes.",
+    "Longest time until the kubelet gives up a connection on which nothing comes back: its read-idle and ping \
+     timeouts together.\n\n\
+     Missing if HTTP/2 or its health check is switched off: then TCP takes 13 to 30 minutes.",
 );
 
 /// Pairs of owner and peer that are shown; a node has about five.

@@ -18,30 +18,32 @@ pub(super) static CONDITION: Metric = Metric::gauge(
     "headroom_node_condition",
     Unit::None,
     &["condition", "status"],
-    "1 for the present status of a condition of this node's object, 0 for the others (true, false, unknown). Read every \
-     --collector.node_status.node-interval; headroom_node_object_read_age_seconds says how long ago.",
+    "1 for the present status (true, false, unknown) of a condition of this node's object, 0 for the others.\n\n\
+     Read every --collector.node_status.node-interval; headroom_node_object_read_age_seconds says how long ago.",
 );
 pub(super) static HEARTBEAT_AGE: Metric = Metric::gauge(
     "headroom_node_condition_heartbeat_age_seconds",
     Unit::Seconds,
     &["condition"],
-    "Age of the lastHeartbeatTime of a condition when it was read. A kubelet whose node is healthy and quiet posts every 2.5 to 7.5 minutes; \
-     NetworkUnavailable is mostly posted once. Missing if the condition has none.",
+    "Age of the lastHeartbeatTime of a node condition when it was read. A healthy and quiet kubelet posts every 2.5 \
+     to 7.5 minutes.\n\n\
+     NetworkUnavailable is mostly posted once. Missing if the condition has no heartbeat.",
 );
 pub(super) static ORPHANED: Metric = Metric::gauge(
     "headroom_node_condition_orphaned",
     Unit::None,
     &["condition"],
-    "1 for a condition that nobody owns any more: its heartbeat is over an hour older than the kubelet's, while the kubelet is alive. \
-     Missing while the kubelet itself is not heard of, and for a condition without a heartbeat: then nothing can be said. The kubelet's own four and \
-     those of --collector.node_status.set-once never count.",
+    "1 for a condition that nothing updates any more: its heartbeat is over an hour older than the kubelet's.\n\n\
+     Missing while the kubelet itself is not heard of, and for a condition without a heartbeat. The kubelet's own \
+     four and those of --collector.node_status.set-once never count.",
 );
 pub(super) static LEASE_AGE: Metric = Metric::gauge(
     "headroom_node_lease_age_seconds",
     Unit::Seconds,
     &[],
-    "Since the kubelet last renewed this node's lease, when the lease was read from the apiserver. Healthy: up to about 10 s. At \
-     headroom_node_lease_duration_seconds it has expired; at headroom_node_monitor_grace_period_seconds the node is marked NotReady.",
+    "Time since the kubelet last renewed this node's lease, when the lease was read. Healthy: up to about 10 s.\n\n\
+     At headroom_node_lease_duration_seconds the lease has expired; at headroom_node_monitor_grace_period_seconds the \
+     node is marked NotReady.",
 );
 pub(super) static LEASE_DURATION: Metric = Metric::gauge(
     "headroom_node_lease_duration_seconds",
@@ -71,8 +73,8 @@ pub(super) static READ_AGE: Metric = Metric::gauge(
 pub(super) static REQUESTS: Metric = Metric::counter(
     "headroom_node_object_requests_total",
     &["object", "result"],
-    "Requests for this node's object and lease by how they ended, with the results of headroom_apiserver_probe_total. unexpected: 404 among others. \
-     throttled: the apiserver had no seat for us (429).",
+    "Requests for this node's object and lease, by result as in headroom_apiserver_probe_total.\n\n\
+     unexpected: 404 among others. throttled: the apiserver had no seat for the request (429).",
 );
 pub(super) static RETRY_AFTER: Metric = Metric::gauge(
     "headroom_node_object_retry_after_seconds",
@@ -89,8 +91,9 @@ pub(super) static MONITOR_GRACE_PERIOD: Metric = Metric::gauge(
     "headroom_node_monitor_grace_period_seconds",
     Unit::Seconds,
     &[],
-    "How long after the last renewal of its lease kube-controller-manager marks this node NotReady: its default by the apiserver's version, \
-     40 before Kubernetes 1.32 and 50 since, or what --collector.node_status.monitor-grace-period says. Missing while neither is known.",
+    "How long after its last lease renewal kube-controller-manager marks this node NotReady.\n\n\
+     40 before Kubernetes 1.32 and 50 since, by the apiserver's version, or \
+     --collector.node_status.monitor-grace-period. Missing while neither is known.",
 );
 
 /// What this mode may show.

@@ -17,22 +17,25 @@ pub(super) static HANDLES_ALLOCATED: Metric = Metric::gauge(
     "headroom_file_handles_allocated",
     Unit::None,
     &[],
-    "Open files of the whole machine (first field of /proc/sys/fs/file-nr). The kernel sums it per CPU and may be off by a \
-     few dozen per CPU. Fewer than headroom_open_fds where processes share files after fork, more where the kernel or a \
-     socket queue holds files that no process has an fd for.",
+    "Open files of the whole machine (first field of /proc/sys/fs/file-nr), exact to a few dozen per CPU.\n\n\
+     Fewer than headroom_open_fds where processes share files after fork; more where the kernel or a socket queue \
+     holds files that no process has a descriptor for.",
 );
 pub(super) static HANDLES_LIMIT: Metric = Metric::gauge(
     "headroom_file_handles_limit",
     Unit::None,
     &[],
-    "Most open files that the whole machine may have (fs.file-max). Root may exceed it. About 9.2e18 means that systemd or \
-     the distribution lifted the limit.",
+    "Most open files that the whole machine may have (fs.file-max). Root may exceed it.\n\n\
+     About 9.2e18 means that systemd or the distribution lifted the limit.",
 );
 pub(super) static PROTECTED: Metric = Metric::gauge(
     "headroom_protected_processes",
     Unit::None,
     &[],
-    "Processes that let nobody look at their fds, root included (the first process of some virtual machines, security agents). Their fds are counted; what those are, inotify and sockets among them, nobody knows. Missing if the exporter itself lacks the right to look.",
+    "Processes whose file descriptors nobody may look at, root included. Their descriptors are counted, not told \
+     apart.\n\n\
+     The first process of some virtual machines, security agents. Which of their descriptors are inotify or sockets \
+     is not known. Missing if the exporter itself lacks the right to look.",
 );
 pub(super) static OPEN_FDS: Metric = Metric::gauge(
     "headroom_open_fds",
@@ -53,11 +56,13 @@ pub(super) static PROCESS_OPEN_FDS: Metric = Metric::gauge(
     "headroom_process_open_fds",
     Unit::None,
     PROCESS,
-    "File descriptors of one process: of those nearest their limit and those with the most, of the node and of pods apart, the \
-     node's own daemons, the exporter itself (its count includes the processes that it holds open while it reads), and of each \
-     pod up to 8 that use more than a tenth of their limit. A soft limit below 256 counts as none. A series ends when its \
-     process leaves that choice. Names are the runtime's, by container id or pod uid; a pause process has no container name. \
-     pod_uid is empty outside of pods, and unknown where that cannot be told.",
+    "File descriptors of one process. Shown: processes nearest their limit or with the most, daemons of the node, \
+     this exporter.\n\n\
+     Nearest and most are chosen for the node and for pods apart. Of each pod up to 8 more processes that use over a \
+     tenth of their limit. A soft limit below 256 counts as none. The exporter's own count includes the processes \
+     that it holds open while it reads. A series ends when its process leaves that choice. Names are the runtime's, \
+     by container id or pod UID; a pause process has no container name. pod_uid is empty outside of pods, and unknown \
+     where that cannot be told.",
 );
 pub(super) static PROCESS_FD_LIMIT: Metric = Metric::gauge(
     "headroom_process_fd_limit",
@@ -70,24 +75,28 @@ pub(super) static PROCESS_FDS: Metric = Metric::gauge(
     "headroom_process_fds",
     Unit::None,
     &["pid", "comm", "kind"],
-    "File descriptors of the same processes, but for those that only their pod's share shows, by what they are (links in /proc/PID/fd), read a moment later than their count. \
-     kind=unexamined is what the budget of readlinks did not reach: the sum over kinds is exact. A kind that a process has \
-     none of has no series. A directory or named pipe is a file.",
+    "File descriptors of a process by kind (links in /proc/PID/fd). The sum over kinds, unexamined included, is \
+     exact.\n\n\
+     For the processes of headroom_process_open_fds but those shown only as their pod's share, read a moment later \
+     than that count. unexamined: what the budget of readlinks did not reach. A kind of which a process has none has \
+     no series. A directory or a named pipe is a file.",
 );
 pub(super) static CLOSE_WAIT: Metric = Metric::gauge(
     "headroom_process_close_wait_sockets",
     Unit::None,
     &["pid", "comm"],
-    "TCP sockets of the same processes whose peer has closed and the process has not (state CLOSE_WAIT): one that only grows is a \
-     leak. At least so many while headroom_process_fds has kind=unexamined for it. Missing for a process in a network \
+    "TCP sockets of a process whose peer has closed and that the process has not closed (CLOSE_WAIT). Steady growth \
+     is a leak.\n\n\
+     A lower bound while headroom_process_fds has kind=unexamined for the process. Missing for a process in a network \
      namespace of its own, whose sockets the host's list does not have.",
 );
 pub(super) static COMMAND_OPEN_FDS: Metric = Metric::gauge(
     "headroom_command_open_fds",
     Unit::None,
     &["comm"],
-    "File descriptors of all processes of one name: the names with the most, and the rest under comm=other, so that the sum is \
-     headroom_open_fds. Missing for a name with a process that could not be counted.",
+    "File descriptors of all processes of one name: the names with the most, and the rest as comm=other. The sum is \
+     headroom_open_fds.\n\n\
+     Missing for a name with a process that could not be counted.",
 );
 pub(super) static COMMAND_PROCESSES: Metric = Metric::gauge(
     "headroom_command_processes",
@@ -100,8 +109,9 @@ pub(super) static COMMAND_WORST_RATIO: Metric = Metric::gauge(
     "headroom_command_fd_worst_ratio",
     Unit::Ratio,
     &["comm"],
-    "Largest share of its own soft limit that a process of this name uses. Above 1 if the limit was lowered under what was \
-     open already. Missing for a name with a process that could not be counted.",
+    "Largest share of its own soft limit that a process of this name uses. Above 1 if the limit was lowered \
+     afterwards.\n\n\
+     Missing for a name with a process that could not be counted.",
 );
 
 /// The numbers of one snapshot. `inotify_refused`: processes in which inotify may not be looked for; `entitled`: we

@@ -39,10 +39,11 @@ pub(super) static INSTANCES: Metric = Metric::gauge(
     "headroom_inotify_instances",
     Unit::None,
     &["uid"],
-    "Inotify instances in use by one user, found among the fds of its processes: at least so many while \
-     headroom_inotify_unexamined_fds is not 0, at most so many where processes inherit one by fork or duplicate it. A process that \
-     replaces its own counts with what it had before, for up to 40 scrapes, until they were looked at. Missing until every process \
-     was examined once after start. A user without any has no series.",
+    "Inotify instances in use by one user, found among the file descriptors of its processes.\n\n\
+     At least so many while headroom_inotify_unexamined_fds is not 0, and at most so many where processes inherit an \
+     instance by fork or duplicate it. A process that replaces its own counts with what it had before, for up to 40 \
+     scrapes, until the new ones were looked at. Missing until every process was examined once after start. A user \
+     without an instance has no series.",
 );
 pub(super) static INSTANCES_LIMIT: Metric = Metric::gauge(
     "headroom_inotify_instances_limit",
@@ -55,9 +56,9 @@ pub(super) static WATCHES: Metric = Metric::gauge(
     "headroom_inotify_watches",
     Unit::None,
     &["uid"],
-    "Inotify watches in use by one user (fdinfo of its instances). Up to some scrapes old for an instance with tens of \
-     thousands. At least so many and missing as headroom_inotify_instances is, and missing for a user of whose instances none could \
-     be counted yet.",
+    "Inotify watches in use by one user (fdinfo of its instances).\n\n\
+     Up to some scrapes old for an instance with tens of thousands. A lower bound, and missing, as \
+     headroom_inotify_instances is; missing too for a user of whose instances none could be counted yet.",
 );
 pub(super) static WATCHES_LIMIT: Metric = Metric::gauge(
     "headroom_inotify_watches_limit",
@@ -70,9 +71,11 @@ pub(super) static UNEXAMINED: Metric = Metric::gauge(
     "headroom_inotify_unexamined_fds",
     Unit::None,
     &[],
-    "File descriptors that were never looked at for inotify: since the exporter started or their process did, or because we may \
-     not; and instances that were not counted yet, or that a process has just replaced. While it is not 0, \
-     headroom_inotify_instances and headroom_inotify_watches may be too small. A process whose fds cannot even be counted adds 1.",
+    "File descriptors never examined for inotify. While it is not 0, headroom_inotify_instances and \
+     headroom_inotify_watches may be too small.\n\n\
+     Not examined since the exporter or their process started, or because the exporter may not; and instances that \
+     were not counted yet, or that a process has just replaced. A process whose descriptors cannot even be counted \
+     adds 1.",
 );
 
 /// Users shown: those that use the largest share of a limit. The rest is counted as dropped.

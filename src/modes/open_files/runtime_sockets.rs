@@ -45,11 +45,13 @@ pub(super) static CONNECTIONS: Metric = Metric::gauge(
     "headroom_runtime_socket_connections",
     Unit::None,
     &["socket", "peer", "pid", "comm", "pod_uid", "container_id", "namespace", "pod", "container"],
-    "Connections to a socket of the container runtime (docker.sock, containerd.sock, …), by who holds the other end. peer=process: the \
-     named one. peer=none: nobody, the client is gone and the daemon has not closed its end. peer=namespace: a pod, or a process, with a \
-     network of its own; which process of it is not to be known, pid and comm are those of the lowest pid if it is no pod. peer=unknown: closed while we \
-     looked, not found within the budget, or not permitted. peer=other: the sum of what was too small to be shown. The sum over all is \
-     every connection that was accepted; for the others see headroom_runtime_socket_backlog.",
+    "Connections to a socket of the container runtime, by the holder of the other end. The sum is every accepted \
+     connection.\n\n\
+     peer=process: the named process. peer=none: nobody; the client is gone and the daemon has not closed its end. \
+     peer=namespace: a pod, or a process with its own network; which process of it cannot be told, and pid and comm \
+     are those of the lowest pid if it is not a pod. peer=unknown: closed during the look, not found within the \
+     budget, or not permitted. peer=other: the sum of what was too small to be shown. Connections that wait to be \
+     accepted: headroom_runtime_socket_backlog.",
 );
 pub(super) static BACKLOG: Metric = Metric::gauge(
     "headroom_runtime_socket_backlog",
