@@ -1,9 +1,10 @@
 //! Every process of the machine, at the price of the system calls that cannot be avoided.
 //!
-//! A sweep makes seven system calls for a process with open fds and four for one without: it opens `/proc/PID`
-//! (`O_PATH`), asks for the limit and the number of fds, reads `comm`, and closes. Everything is read relative to that
-//! one directory fd, which belongs to the process and not to the number: if the process exits and its pid is used
-//! again, reads fail.
+//! A sweep makes one system call for a process that goes on as before: one `stat` tells how many fds it has, and by
+//! its inode number that it is the process that we know ([`known`]). One that is new or changed takes seven more, and
+//! three if it has no fds: open `/proc/PID` (`O_PATH`), ask for the limit and the number of fds, read `comm`, close.
+//! Everything is read relative to that one directory fd, which belongs to the process and not to the number: if the
+//! process exits and its pid is used again, reads fail.
 //!
 //! **The limit.** `prlimit(2)` answers in 0.5 µs what `/proc/PID/limits` takes 9 µs to print, half of a sweep. It goes
 //! by number, so it is asked only if the procfs counts pids as we do, and before the fds are: their answer through the
@@ -36,9 +37,11 @@
 //! nothing tells us that they are missing.
 
 pub mod fds;
+pub mod known;
 pub mod parse;
 mod user_namespace;
 
+use std::cell::OnceCell;
 use std::ffi::CStr;
 use std::io::Write as _;
 use std::mem::MaybeUninit;
@@ -55,6 +58,7 @@ use super::netns::NetworkNamespace;
 use super::{Deadline, Host};
 use crate::error::{Error, Reason, Result};
 use fds::{Fds, Kind};
+use known::{Facts, Known};
 use parse::{Comm, Limit};
 
 fn is_gone(errno: Errno) -> bool {
@@ -69,7 +73,8 @@ fn is_denied(errno: Errno) -> bool {
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const PLACE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// One process as a sweep found it. Holds its directory open: dropping it closes that.
+/// One process as a sweep found it. What is asked of it goes through its directory, which is open from then on;
+/// dropping it closes that.
 #[derive(Debug)]
 pub struct Process {
     /// In the pid namespace of the procfs that is read.
@@ -83,18 +88,32 @@ pub struct Process {
     /// Tells it from the next process with its number, for nothing: the inode number of its fd directory, which the
     /// kernel gives anew to each. It may change under memory pressure. `None` where fds are not counted by size.
     pub inode: Option<u64>,
-    dir: OwnedFd,
+    dir: OnceCell<OwnedFd>,
+    procfs: Arc<OwnedFd>,
     sized: bool,
     vantage: Arc<Vantage>,
 }
 
 impl Process {
+    /// Its directory. `ESTALE` where it cannot be told that this process has the number still.
+    fn dir(&self) -> rustix::io::Result<&OwnedFd> {
+        if let Some(dir) = self.dir.get() {
+            return Ok(dir);
+        }
+        let dir = rustix::fs::openat(&*self.procfs, DecInt::new(self.pid).as_c_str(), PLACE, Mode::empty())?;
+        if Some(rustix::fs::statat(&dir, c"fd", AtFlags::empty())?.st_ino) != self.inode {
+            return Err(Errno::STALE);
+        }
+        Ok(self.dir.get_or_init(|| dir))
+    }
+
     /// Its opened fd directory.
     ///
     /// # Errors
     /// Denied for another user's process without `CAP_DAC_READ_SEARCH`; gone if it exited.
     pub fn open_fds(&self) -> Result<Fds> {
-        open_fds(&self.dir, c"fd", self.sized).map_err(|errno| self.error("fd", errno))
+        let fds = self.dir().and_then(|dir| open_fds(dir, c"fd", self.sized));
+        fds.map_err(|errno| self.error("fd", errno))
     }
 
     /// Its fds by kind, examining at most `most`, and how many were examined. `socket` is told the inode number of each
@@ -111,7 +130,7 @@ impl Process {
     /// # Errors
     /// Gone if it exited.
     pub fn network_namespace(&self) -> Result<NetworkNamespace> {
-        let stat = rustix::fs::statat(&self.dir, c"net/dev", AtFlags::empty());
+        let stat = self.dir().and_then(|dir| rustix::fs::statat(dir, c"net/dev", AtFlags::empty()));
         stat.map(|stat| NetworkNamespace::of(&stat)).map_err(|errno| self.error("net/dev", errno))
     }
 
@@ -123,7 +142,9 @@ impl Process {
     /// ([`Host::knows_cgroups_of_processes`]).
     pub fn cgroup(&self) -> Result<String> {
         let mut buffer = Vec::with_capacity(16 << 10);
-        let read = open_file(&self.dir, c"cgroup")
+        let read = self
+            .dir()
+            .and_then(|dir| open_file(dir, c"cgroup"))
             .and_then(|file| rustix::io::read(file, rustix::buffer::spare_capacity(&mut buffer)));
         read.map_err(|errno| self.error("cgroup", errno))?;
         self.vantage.absolute(String::from_utf8_lossy(&buffer).into_owned())
@@ -135,7 +156,8 @@ impl Process {
     /// Gone if it exited.
     pub fn pid_namespaces(&self) -> Result<Option<usize>> {
         let mut status = [MaybeUninit::uninit(); 4096];
-        let status = head(&self.dir, c"status", &mut status).map_err(|errno| self.error("status", errno))?;
+        let status = self.dir().and_then(|dir| head(dir, c"status", &mut status));
+        let status = status.map_err(|errno| self.error("status", errno))?;
         Ok(parse::pid_namespaces(status))
     }
 
@@ -156,7 +178,7 @@ pub struct Sweep {
 /// The processes of a machine: its opened procfs.
 #[derive(Debug)]
 pub struct Processes {
-    dir: OwnedFd,
+    dir: Arc<OwnedFd>,
     path: PathBuf,
     sized: bool,
     /// A pid in this procfs is the same process's to a system call of ours.
@@ -172,6 +194,7 @@ impl Processes {
     pub fn open(host: &Host) -> Result<Self> {
         let path = host.proc("");
         let dir = rustix::fs::open(&path, DIRECTORY, Mode::empty())
+            .map(Arc::new)
             .map_err(|errno| Error::os(path.display(), &errno.into()))?;
         let mut processes =
             Processes { dir, path, sized: false, own_numbers: false, vantage: Arc::clone(&host.vantage) };
@@ -181,14 +204,14 @@ impl Processes {
     }
 
     fn is_procfs(&self) -> bool {
-        rustix::fs::fstatfs(&self.dir).is_ok_and(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC)
+        rustix::fs::fstatfs(&*self.dir).is_ok_and(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC)
     }
 
     /// True if this procfs is of our own pid namespace: seen from it, we have one pid (`NSpid`), and it is the one we
     /// know.
     fn numbers_are_ours(&self) -> bool {
         let mut status = [MaybeUninit::uninit(); 4096];
-        let only = head(&self.dir, c"self/status", &mut status).ok().and_then(parse::only_pid);
+        let only = head(&*self.dir, c"self/status", &mut status).ok().and_then(parse::only_pid);
         only == Some(u64::from(std::process::id()))
     }
 
@@ -196,7 +219,7 @@ impl Processes {
     /// directory has at least the fd through which we look at it. (To compare with its listing would race with our own
     /// other threads.)
     fn sizes_are_counts(&self) -> bool {
-        self.is_procfs() && open_fds(&self.dir, c"self/fd", false).is_ok_and(|own| matches!(own.size(), Ok(1..)))
+        self.is_procfs() && open_fds(&*self.dir, c"self/fd", false).is_ok_and(|own| matches!(own.size(), Ok(1..)))
     }
 
     /// True if fds are counted by one `stat` per process, whoever owns it (Linux ≥ 6.2).
@@ -207,7 +230,7 @@ impl Processes {
     /// Our own pid in this procfs, which may be another pid namespace's than ours.
     pub fn own_pid(&self) -> Option<u32> {
         let mut link = [MaybeUninit::uninit(); 16];
-        let (link, _) = rustix::fs::readlinkat_raw(&self.dir, c"self", &mut link).ok()?;
+        let (link, _) = rustix::fs::readlinkat_raw(&*self.dir, c"self", &mut link).ok()?;
         parse::decimal(link)?.try_into().ok()
     }
 
@@ -226,24 +249,25 @@ impl Processes {
         const DAC_READ_SEARCH: u64 = 1 << 2;
         const SYS_PTRACE: u64 = 1 << 19;
         let (mut link, mut status) = ([MaybeUninit::uninit(); 32], [MaybeUninit::uninit(); 4096]);
-        rustix::fs::readlinkat_raw(&self.dir, c"self/ns/user", &mut link).is_ok_and(|(link, _)| link == FIRST)
-            && head(&self.dir, c"self/status", &mut status)
+        rustix::fs::readlinkat_raw(&*self.dir, c"self/ns/user", &mut link).is_ok_and(|(link, _)| link == FIRST)
+            && head(&*self.dir, c"self/status", &mut status)
                 .ok()
                 .and_then(parse::effective_capabilities)
                 .is_some_and(|held| held & SYS_PTRACE != 0 && held & (DAC_READ_SEARCH | DAC_OVERRIDE) != 0)
     }
 
     /// Shows the processes of this list (see [`Host::pids_since`]) to `visit`, in its order. One that exits meanwhile
-    /// is not shown.
-    pub fn sweep(&self, pids: &[u32], deadline: Deadline, mut visit: impl FnMut(Process)) -> Sweep {
+    /// is not shown. What is in `known` need not be read again.
+    pub fn sweep(&self, pids: &[u32], known: &mut Known, deadline: Deadline, mut visit: impl FnMut(Process)) -> Sweep {
         let mut sweep = Sweep::default();
+        known.begin();
         for (done, &pid) in pids.iter().enumerate() {
             if deadline.expired() {
                 let text = format!("{}: {done} of {} processes before the deadline", self.path.display(), pids.len());
                 sweep.cut = Some(Error::new(Reason::Timeout, text));
                 break;
             }
-            match self.process(pid) {
+            match self.known_or_read(pid, known) {
                 Ok(process) => visit(process),
                 Err(errno) if is_gone(errno) => {}
                 Err(errno) if is_denied(errno) => sweep.closed += 1,
@@ -253,15 +277,40 @@ impl Processes {
                 }
             }
         }
+        known.end(sweep.cut.is_none());
         sweep
+    }
+
+    /// A process that was shown, as it is now; `None` if it is gone. Whoever has its number now if that is another one.
+    pub fn fresh(&self, process: Process) -> Option<Process> {
+        if process.dir.get().is_some() { Some(process) } else { self.process(process.pid).ok() }
+    }
+
+    fn known_or_read(&self, pid: u32, known: &mut Known) -> rustix::io::Result<Process> {
+        if self.sized {
+            let mut path = [0; 32];
+            match rustix::fs::statat(&*self.dir, in_process(&mut path, pid, format_args!("fd")), AtFlags::empty()) {
+                Ok(stat) => {
+                    let (inode, fds) = (stat.st_ino, stat.st_size as u64);
+                    if let Some(Facts { limit, comm }) = known.of(pid, inode, fds) {
+                        return Ok(Process { fds: Some(fds), limit, comm, inode: Some(inode), ..self.unread(pid) });
+                    }
+                }
+                Err(errno) if is_gone(errno) => return Err(errno),
+                // What is refused is refused below.
+                Err(_) => {}
+            }
+        }
+        let process = self.process(pid)?;
+        known.learn(&process);
+        Ok(process)
     }
 
     /// Reads one process. What of it is denied is `None`; an error says that it is gone, or that *we* cannot go on.
     fn process(&self, pid: u32) -> rustix::io::Result<Process> {
-        let dir = rustix::fs::openat(&self.dir, DecInt::new(pid).as_c_str(), PLACE, Mode::empty())?;
-        let (fds, limit, comm, inode, sized) = (None, None, None, None, self.sized);
-        let mut process = Process { pid, fds, limit, comm, inode, dir, sized, vantage: Arc::clone(&self.vantage) };
-        let dir = process.dir.as_fd();
+        let dir = rustix::fs::openat(&*self.dir, DecInt::new(pid).as_c_str(), PLACE, Mode::empty())?;
+        let mut process = self.unread(pid);
+        let dir = process.dir.get_or_init(|| dir).as_fd();
         let limit = if self.own_numbers { ask_limit(pid) } else { None };
         process.fds = permitted(if self.sized {
             rustix::fs::statat(dir, c"fd", AtFlags::empty()).map(|stat| {
@@ -283,13 +332,19 @@ impl Processes {
         Ok(process)
     }
 
+    fn unread(&self, pid: u32) -> Process {
+        let (fds, limit, comm, inode, dir) = (None, None, None, None, OnceCell::new());
+        let (procfs, vantage, sized) = (Arc::clone(&self.dir), Arc::clone(&self.vantage), self.sized);
+        Process { pid, fds, limit, comm, inode, dir, procfs, sized, vantage }
+    }
+
     /// The fd directory of a process by its pid: of whoever has that pid *now*.
     ///
     /// # Errors
     /// As [`Process::open_fds`].
     pub fn open_fds(&self, pid: u32) -> Result<Fds> {
         let mut path = [0; 32];
-        open_fds(&self.dir, in_process(&mut path, pid, format_args!("fd")), self.sized)
+        open_fds(&*self.dir, in_process(&mut path, pid, format_args!("fd")), self.sized)
             .map_err(|errno| self.error(pid, "fd", errno))
     }
 
@@ -297,7 +352,7 @@ impl Processes {
     pub fn size_of_fds(&self, pid: u32) -> Option<u64> {
         let mut path = [0; 32];
         let path = in_process(&mut path, pid, format_args!("fd"));
-        let stat = self.sized.then(|| rustix::fs::statat(&self.dir, path, AtFlags::empty()))?;
+        let stat = self.sized.then(|| rustix::fs::statat(&*self.dir, path, AtFlags::empty()))?;
         stat.ok()?.st_size.try_into().ok()
     }
 
@@ -307,7 +362,7 @@ impl Processes {
     /// Denied as in [`Fds::examine`].
     pub fn kind(&self, pid: u32, fd: u32) -> Result<Option<Kind>> {
         let (mut path, mut link) = ([0; 32], [MaybeUninit::uninit(); 64]);
-        match rustix::fs::readlinkat_raw(&self.dir, in_process(&mut path, pid, format_args!("fd/{fd}")), &mut link) {
+        match rustix::fs::readlinkat_raw(&*self.dir, in_process(&mut path, pid, format_args!("fd/{fd}")), &mut link) {
             Ok((link, _)) => Ok(Some(Kind::of(link))),
             Err(errno) if is_gone(errno) => Ok(None),
             Err(errno) => Err(self.error(pid, "fd", errno)),
@@ -320,7 +375,7 @@ impl Processes {
     /// Gone, or malformed.
     pub fn effective_uid(&self, pid: u32) -> Result<u32> {
         let (mut path, mut buffer) = ([0; 32], [MaybeUninit::uninit(); 1024]);
-        let status = head(&self.dir, in_process(&mut path, pid, format_args!("status")), &mut buffer)
+        let status = head(&*self.dir, in_process(&mut path, pid, format_args!("status")), &mut buffer)
             .map_err(|errno| self.error(pid, "status", errno))?;
         parse::effective_uid(status)
             .ok_or_else(|| Error::malformed(format!("{}/{pid}/status: no Uid line", self.path.display())))
@@ -335,7 +390,7 @@ impl Processes {
     pub fn charged_uid(&self, pid: u32) -> Result<u32> {
         let uid = self.effective_uid(pid)?;
         let mut path = [0; 32];
-        user_namespace::charged(&self.dir, in_process(&mut path, pid, format_args!("ns/user")), uid)
+        user_namespace::charged(&*self.dir, in_process(&mut path, pid, format_args!("ns/user")), uid)
             .map_err(|errno| self.error(pid, "ns/user", errno))
     }
 
@@ -346,7 +401,7 @@ impl Processes {
     pub fn fdinfo(&self, pid: u32, fd: u32, mut chunk: impl FnMut(&[u8]) -> bool) -> Result<()> {
         let (mut path, mut buffer) = ([0; 32], [MaybeUninit::uninit(); 16 << 10]);
         let os = |errno| self.error(pid, "fdinfo", errno);
-        let file = open_file(&self.dir, in_process(&mut path, pid, format_args!("fdinfo/{fd}"))).map_err(os)?;
+        let file = open_file(&*self.dir, in_process(&mut path, pid, format_args!("fdinfo/{fd}"))).map_err(os)?;
         loop {
             let (read, _) = rustix::io::read(&file, &mut buffer).map_err(os)?;
             if read.is_empty() || !chunk(read) {
@@ -430,11 +485,12 @@ mod tests {
     fn find(processes: &Processes, pid: u32) -> Option<Process> {
         let mut found = None;
         let pids = Host::new(crate::host::Roots::default()).pids().unwrap().list().unwrap();
-        let sweep = processes.sweep(&pids, Deadline::after(Duration::from_secs(60)), |process| {
-            if process.pid == pid {
-                found = Some(process);
-            }
-        });
+        let sweep =
+            processes.sweep(&pids, &mut Known::default(), Deadline::after(Duration::from_secs(60)), |process| {
+                if process.pid == pid {
+                    found = Some(process);
+                }
+            });
         assert!(sweep.cut.is_none());
         found
     }

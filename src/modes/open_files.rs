@@ -41,6 +41,7 @@ use std::time::Duration;
 use super::{Collector, Context, Mode};
 use crate::error::{Error, Result};
 use crate::host::process::Processes;
+use crate::host::process::known::Known;
 use crate::host::sockets::TcpState;
 use crate::host::sockets::owners::Owners;
 use crate::host::{Deadline, Host};
@@ -179,6 +180,7 @@ struct OpenFiles {
 /// What is kept from scrape to scrape.
 #[derive(Debug, Default)]
 struct Memory {
+    processes: Known,
     inotify: inotify::Index,
     namespaces: namespaces::Namespaces,
     pods: pods::Pods,
@@ -235,19 +237,20 @@ impl Collector for OpenFiles {
         let pids = host.pids_since(began, deadline)?;
         // A panic of ours half-way leaves it outdated at worst, and it is checked against the kernel each time.
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let Memory { inotify, namespaces, pods, clients } = &mut *memory;
+        let Memory { processes: known, inotify, namespaces, pods, clients } = &mut *memory;
         let own = host.own_network_namespace().ok();
         let searching = clients.is_searching();
         inotify.begin();
         namespaces.begin();
         pods.begin(host);
-        let (mut snapshot, few) = Snapshot::take(&processes, &pids, &self.settings, pods, deadline, |process, pods| {
-            inotify.observe(process);
-            if namespaces.observe(process, own) || (searching && process.fds != Some(0)) {
-                // Its namespace, or its fds, are looked into below, each pod in its turn.
-                pods.of(process);
-            }
-        });
+        let (mut snapshot, few) =
+            Snapshot::take(&processes, &pids, &self.settings, known, pods, deadline, |process, pods| {
+                inotify.observe(process);
+                if namespaces.observe(process, own) || (searching && process.fds != Some(0)) {
+                    // Its namespace, or its fds, are looked into below, each pod in its turn.
+                    pods.of(process);
+                }
+            });
         namespaces.end();
         pods.end();
         if snapshot.is_empty() && handles.is_none() {

@@ -10,7 +10,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use headroom::error::Reason;
-use headroom::host::process::Processes;
+use headroom::host::process::{Processes, known};
 use headroom::host::{Deadline, Host, Roots};
 use headroom::metric::Samples;
 use headroom::modes::{Collector, Context, Settings, open_files};
@@ -381,4 +381,75 @@ fn without_privileges_what_can_be_read_is_there() {
     let counted = Processes::open(&host()).unwrap().counts_by_size();
     assert_eq!(has("headroom_open_fds "), counted);
     assert_eq!(has(&format!("headroom_process_open_fds [\"{}\"", target.pid())), counted);
+}
+
+/// A shell that is `sh`, and becomes `name` with the same fds and pid when it is told to.
+struct Program {
+    shell: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Program {
+    fn start(name: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let cat = folder.path().join(name);
+        std::fs::copy("/bin/cat", &cat).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("read line; exec {}", cat.display())]).stdin(std::process::Stdio::piped());
+        let shell = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        Program { shell, _folder: folder }
+    }
+
+    fn pid(&self) -> String {
+        self.shell.id().to_string()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
+}
+
+/// What a sweep does not read each time is at most [`known::AGAIN`] scrapes old, and another process is never taken for
+/// the one before it.
+#[test]
+fn what_is_known_of_a_process_is_not_believed_for_long() {
+    alone!();
+    if !root_or_skip("what_is_known_of_a_process_is_not_believed_for_long") {
+        return;
+    }
+    // Nobody is shown in detail, so names and limits are those of the sweep.
+    let mode = mode(|settings| (settings.top, settings.daemons) = (0, Vec::new()));
+    let commands = |samples: &Samples, name: &str| value(samples, "headroom_command_processes", &[("comm", name)]);
+    let until = |what: &str, so: &dyn Fn(&Samples) -> bool| {
+        let scrapes = (1..=known::AGAIN).find(|_| so(&collect(&*mode)));
+        assert!(scrapes.is_some(), "{what}: not within {} scrapes", known::AGAIN);
+    };
+    let settled = || (0..3).for_each(|_| drop(collect(&*mode)));
+
+    let mut program = Program::start("hr-execed");
+    settled();
+    program.shell.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    common::eventually("it is another program", || {
+        std::fs::read_to_string(format!("/proc/{}/comm", program.pid())).unwrap() == "hr-execed\n"
+    });
+    until("the name after exec", &|samples| commands(samples, "hr-execed") == Some(1.0));
+
+    let worst = |samples: &Samples| value(samples, "headroom_command_fd_worst_ratio", &[("comm", "hr-execed")]);
+    settled();
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", program.pid())).unwrap().count();
+    common::shell(&format!("prlimit --pid {} --nofile=10:10", program.pid()));
+    until("a limit that was set from outside", &|samples| worst(samples) == Some(fds as f64 / 10.0));
+
+    // The next process of this pid namespace takes the number that is free again.
+    let pid = program.shell.id();
+    let number = program.pid();
+    drop(program);
+    std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+    let heir = Program::start("hr-heir");
+    assert_eq!(heir.pid(), number, "the test did not get the same number");
+    let samples = collect(&*mode);
+    assert_eq!((commands(&samples, "hr-execed"), worst(&samples)), (None, None), "at once");
 }

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::host::process::Process;
 use crate::host::process::parse::{Comm, Limit};
+use crate::host::process::{Process, Processes};
 use crate::kubelet::cgroup_name::PodPlace;
 
 use super::pods::{Pods, Whose};
@@ -102,16 +102,13 @@ impl Few {
     }
 
     /// Processes come in the order of their pids, so of equal ones the lower pid stays.
-    pub(super) fn offer(&mut self, process: Process, pods: &mut Pods) {
-        let (Some(fds @ 1..), Some(comm)) = (process.fds, process.comm) else { return };
-        let near = near(&process);
-        let read = self.top > 0 && near.is_some_and(|near| near > READ);
-        let named = self.names.contains(&comm);
-        let ourselves = self.own_pid == Some(process.pid);
-        let wanted = [&self.nodes, &self.pods, &self.unknown].iter().any(|places| places.want(near, fds));
-        if !(read || named || ourselves || wanted) {
+    /// What is shown of one is read now.
+    pub(super) fn offer(&mut self, process: Process, processes: &Processes, pods: &mut Pods) {
+        if self.looks_at(&process).is_none() {
             return;
         }
+        let Some(process) = processes.fresh(process) else { return };
+        let Some(Look { comm, fds, near, read, named, ourselves }) = self.looks_at(&process) else { return };
         let whose = pods.of(&process);
         let daemon = named && pods.is_daemon(&process);
         let process = Rc::new(process);
@@ -136,6 +133,17 @@ impl Few {
         } else {
             self.left_out += 1;
         }
+    }
+
+    /// Why a process is worth a closer look, if it is.
+    fn looks_at(&self, process: &Process) -> Option<Look> {
+        let (Some(fds @ 1..), Some(comm)) = (process.fds, process.comm) else { return None };
+        let near = near(process);
+        let read = self.top > 0 && near.is_some_and(|near| near > READ);
+        let named = self.names.contains(&comm);
+        let ourselves = self.own_pid == Some(process.pid);
+        let wanted = [&self.nodes, &self.pods, &self.unknown].iter().any(|places| places.want(near, fds));
+        (read || named || ourselves || wanted).then_some(Look { comm, fds, near, read, named, ourselves })
     }
 
     fn share(&mut self, process: &Process, comm: Comm, fds: u64, near: u64, place: &Arc<PodPlace>) {
@@ -190,6 +198,18 @@ impl Few {
         plain.retain(|row| !detailed.contains(&row.pid));
         Choice { nodes, pods, plain, ..choice }
     }
+}
+
+/// Why a process is worth a closer look.
+struct Look {
+    comm: Comm,
+    fds: u64,
+    near: Option<u64>,
+    /// An alert reads it.
+    read: bool,
+    /// It has a daemon's name.
+    named: bool,
+    ourselves: bool,
 }
 
 /// Which share of its limit a process has open, if alerts read that limit.

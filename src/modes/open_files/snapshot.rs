@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::error::Error;
 use crate::host::Deadline;
 use crate::host::process::fds::Kinds;
+use crate::host::process::known::Known;
 use crate::host::process::parse::{Comm, Limit};
 use crate::host::process::{Process, Processes};
 use crate::host::sockets::owners::Owner;
@@ -90,17 +91,18 @@ impl Snapshot {
         processes: &Processes,
         pids: &[u32],
         settings: &Settings,
+        known: &mut Known,
         whose: &mut Pods,
         deadline: Deadline,
         mut also: impl FnMut(&Process, &mut Pods),
     ) -> (Self, Choice) {
         let mut snapshot = Snapshot::default();
         let mut few = Few::new(settings, processes.own_pid());
-        let sweep = processes.sweep(pids, deadline, |process| {
+        let sweep = processes.sweep(pids, known, deadline, |process| {
             whose.observe(&process);
             also(&process, whose);
             snapshot.sum(&process);
-            few.offer(process, whose);
+            few.offer(process, processes, whose);
         });
         snapshot.nameless.add(&Command { processes: sweep.closed, uncounted: sweep.closed, ..Command::default() });
         snapshot.cut = sweep.cut;
