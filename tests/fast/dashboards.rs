@@ -20,10 +20,16 @@ fn uids_are_what_links_and_bookmarks_hold() {
         assert!(board.json["tags"].as_array().unwrap().iter().any(|tag| tag == "headroom"), "{file}: no tag");
         let variables: Vec<&str> =
             board.variables().iter().map(|variable| variable["name"].as_str().unwrap()).collect();
-        assert!(variables.starts_with(&["datasource", "cluster"]), "{file}: {variables:?}");
+        assert!(variables.starts_with(&["datasource", "job", "cluster"]), "{file}: {variables:?}");
+        // Nobody has to choose a job. One that is called otherwise is found all the same.
+        let job = &board.variables()[1];
+        assert_eq!((&job["hide"], &job["allValue"], &job["includeAll"]), (&2.into(), &".+".into(), &true.into()));
+        assert_eq!(job["current"]["value"], "$__all", "{file}");
         // Without a cluster label there is nothing to choose, and everything must be found all the same.
-        assert_eq!(board.variables()[1]["allValue"], ".*", "{file}");
-        assert_eq!(variables.get(2), (file != "fleet").then_some(&"node"), "{file}");
+        assert_eq!(board.variables()[2]["allValue"], ".*", "{file}");
+        // What is changed in Grafana is lost at the next update: it must be saved as a copy.
+        assert_eq!(board.json["editable"], false, "{file}");
+        assert_eq!(variables.get(3), (file != "fleet").then_some(&"node"), "{file}");
     }
     let all = std::fs::read_dir(board::project("dashboards")).unwrap();
     let files = all.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "json")).count();

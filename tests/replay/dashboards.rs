@@ -147,7 +147,11 @@ scrape_configs:
 }
 
 fn filled_in(expression: &str, node: &str) -> String {
-    let filled = expression.replace("$__rate_interval", "4s").replace("$cluster", ".*").replace("$node", node);
+    let filled = expression
+        .replace("$__rate_interval", "4s")
+        .replace("$cluster", ".*")
+        .replace("$job", ".+")
+        .replace("$node", node);
     assert!(!filled.contains('$'), "a variable that the test does not know: {filled}");
     filled
 }

@@ -86,6 +86,11 @@ pub fn check_names(query: &str, legend: &str) -> Result<(), String> {
         if !matchers.contains("cluster=~\"$cluster\"") && *name != "headroom_build_info" {
             return Err(format!("{name} of every cluster"));
         }
+        // An exporter that is down has no series by which its job could be found.
+        let job = if *name == "up" { "job=\"headroom-exporter\"" } else { "job=~\"$job\"" };
+        if !matchers.contains(job) && !matches!(*name, "headroom_build_info" | "ALERTS") {
+            return Err(format!("{name} of every job"));
+        }
         for (label, rest) in words(matchers) {
             if rest.starts_with(['=', '!']) && !metric.has(label) {
                 return Err(format!("{name} has no label {label}"));
@@ -173,7 +178,7 @@ pub fn lines_grow_with_nodes(query: &str) -> bool {
 
 #[test]
 fn wrong_queries_are_found() {
-    let c = "cluster=~\"$cluster\"";
+    let c = "job=~\"$job\", cluster=~\"$cluster\"";
     for (wrong, why) in [
         (format!("headroom_no_such{{{c}}}"), "names no metric"),
         (format!("headroom_cgroups{{{c}}} / headroom_no_such{{{c}}}"), "not declared"),
@@ -181,6 +186,7 @@ fn wrong_queries_are_found() {
         (format!("sum by (pod) (headroom_cgroups{{{c}}})"), "by (pod)"),
         ("headroom_cgroups".to_owned(), "without a selector"),
         ("headroom_cgroups{}".to_owned(), "of every cluster"),
+        ("headroom_cgroups{cluster=~\"$cluster\"}".to_owned(), "of every job"),
         (format!("headroom_apiserver_probe_duration_seconds{{{c}}}"), "names no metric"),
     ] {
         let found = check_names(&wrong, "").unwrap_err();
