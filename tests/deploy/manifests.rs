@@ -84,6 +84,27 @@ fn the_linter_has_nothing_to_say() {
     }
 }
 
+/// Each file of values for a distribution is in the matrix, by its name, and in the table; each says something.
+#[test]
+fn every_distribution_is_rendered() {
+    let table = render::read("deploy/helm/examples/README.md");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(render::project("deploy/helm/examples")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name == "README.md" {
+            continue;
+        }
+        seen += 1;
+        let values = matrix::values(&name);
+        assert!(table.contains(&format!("]({name})")), "{name}: not in the table");
+        if tool("helm").is_some() {
+            let [ours, default] = [values, ""].map(|values| render::text(&template(values, "1.33.0", &[])));
+            assert_ne!(ours, default, "{name} changes nothing");
+        }
+    }
+    assert!(seen >= 7, "{seen} distributions");
+}
+
 fn is_operators(object: &Value) -> bool {
     object["apiVersion"] == "monitoring.coreos.com/v1"
 }

@@ -123,6 +123,13 @@ readinessProbe: {periodSeconds: 60}
 terminationGracePeriodSeconds: 30",
     ),
     case("accounts of one's own", "{serviceAccount: {create: false, name: mine}, rbac: {create: false}}"),
+    case("gke.yaml", include_str!("../../../deploy/helm/examples/gke.yaml")),
+    case("k0s.yaml", include_str!("../../../deploy/helm/examples/k0s.yaml")),
+    case("k3s.yaml", include_str!("../../../deploy/helm/examples/k3s.yaml")),
+    case("kind.yaml", include_str!("../../../deploy/helm/examples/kind.yaml")),
+    case("microk8s.yaml", include_str!("../../../deploy/helm/examples/microk8s.yaml")),
+    case("openshift.yaml", include_str!("../../../deploy/helm/examples/openshift.yaml")),
+    case("talos.yaml", include_str!("../../../deploy/helm/examples/talos.yaml")),
 ];
 
 pub(crate) const WRONG: &[(&str, &[&str])] = &[
