@@ -104,12 +104,16 @@ impl Few {
     /// Processes come in the order of their pids, so of equal ones the lower pid stays.
     /// What is shown of one is read now.
     pub(super) fn offer(&mut self, process: Process, processes: &Processes, pods: &mut Pods) {
-        if self.looks_at(&process).is_none() {
+        // Whose it is need not be asked of most.
+        if self.looks_at(&process, None).is_none() || self.looks_at(&process, Some(&pods.of(&process))).is_none() {
             return;
         }
         let Some(process) = processes.fresh(process) else { return };
-        let Some(Look { comm, fds, near, read, named, ourselves }) = self.looks_at(&process) else { return };
+        // It may be another one by now.
+        pods.observe(&process);
         let whose = pods.of(&process);
+        let look = self.looks_at(&process, Some(&whose));
+        let Some(Look { comm, fds, near, read, named, ourselves }) = look else { return };
         let daemon = named && pods.is_daemon(&process);
         let process = Rc::new(process);
         match (read, near, &whose) {
@@ -135,14 +139,19 @@ impl Few {
         }
     }
 
-    /// Why a process is worth a closer look, if it is.
-    fn looks_at(&self, process: &Process) -> Option<Look> {
+    /// Why a process is worth a closer look, if it is: of this owner, or of any.
+    fn looks_at(&self, process: &Process, whose: Option<&Whose>) -> Option<Look> {
         let (Some(fds @ 1..), Some(comm)) = (process.fds, process.comm) else { return None };
         let near = near(process);
         let read = self.top > 0 && near.is_some_and(|near| near > READ);
         let named = self.names.contains(&comm);
         let ourselves = self.own_pid == Some(process.pid);
-        let wanted = [&self.nodes, &self.pods, &self.unknown].iter().any(|places| places.want(near, fds));
+        let wanted = match whose {
+            None => [&self.nodes, &self.pods, &self.unknown].iter().any(|places| places.want(near, fds, None)),
+            Some(Whose::Nodes) => self.nodes.want(near, fds, Some("")),
+            Some(Whose::Unknown) => self.unknown.want(near, fds, Some("")),
+            Some(Whose::Pod(place)) => self.pods.want(near, fds, Some(&place.pod_uid)),
+        };
         (read || named || ourselves || wanted).then_some(Look { comm, fds, near, read, named, ourselves })
     }
 
@@ -255,8 +264,9 @@ impl Places {
         Places { nearest: Top::new(most, of_one), largest: Top::new(most, of_one) }
     }
 
-    fn want(&self, near: Option<u64>, fds: u64) -> bool {
-        near.is_some_and(|near| self.nearest.wants(near)) || self.largest.wants(fds)
+    /// Of this share, or of any.
+    fn want(&self, near: Option<u64>, fds: u64, share: Option<&str>) -> bool {
+        near.is_some_and(|near| self.nearest.wants(near, share)) || self.largest.wants(fds, share)
     }
 
     fn offer(&mut self, near: Option<u64>, fds: u64, share: &str, process: &Rc<Process>) {
@@ -285,20 +295,25 @@ impl Top {
         Top { most, of_one, rows: Vec::with_capacity(most + 1) }
     }
 
-    fn wants(&self, key: u64) -> bool {
-        self.rows.len() < self.most || self.rows.last().is_some_and(|last| key > last.key)
+    fn wants(&self, key: u64, share: Option<&str>) -> bool {
+        (self.rows.len() < self.most || self.rows.last().is_some_and(|last| key > last.key))
+            && share.and_then(|share| self.last_of_full(share)).is_none_or(|last| self.rows[last].key < key)
+    }
+
+    /// The smallest of a share that has all the places it may have.
+    fn last_of_full(&self, share: &str) -> Option<usize> {
+        let of_share = |row: &Row| *row.share == *share;
+        let is_full = self.rows.iter().filter(|row| of_share(row)).count() >= self.of_one;
+        self.rows.iter().rposition(of_share).filter(|_| is_full)
     }
 
     fn offer(&mut self, key: u64, share: &str, process: &Rc<Process>) {
-        if !self.wants(key) {
+        if !self.wants(key, Some(share)) {
             return;
         }
-        if self.rows.iter().filter(|row| *row.share == *share).count() >= self.of_one {
-            // The smallest of its own gives way.
-            match self.rows.iter().rposition(|row| *row.share == *share) {
-                Some(last) if self.rows[last].key < key => drop(self.rows.remove(last)),
-                _ => return,
-            }
+        // The smallest of its own gives way.
+        if let Some(last) = self.last_of_full(share) {
+            self.rows.remove(last);
         }
         let at = self.rows.partition_point(|other| other.key >= key);
         self.rows.insert(at, Row { key, share: share.into(), process: Rc::clone(process) });
