@@ -84,6 +84,12 @@ mod tests {
         let mut names: Vec<&str> = shown.iter().map(|(long, _)| *long).collect();
         names.sort_unstable();
         assert_eq!(names, SUMMARY);
+        // One line for each, at a width that fits a terminal of 100 columns: what needs more has it in `--help`.
+        for line in text.lines() {
+            assert!(line.chars().count() <= 100, "{line}");
+            let continued = line.starts_with("                ") && !line.trim_start().starts_with('-');
+            assert!(!continued, "a second line of help in the summary: {line}");
+        }
         for (long, short) in shown {
             assert!(text.contains(&format!("--{long}")) && text.contains(&short), "{long} is not in the summary");
         }

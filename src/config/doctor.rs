@@ -40,7 +40,7 @@ struct Own {
 /// The subcommand.
 pub(super) fn command() -> Command {
     let command = Command::new(NAME)
-        .about("Judge this machine now: which failure is happening, how far it is from each, what to do next")
+        .about("Judge this machine now: what fails, how far the rest is, and what to do next")
         .args_override_self(true)
         .max_term_width(100);
     let command = with_flags(command).mut_args(|arg| {

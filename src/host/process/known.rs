@@ -1,8 +1,8 @@
 //! What earlier sweeps read of processes, so that one that goes on as before costs a single system call.
 //!
 //! **That it is the same process** is proved by the inode number of its `/proc/PID/fd`: the kernel gives a new one to
-//! each process (`get_next_ino`), and drops the name with the process (`pid_revalidate` in fs/proc/base.c). Under memory
-//! pressure it may give a living process another one: then it is read again.
+//! each process (`get_next_ino`), and drops the name with the process (`pid_revalidate` in fs/proc/base.c). Under
+//! memory pressure it may give a living process another one: then it is read again.
 //!
 //! **What may be outdated**: the name and the limit, which `execve(2)`, `prctl(2)`, `setrlimit(2)` and `prlimit(2)`
 //! change under the same inode. They are read again one sweep after the first, when the number of fds changed (most
