@@ -10,7 +10,9 @@ use headroom::metric::Kind;
 use headroom::modes::MODES;
 use serde::Deserialize;
 
-const PARTS: [&str; 6] = ["Meaning", "Impact", "Check", "Mitigate", "Prevent", "When to silence"];
+/// What a section of a runbook opens with, in this order, and what follows.
+const ANSWERS: [&str; 3] = ["Is it real?", "How long do I have?", "What do I do first?"];
+const PARTS: [&str; 4] = ["Check", "Mitigate", "Prevent", "When to silence"];
 /// What Prometheus adds to every series; `cluster` is the one that fleets add.
 const TARGET_LABELS: [&str; 3] = ["cluster", "instance", "job"];
 /// Words of PromQL that are no metric and no label.
@@ -322,11 +324,20 @@ fn every_alert_has_its_words_and_its_runbook() {
                 match sections.get(alert.as_str()) {
                     None => say(format!("{alert}: no section in runbook.md")),
                     Some(section) => {
-                        for part in PARTS {
-                            let here = |line: &str| {
-                                line.trim() == format!("### {part}") || line.starts_with(&format!("**{part}"))
+                        let mut rest = section.trim_start();
+                        for answer in ANSWERS {
+                            let own = rest.strip_prefix(&format!("**{answer}** ")).and_then(|r| r.split_once("\n\n"));
+                            let Some((text, behind)) = own else {
+                                say(format!("{alert}: the runbook does not open with {answer}"));
+                                break;
                             };
-                            if !section.lines().any(here) {
+                            if !(10..=600).contains(&text.len()) {
+                                say(format!("{alert}: {answer} is answered in {} characters", text.len()));
+                            }
+                            rest = behind;
+                        }
+                        for part in PARTS {
+                            if !section.lines().any(|line| line.trim() == format!("### {part}")) {
                                 say(format!("{alert}: no {part} in runbook.md"));
                             }
                         }
@@ -340,6 +351,67 @@ fn every_alert_has_its_words_and_its_runbook() {
         }
     }
     complain(&complaints);
+}
+
+/// The places that a document links to and that are ours: a file, and a heading in it.
+fn broken_links(document: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(document).unwrap();
+    let mut broken = Vec::new();
+    for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
+        if link.starts_with("https://") {
+            continue;
+        }
+        let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+        let target = if file.is_empty() { document.to_owned() } else { document.parent().unwrap().join(file) };
+        let headings =
+            |text: &str| text.lines().filter_map(|line| line.strip_prefix('#').map(anchor)).collect::<Vec<_>>();
+        let good = target.exists()
+            && (heading.is_empty()
+                || headings(&std::fs::read_to_string(&target).unwrap()).iter().any(|known| known == heading));
+        if !good {
+            broken.push(format!("{}: {link}", document.display()));
+        }
+    }
+    broken
+}
+
+/// The anchor that a heading gets where it is published.
+fn anchor(heading: &str) -> String {
+    let heading = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    heading.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+}
+
+#[test]
+fn every_link_of_the_runbooks_leads_somewhere() {
+    let mut complaints = Vec::new();
+    for mode in present() {
+        complaints.extend(broken_links(&folder(mode).join("runbook.md")));
+        if !read(mode, "runbook.md").contains("](../distributions.md)") {
+            complaints.push(format!("{mode}: runbook.md does not say where the commands of other distributions are"));
+        }
+    }
+    complaints.extend(["README.md", "distributions.md"].iter().flat_map(|file| broken_links(&folder(file))));
+    complain(&complaints);
+    let directory = tempfile::tempdir().unwrap();
+    let document = directory.path().join("a.md");
+    std::fs::write(&document, "# On it\n[good](#on-it) [bad](#off-it) [gone](b.md) [good](a.md)\n").unwrap();
+    let broken = broken_links(&document).join(" ");
+    assert!(broken.contains("#off-it") && broken.contains("b.md") && !broken.contains("a.md: #on-it"), "{broken}");
+}
+
+/// Every distribution has its row wherever the runbooks send people from it.
+#[test]
+fn every_distribution_has_its_rows() {
+    let text = std::fs::read_to_string(folder("distributions.md")).unwrap();
+    let tables: Vec<&str> =
+        text.split("\n## ").filter(|part| !part.starts_with("What the exporter") && part.contains("|---|")).collect();
+    assert_eq!(tables.len(), 3);
+    let names = "kubeadm k3s RKE2 MicroK8s k0s kind EKS GKE AKS OpenShift Talos Bottlerocket";
+    let missing = |table: &&str| {
+        let rows: String = table.lines().filter_map(|line| line.split('|').nth(1)).collect::<Vec<_>>().join(" ");
+        names.split(' ').filter(|name| !rows.contains(name)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    complain(&tables.iter().flat_map(missing).collect::<Vec<_>>());
 }
 
 /// What README.md lets a critical alert hide is the warning of the very same thing.
