@@ -353,6 +353,47 @@ fn every_alert_has_its_words_and_its_runbook() {
     complain(&complaints);
 }
 
+/// README.md's table has a row for every alert, with its severities and nothing left open.
+#[test]
+fn the_table_has_every_alert() {
+    let readme = std::fs::read_to_string(folder("README.md")).unwrap();
+    let mut rows: Vec<Vec<&str>> = Vec::new();
+    for line in readme.lines().filter(|line| line.starts_with("| [Headroom")) {
+        rows.push(line.trim_matches('|').split('|').map(str::trim).collect());
+    }
+    let mut wanted: Vec<(String, String)> = Vec::new();
+    for mode in present() {
+        let mut own: Vec<(String, Vec<String>)> = Vec::new();
+        for rule in rules(mode).groups.into_iter().flat_map(|group| group.rules) {
+            let Some(alert) = rule.alert else { continue };
+            let severity = rule.labels["severity"].clone();
+            match own.iter_mut().find(|(name, _)| *name == alert) {
+                Some((_, severities)) => severities.push(severity),
+                None => own.push((alert, vec![severity])),
+            }
+        }
+        for (alert, severities) in own {
+            let link = format!("[{alert}]({mode}/runbook.md#{})", alert.to_lowercase());
+            wanted.push((link, severities.join(", ")));
+        }
+    }
+    let mut complaints = Vec::new();
+    for row in &rows {
+        if row.len() != 5 || row.iter().any(|cell| cell.is_empty()) {
+            complaints.push(format!("not five filled cells: {row:?}"));
+        }
+    }
+    let mut here: Vec<(String, String)> = rows.iter().map(|row| (row[0].to_owned(), row[2].to_owned())).collect();
+    here.sort();
+    wanted.sort();
+    complaints.extend(wanted.iter().filter(|row| !here.contains(row)).map(|row| format!("no row {row:?}")));
+    complaints.extend(here.iter().filter(|row| !wanted.contains(row)).map(|row| format!("no such alert {row:?}")));
+    if here.len() != wanted.len() {
+        complaints.push(format!("{} rows for {} alerts", here.len(), wanted.len()));
+    }
+    complain(&complaints);
+}
+
 /// The places that a document links to and that are ours: a file, and a heading in it.
 fn broken_links(document: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(document).unwrap();
@@ -414,11 +455,12 @@ fn every_distribution_has_its_rows() {
     complain(&tables.iter().flat_map(missing).collect::<Vec<_>>());
 }
 
-/// What README.md lets a critical alert hide is the warning of the very same thing.
+/// What alertmanager.yaml lets a critical alert hide is the warning of the very same thing.
 #[test]
 fn a_critical_alert_hides_no_other_things_warning() {
     let readme = std::fs::read_to_string(folder("README.md")).unwrap();
-    let equal = readme.split("equal: [alertname,").nth(1).and_then(|rest| rest.split_once(']')).unwrap().0;
+    let alertmanager = std::fs::read_to_string(folder("alertmanager.yaml")).unwrap();
+    let equal = alertmanager.split("equal: [alertname,").nth(1).and_then(|rest| rest.split_once(']')).unwrap().0;
     let equal: BTreeSet<&str> = equal.split(',').map(str::trim).collect();
     let mut complaints = Vec::new();
     let mut names = BTreeSet::new();
@@ -444,7 +486,8 @@ fn a_critical_alert_hides_no_other_things_warning() {
     complaints.sort();
     complaints.dedup();
     // And the alerts that it names are there.
-    let named = readme.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| word.starts_with("Headroom"));
+    let text = readme.replace("#headroom", "") + &alertmanager;
+    let named = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| word.starts_with("Headroom"));
     complaints.extend(
         named.filter(|name| *name != "Headroom" && !names.contains(*name)).map(|name| format!("README.md: {name}")),
     );

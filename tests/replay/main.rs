@@ -6,6 +6,7 @@ mod common;
 #[path = "../testbed/mod.rs"]
 mod testbed;
 
+mod alertmanager;
 mod alerts;
 mod dashboards;
 mod incidents;

@@ -89,7 +89,7 @@ pub fn i3_disk_pressure_evicts_the_control_plane() {
     let left = headroom(&machine);
     tell(&format!("I3, {:.1} % of the disk before eviction", left * 100.0), pace, fault, &near);
     assert!(left > 0.0, "before the kubelet's threshold, which is {left} away");
-    near.says("description", &["The available nodefs", "Free some now"]);
+    near.says("description", &["times the hard threshold of this node", "Free some now"]);
     writer.end(&["HeadroomEvictionNear"]);
     stack.all_resolve();
     stack.only(&["HeadroomEvictionPredicted", "HeadroomEvictionNear"]);
