@@ -103,7 +103,9 @@ pub(super) static COMMAND_PROCESSES: Metric = Metric::gauge(
     Unit::None,
     &["comm"],
     "Processes of one name that have file descriptors. comm=other holds those of other names and all without any (kernel \
-     threads, zombies), so that the sum is headroom_processes.",
+     threads, zombies), so that the sum is headroom_processes.\n\n\
+     A process that changes its name and keeps the number of its descriptors has its new name after 16 scrapes at the \
+     most; one that is shown by itself, at once.",
 );
 pub(super) static COMMAND_WORST_RATIO: Metric = Metric::gauge(
     "headroom_command_fd_worst_ratio",
@@ -111,7 +113,8 @@ pub(super) static COMMAND_WORST_RATIO: Metric = Metric::gauge(
     &["comm"],
     "Largest share of its own soft limit that a process of this name uses. Above 1 if the limit was lowered \
      afterwards.\n\n\
-     Missing for a name with a process that could not be counted.",
+     Missing for a name with a process that could not be counted. A limit that is changed while the process runs counts \
+     after 16 scrapes at the most; that of headroom_process_fd_limit is read at each.",
 );
 
 /// The numbers of one snapshot. `inotify_refused`: processes in which inotify may not be looked for; `entitled`: we

@@ -39,8 +39,9 @@ pub(super) static INSTANCES: Metric = Metric::gauge(
     "headroom_inotify_instances",
     Unit::None,
     &["uid"],
-    "Inotify instances in use by one user, found among the file descriptors of its processes.\n\n\
-     At least so many while headroom_inotify_unexamined_fds is not 0, and at most so many where processes inherit an \
+    "Inotify instances charged to one user, found among the file descriptors of processes.\n\n\
+     What a process in a user namespace holds (hostUsers: false) is charged to who made the namespace, mostly root, and \
+     not to the user that it is mapped to. At least so many while headroom_inotify_unexamined_fds is not 0, and at most so many where processes inherit an \
      instance by fork or duplicate it. A process that replaces its own counts with what it had before, for up to 40 \
      scrapes, until the new ones were looked at. Missing until every process was examined once after start. A user \
      without an instance has no series.",
@@ -56,7 +57,7 @@ pub(super) static WATCHES: Metric = Metric::gauge(
     "headroom_inotify_watches",
     Unit::None,
     &["uid"],
-    "Inotify watches in use by one user (fdinfo of its instances).\n\n\
+    "Inotify watches charged to one user (fdinfo of its instances).\n\n\
      Up to some scrapes old for an instance with tens of thousands. A lower bound, and missing, as \
      headroom_inotify_instances is; missing too for a user of whose instances none could be counted yet.",
 );
