@@ -108,7 +108,7 @@ fn by_helm(cluster: &Cluster, helm: &Path, checks: &mut Checks) {
     checks.soon("helm: nothing is left", 60, || nothing_left(cluster));
 }
 
-/// Under a level that does not admit it no pod comes, and the reason is to be seen.
+/// Under a level that does not admit it no pod comes, and the reason is to be seen. `helm test` needs no such level.
 fn refused_by_pod_security(cluster: &Cluster, helm: &Path, checks: &mut Checks) {
     cluster.kubectl(&["create", "namespace", NAMESPACE]).unwrap();
     cluster.kubectl(&["label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=baseline"]).unwrap();
@@ -121,6 +121,22 @@ fn refused_by_pod_security(cluster: &Cluster, helm: &Path, checks: &mut Checks) 
             None => Ok(()),
             Some(word) => Err(format!("nothing of {word}: {events}")),
         }
+    });
+    // The pod of `helm test` is admitted at the strictest level, and the roles are there although no exporter is.
+    let restricted = "pod-security.kubernetes.io/enforce=restricted";
+    checks.check(
+        "a namespace under restricted",
+        cluster.kubectl(&["label", "--overwrite", "namespace", NAMESPACE, restricted]).map(drop),
+    );
+    checks.check("restricted: helm test", helm_command(cluster, helm, &["test", "headroom-exporter", "--timeout=60s"]));
+    let leases = ["delete", "rolebinding", "headroom-exporter", "--namespace=kube-node-lease"];
+    checks.check("a role is taken away", cluster.kubectl(&leases).map(drop));
+    let failed = helm_command(cluster, helm, &["test", "headroom-exporter", "--timeout=60s"]);
+    checks.check("restricted: helm test fails without a role", failed.err().map(drop).ok_or("it passed".to_owned()));
+    checks.soon("restricted: the log says what is missing", 10, || {
+        let log = cluster.kubectl(&["logs", "headroom-exporter-test", "--namespace", NAMESPACE])?;
+        let said = log.split_whitespace().collect::<Vec<_>>().join(" ");
+        if said.contains("get on leases") { Ok(()) } else { Err(log) }
     });
     checks.check("baseline: helm uninstall", helm_command(cluster, helm, &["uninstall", "headroom-exporter"]));
 }

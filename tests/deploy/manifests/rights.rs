@@ -61,6 +61,64 @@ fn the_roles_are_what_the_readme_says_and_no_more() {
     assert_eq!(named.iter().copied().chain(["nodes/configz"]).collect::<BTreeSet<_>>(), every);
 }
 
+/// What `helm test` runs asks the apiserver as the exporter does, and has none of the exporter's rights on the node.
+#[test]
+fn the_test_pod_fits_the_level_restricted() {
+    const KEY: &str = "v1 Pod headroom-exporter/headroom-exporter-test";
+    needs!("helm");
+    for case in matrix::CASES {
+        let objects = template(case.values, "1.33.0", &[]);
+        let Some(test) = objects.values().find(|object| object["kind"] == "Pod") else { continue };
+        let daemonset = objects.values().find(|object| object["kind"] == "DaemonSet").unwrap();
+        let (name, spec) = (case.name, &test["spec"]);
+        assert_eq!(test["metadata"]["annotations"]["helm.sh/hook"], "test", "{name}");
+        for key in ["hostPID", "hostNetwork", "hostIPC", "volumes", "priorityClassName"] {
+            assert!(spec[key].is_null(), "{name}: {key}");
+        }
+        assert_eq!(
+            spec["securityContext"],
+            json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}})
+        );
+        assert_eq!(
+            spec["containers"][0]["securityContext"],
+            json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}})
+        );
+        let pod = &daemonset["spec"]["template"]["spec"];
+        for key in ["serviceAccountName", "nodeSelector", "tolerations", "affinity", "imagePullSecrets"] {
+            assert_eq!(spec[key], pod[key], "{name}: {key}");
+        }
+        assert_eq!(spec["containers"][0]["image"], pod["containers"][0]["image"], "{name}");
+        let selected = daemonset["spec"]["selector"]["matchLabels"].as_object().unwrap();
+        let labels = &test["metadata"]["labels"];
+        assert!(selected.iter().any(|(key, value)| &labels[key] != value), "{name}: the DaemonSet would take it");
+        let environment = render::environment(&spec["containers"][0]);
+        assert!(environment.iter().all(|(name, _)| !name.starts_with("HEADROOM_PATH_")), "{name}: {environment:?}");
+    }
+    let has = |values: &str| template(values, "1.33.0", &[]).contains_key(KEY);
+    assert!(has("") && has("rbac: {create: false}"));
+    for without in [
+        "apiserver: {enabled: false}",
+        "flags: {collector.node_status: false}",
+        "flags: {collector.disable-defaults: true}",
+        "flags: {apiserver.url: \"off\"}",
+        "flags: {kubeconfig: /host/root/etc/kubernetes/kubelet.conf}",
+    ] {
+        assert!(!has(without), "{without}");
+    }
+    // The command line is one that the binary takes, and whom it may not ask is a failure.
+    let objects = template("", "1.33.0", &[]);
+    let container = &objects[KEY]["spec"]["containers"][0];
+    let arguments = container["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
+    let doctor = std::process::Command::new(env!("CARGO_BIN_EXE_headroom-exporter"))
+        .args(arguments)
+        .args(["--for=1s", "--apiserver.url=https://127.0.0.1:9"])
+        .envs(render::environment(container))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    assert!(doctor.status.code() == Some(1) && said.contains("cannot tell  node_status"), "{doctor:?}");
+}
+
 /// A comment of a role names series; all are declared.
 #[test]
 fn the_series_in_the_comments_of_the_roles_exist() {

@@ -45,6 +45,7 @@ fn the_cluster_decides_whether_there_are_monitors() {
         assert!(said.contains("kubectl label namespace nodes pod-security.kubernetes.io/enforce=privileged"), "{said}");
         assert!(said.contains("as good as root") && said.contains("can read the metrics"), "{said}");
     }
+    assert!(plain.contains("helm -n nodes test headroom-exporter\n"), "{plain}");
     let less = installed(true, matrix::values("tls"));
     assert!(
         less.contains("curl -k -s https://127.0.0.1:10843/metrics") && !less.contains("can read the metrics"),
@@ -52,6 +53,7 @@ fn the_cluster_decides_whether_there_are_monitors() {
     );
     let less = installed(true, "{runtime: {enabled: false}, apiserver: {enabled: false}, monitor: {enabled: false}}");
     assert!(less.contains("never talks to the container runtime") && less.contains("has no token"), "{less}");
+    assert!(!less.contains(" test headroom-exporter"), "{less}");
     assert!(less.contains("(monitor.enabled is false)"), "{less}");
     assert!(plain.contains("not a shared or slave mount") && plain.contains("--set mountPropagation=None"), "{plain}");
     let private = installed(false, "mountPropagation: None");

@@ -69,6 +69,18 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 {{- end }}
 
+{{/* Not empty if `helm test` has something to ask: the apiserver, about the node, with what every pod of the service account has. */}}
+{{- define "headroom.tested" -}}
+{{- $own := false -}}
+{{- range list "kubeconfig" "apiserver.token-file" "apiserver.ca-file" -}}
+{{- if hasKey $.Values.flags . -}}{{- $own = true -}}{{- end -}}
+{{- end -}}
+{{- $off := eq (toString (index .Values.flags "apiserver.url")) "off" -}}
+{{- if and .Values.apiserver.enabled (eq (include "headroom.collects" (list . "node_status")) "true") (not $own) (not $off) -}}
+true
+{{- end }}
+{{- end }}
+
 {{/* "true" if the web configuration is in a Secret, ours or another. */}}
 {{- define "headroom.webSecret" -}}
 {{- if and .Values.web.config .Values.web.existingSecret -}}
