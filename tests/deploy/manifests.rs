@@ -9,6 +9,7 @@
 mod cluster;
 mod command_line;
 mod matrix;
+mod mixin;
 mod pod;
 mod render;
 mod rights;

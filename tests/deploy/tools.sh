@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts into target/tools what tests/deploy/manifests.rs uses and Debian does not have, unless it is there: helm,
-# kustomize and a reader of the Prometheus operator's objects, built by Go from its modules (Go 1.25 or later), and
+# Puts into target/tools what the tests of this folder use and Debian does not have, unless it is there: helm,
+# kustomize, jsonnet and a reader of the Prometheus operator's objects, built by Go from its modules (Go 1.25 or later), and
 # kubernetes-validate, the schemas of Kubernetes, from PyPI (python3-venv). What is missing says SKIP; the tests that
 # need it then say it too.
 set -euo pipefail
@@ -8,6 +8,7 @@ cd "$(dirname "$0")/../.."
 
 helm=v3.18.6
 kustomize=v5.7.1
+jsonnet=v0.21.0
 schemas=1.37.0
 
 tools=$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools
@@ -35,6 +36,7 @@ if go version 2>/dev/null | grep -qE ' go1\.(2[5-9]|[3-9][0-9])'; then
     linked=helm.sh/helm/v3/pkg/chartutil
     go_install helm "$helm" helm.sh/helm/v3/cmd/helm "-X $linked.k8sVersionMajor=1 -X $linked.k8sVersionMinor=33"
     go_install kustomize "$kustomize" sigs.k8s.io/kustomize/kustomize/v5
+    go_install jsonnet "$jsonnet" github.com/google/go-jsonnet/cmd/jsonnet
     operator=$(cat tests/deploy/operator/* | sha256sum | cut -d' ' -f1)
     if ! present operator "$operator"; then
         echo "building the reader of the operator's objects"
@@ -43,7 +45,7 @@ if go version 2>/dev/null | grep -qE ' go1\.(2[5-9]|[3-9][0-9])'; then
             skip "go build failed" "the reader of the operator's objects"
     fi
 else
-    skip "no Go 1.25 or later" "helm, kustomize and the reader of the operator's objects"
+    skip "no Go 1.25 or later" "helm, kustomize, jsonnet and the reader of the operator's objects"
 fi
 
 if ! present schemas "$schemas"; then
