@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Puts into target/tools what the tests of this folder use and Debian does not have, unless it is there: helm,
-# kustomize, jsonnet and a reader of the Prometheus operator's objects, built by Go from its modules (Go 1.25 or later), and
-# kubernetes-validate, the schemas of Kubernetes, from PyPI (python3-venv). What is missing says SKIP; the tests that
-# need it then say it too.
+# kustomize, jsonnet and a reader of the Prometheus operator's objects, built by Go from its modules (Go 1.25 or later),
+# and kubernetes-validate, the schemas of Kubernetes, from PyPI (python3-venv). What is missing says SKIP; the tests
+# that need it then say it too.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
