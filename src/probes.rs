@@ -44,7 +44,7 @@ async fn supervise(probe: Arc<dyn Probe>, host: Arc<Host>) {
         let mut work = JoinSet::from_iter([Arc::clone(&probe).run(Arc::clone(&host))]);
         match work.join_next().await {
             Some(Err(error)) if error.is_panic() => {
-                tracing::error!(probe = probe.name(), %error, "a probe panicked and is started anew");
+                tracing::error!(probe = probe.name(), %error, "a probe panicked and is started again");
                 probe.panicked(Error::new(Reason::Panic, format!("{}: the probe panicked: {error}", probe.name())));
                 tokio::time::sleep(PAUSE).await;
             }

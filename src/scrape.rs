@@ -187,7 +187,7 @@ impl Slot {
         if let Some(flight) = &*flight {
             if flight.overdue.expired() {
                 let hanging = flight.started.elapsed().as_secs();
-                return Err(Error::new(Reason::Busy, format!("an earlier run hangs, since {hanging} s")));
+                return Err(Error::new(Reason::Busy, format!("an earlier run has hung for {hanging} s")));
             }
             return Ok(flight.clone());
         }
@@ -206,7 +206,11 @@ impl Slot {
             let run = Run::of(slot.mode, result, started.elapsed());
             *slot.lock() = None;
             if overdue.expired() {
-                tracing::info!(collector = slot.mode.id, seconds = run.duration.as_secs_f64(), "a hung run came back");
+                tracing::info!(
+                    collector = slot.mode.id,
+                    seconds = run.duration.as_secs_f64(),
+                    "a hung collector came back, too late for its result"
+                );
             } else {
                 slot.note(&run);
                 let _ = sender.send(Some(Arc::new(run)));

@@ -54,10 +54,13 @@ pub(super) fn text(reports: &[Report], color: bool) -> String {
             }
         }
     }
-    let count =
-        |severity| reports.iter().flat_map(|report| &report.findings).filter(|f| f.severity == severity).count();
-    let (errors, warnings, notes) = (count(Severity::Error), count(Severity::Warning), count(Severity::Note));
-    let _ = writeln!(out, "\n{errors} errors, {warnings} warnings, {notes} notes in {} configurations", reports.len());
+    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    let found = |severity: Severity| {
+        let all = reports.iter().flat_map(|report| &report.findings);
+        count(all.filter(|finding| finding.severity == severity).count(), severity.as_str())
+    };
+    let [errors, warnings, notes] = [Severity::Error, Severity::Warning, Severity::Note].map(found);
+    let _ = writeln!(out, "\n{errors}, {warnings}, {notes} in {}", count(reports.len(), "configuration"));
     out
 }
 

@@ -333,7 +333,7 @@ fn missing(told: &KubeletInputs, configuration: &Configuration, found: &mut Vec<
         found.push(Finding::new(
             "no-pid-threshold",
             what,
-            "evictionHard: pid.available: \"5%\", if pids can run out here",
+            "evictionHard: {pid.available: \"5%\"}, if pids can run out here",
         ));
     }
 }

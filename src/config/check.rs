@@ -25,7 +25,7 @@ struct Flags {
     /// Flags of the kubelet in one argument, split at blanks
     #[arg(long = "kubelet-flags", value_name = "FLAGS", allow_hyphen_values = true)]
     kubelet_flags: Vec<String>,
-    /// Which kubelet is to start with it, such as 1.28 [default: as 1.36 does]
+    /// The version of the kubelet, such as 1.28 [default: judged as by 1.36]
     #[arg(long = "kubelet-version", value_name = "VERSION")]
     version: Option<Version>,
     /// What a node has, so that percentages become figures: memory, nodefs, nodefs-inodes, imagefs, imagefs-inodes,

@@ -8,7 +8,7 @@ pub(super) fn telemetry_path(text: &str) -> Result<String, String> {
         return Err("expected a path such as /metrics".to_owned());
     }
     if reserved.contains(&text) {
-        return Err(format!("{text} is taken"));
+        return Err(format!("{text} is taken: the exporter itself answers there"));
     }
     Ok(text.to_owned())
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::values::duration as go_duration;
 
-/// Makes a failure on purpose, to test one's paging. Needs root and a node that may fail.
+/// Makes a failure on purpose, so that you see whether you are paged. Needs root and a node that may fail. In brackets:
+/// the failure mode whose alerts fire.
 #[derive(clap::Parser, Debug)]
 #[command(name = "headroom-drill", version, max_term_width = 100)]
 #[command(
@@ -20,8 +21,9 @@ pub(super) struct Cli {
 }
 
 #[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Every drill")]
 pub(super) struct Common {
-    /// This machine may fail: without it nothing is made
+    /// Say that this machine may fail: without it nothing is made
     #[arg(long, global = true)]
     pub(super) i_know_this_node: bool,
     /// Say what would be made and where, and make nothing
@@ -37,21 +39,21 @@ pub(super) struct Common {
 
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Drill {
-    /// Cgroups below kubepods that no container stands behind (I1)
+    /// Cgroups below kubepods that belong to no container (cgroup_leak)
     CgroupLeak(CgroupLeak),
-    /// A process close to its limit of open files, or one that leaks connections to the runtime's socket (I4)
+    /// A process close to its limit of open files, or one that leaks connections to the runtime's socket (open_files)
     OpenFiles(OpenFiles),
-    /// Inotify instances and watches of a user of its own (I1)
+    /// Inotify instances and watches of a user that nothing else runs as (open_files)
     Inotify(Inotify),
-    /// A memory-backed emptyDir whose writer is killed and started again (I6)
+    /// A memory-backed emptyDir whose writer is killed and started again (memory_volume)
     MemoryVolume(MemoryVolume),
-    /// A file system without free bytes (I3)
+    /// A file system without free bytes (eviction)
     Disk(Disk),
-    /// A file system without free inodes (I3)
+    /// A file system without free inodes (eviction)
     Inodes(Disk),
-    /// A connection whose replies vanish while new ones work (I5)
+    /// A connection whose replies vanish while new ones work (apiserver_connection)
     StalledConnection(StalledConnection),
-    /// A pod that loses its network interface (I7)
+    /// A pod that loses its network interface (pod_interface)
     PodInterface(PodInterface),
     /// Remove what a killed drill left
     Clean,
@@ -76,8 +78,8 @@ pub(super) enum Helper {
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Kubepods {
-    /// The kubepods cgroup, relative to the memory hierarchy; default: that of the kubelet that runs, or what is
-    /// called kubepods or kubepods.slice
+    /// The kubepods cgroup, relative to the memory hierarchy [default: that of the running kubelet, or what is
+    /// called kubepods or kubepods.slice]
     #[arg(long, value_name = "CGROUP")]
     pub(super) kubepods: Option<PathBuf>,
     /// Make that cgroup if it does not exist
@@ -87,13 +89,13 @@ pub(super) struct Kubepods {
 
 #[derive(clap::Args, Debug)]
 pub(super) struct CgroupLeak {
-    /// How many
+    /// How many cgroups
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=20_000))]
     pub(super) count: u64,
-    /// Dying memory cgroups (removed, held by a page of a tmpfs) instead of directories
+    /// Make dying memory cgroups instead: removed, but kept by a page of a tmpfs
     #[arg(long)]
     pub(super) dying: bool,
-    /// Spread over this time
+    /// Make them little by little over this time
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub(super) over: Duration,
     #[command(flatten)]
@@ -102,13 +104,13 @@ pub(super) struct CgroupLeak {
 
 #[derive(clap::Args, Debug)]
 pub(super) struct OpenFiles {
-    /// How many open files or connections; default: 95 % of the limit, or 100 connections
+    /// How many open files or connections [default: 95 % of the limit, or 100 connections]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(super) count: Option<u64>,
-    /// The limit of the process that opens them
+    /// The limit on open files of the process that opens them
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(64..=1_048_576))]
     pub(super) limit: u64,
-    /// Leak connections to this unix socket instead
+    /// Leak connections to this unix socket, instead of opening files
     #[arg(long, value_name = "PATH")]
     pub(super) runtime_socket: Option<PathBuf>,
     /// Time between two connections
@@ -118,13 +120,13 @@ pub(super) struct OpenFiles {
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Inotify {
-    /// The user, who should own nothing else
+    /// The user that holds them: one that nothing else runs as
     #[arg(long, default_value_t = 64_999, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) uid: u32,
-    /// Instances; default: 95 % of fs.inotify.max_user_instances
+    /// How many instances [default: 95 % of fs.inotify.max_user_instances]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=8192))]
     pub(super) instances: Option<u64>,
-    /// Watches
+    /// How many watches
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
     pub(super) watches: u64,
     /// Where the watched files are made
@@ -134,7 +136,7 @@ pub(super) struct Inotify {
 
 #[derive(clap::Args, Debug)]
 pub(super) struct MemoryVolume {
-    /// The kubelet's root directory; default: that of the kubelet that runs, else /var/lib/kubelet
+    /// The kubelet's root directory [default: that of the running kubelet, else /var/lib/kubelet]
     #[arg(long, value_name = "DIR")]
     pub(super) kubelet_root_dir: Option<PathBuf>,
     /// The container's memory limit, in bytes (suffixes Ki, Mi, Gi)
@@ -143,7 +145,7 @@ pub(super) struct MemoryVolume {
     /// Size of the tmpfs, larger than the limit
     #[arg(long, value_name = "BYTES", default_value = "64Mi", value_parser = bytes)]
     pub(super) size: u64,
-    /// For so long at first: what is written stays at seven eighths of the limit, and nothing is killed
+    /// Stay at seven eighths of the limit for this time first, with nothing killed
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub(super) near_for: Duration,
     /// Time between a kill and the next start
@@ -156,22 +158,22 @@ pub(super) struct MemoryVolume {
 #[derive(clap::Args, Clone, Debug)]
 #[command(group(clap::ArgGroup::new("where").required(true).args(["mount", "path"])))]
 pub(super) struct Disk {
-    /// Mount an ext4 of its own here and fill that; an empty directory, made if it does not exist
+    /// Mount an ext4 here and fill that: an empty directory, or one that does not exist yet
     #[arg(long, value_name = "DIR")]
     pub(super) mount: Option<PathBuf>,
-    /// Fill the file system that holds this directory, by one entry of its own: give --leave too
+    /// Fill the file system of this directory, by one entry in it; --leave says how far
     #[arg(long, value_name = "DIR", requires = "leave")]
     pub(super) path: Option<PathBuf>,
-    /// What stays free: bytes (Ki, Mi, Gi), or inodes; default with --mount: 2 %
+    /// What stays free: bytes (Ki, Mi, Gi), or inodes [default: with --mount 2 %]
     #[arg(long, value_name = "N", value_parser = bytes)]
     pub(super) leave: Option<u64>,
     /// Size of the ext4
     #[arg(long, value_name = "BYTES", default_value = "256Mi", value_parser = bytes)]
     pub(super) size: u64,
-    /// Where the ext4's image is, sparse
+    /// Where the image of the ext4 is made, as a sparse file
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     pub(super) image_dir: PathBuf,
-    /// Spread over this time
+    /// Fill it little by little over this time
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub(super) over: Duration,
 }
@@ -185,23 +187,23 @@ pub(super) struct StalledConnection {
     /// Make a connection of its own to this address, and stall that
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(super) connect: Option<SocketAddr>,
-    /// The peer's port, with --pid
+    /// With --pid: the peer's port
     #[arg(long, default_value_t = 6443)]
     pub(super) port: u16,
-    /// Stall each connection that the process makes afterwards too, up to 32
+    /// With --pid: stall each connection that the process makes afterwards too, up to 32
     #[arg(long)]
     pub(super) again: bool,
 }
 
 #[derive(clap::Args, Debug)]
 pub(super) struct PodInterface {
-    /// Time for which the pod has its interface
+    /// How long the pod keeps its interface at first
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
     pub(super) after: Duration,
-    /// Time after which what the interface sat on is made anew, so that its alert resolves; default: the last 75 s
+    /// After this time make again what the interface sat on, so that its alert resolves [default: 75 s before the end]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(super) back_after: Option<Duration>,
-    /// The kubelet's root directory; default: that of the kubelet that runs. Without one the pod gets no volume
+    /// The kubelet's root directory [default: that of the running kubelet; without one the pod gets no volume]
     #[arg(long, value_name = "DIR")]
     pub(super) kubelet_root_dir: Option<PathBuf>,
     #[command(flatten)]

@@ -148,7 +148,7 @@ impl Shared {
                 state.read = SystemTime::now();
             }
             Err(error) => {
-                tracing::error!(%error, "web configuration is broken; the one before stays");
+                tracing::error!(%error, "web configuration is broken; the one before stays until the file is right");
                 state.broken = Some(Broken { stamps });
             }
         }
@@ -158,7 +158,7 @@ impl Shared {
         let mut state = self.state();
         state.looked = Instant::now();
         if state.broken.is_none() {
-            tracing::error!(file = %self.path.display(), "web configuration: a file system hangs; the one before stays");
+            tracing::error!(file = %self.path.display(), "web configuration cannot be read, its file system hangs; the one before stays");
             // Without stamps: read anew as soon as that is possible.
             state.broken = Some(Broken { stamps: Vec::new() });
         }

@@ -134,7 +134,7 @@ async fn serve_one(listener: TcpListener, mut site: Site, sockets: Arc<Semaphore
     }
     drop(listener);
     if timeout(grace, graceful.shutdown()).await.is_err() {
-        tracing::warn!(seconds = grace.as_secs_f64(), "requests were still under way at the end of the grace period");
+        tracing::warn!(seconds = grace.as_secs_f64(), "requests are cut off: --web.shutdown-timeout is over");
     }
 }
 
@@ -145,7 +145,7 @@ async fn accept(listener: &TcpListener, sockets: &Arc<Semaphore>) -> Option<(Tcp
         Ok((stream, peer)) => Some((stream, peer.ip(), socket)),
         Err(error) => {
             // Out of file descriptors, mostly: pause, or this loop would spin.
-            tracing::warn!(%error, "accept");
+            tracing::warn!(%error, "a connection cannot be accepted; trying again");
             tokio::time::sleep(Duration::from_millis(100)).await;
             None
         }
@@ -167,7 +167,7 @@ impl Site {
         let stream = match shaken {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                tracing::debug!(%error, "TLS handshake");
+                tracing::debug!(%error, "a TLS handshake failed");
                 return registry.count(Closed::Handshake);
             }
             Err(_) => return registry.count(Closed::Handshake),
@@ -217,7 +217,7 @@ impl Site {
             };
             // A client that goes away or talks nonsense is its own affair.
             if let Err(error) = served {
-                tracing::debug!(%error, "connection");
+                tracing::debug!(%error, "a connection ended with an error");
             }
         };
         let dawdling = async {

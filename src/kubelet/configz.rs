@@ -288,7 +288,7 @@ impl Configz {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| Error::os("a runtime for the request", &error))?;
+            .map_err(|error| Error::os("an event loop for the request", &error))?;
         let request = Request::object(PATH, LARGEST_ANSWER);
         let exchange = runtime.block_on(http1::exchange(&self.connector, target, &request, deadline));
         // A name that is being looked up holds a thread that cannot be stopped: it is not waited for.
@@ -395,7 +395,7 @@ impl Last {
                 let error = error.context("kubelet's /configz");
                 let instead = match (&self.good, self.process) {
                     (Some(_), Some(_)) => {
-                        tracing::info!(%error, "its last answer holds: it is the same process");
+                        tracing::info!(%error, "the kubelet's last answer holds: it is the same process");
                         return;
                     }
                     (Some(_), None) => {

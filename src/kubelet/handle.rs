@@ -61,7 +61,7 @@ pub struct Settings {
     pub version: Option<Version>,
     /// Whose processes may be this node's kubelet
     #[arg(
-        long_help = "The user whose process this node's kubelet is, if it is rootless: one of another user is passed over, as is one in a pod or in a container",
+        long_help = "The user that this node's kubelet runs as, if it is rootless: a kubelet of another user is passed over, as is one in a pod or in a container",
         id = "kubelet.uid",
         long = "kubelet.uid",
         value_name = "UID",
@@ -249,13 +249,18 @@ impl Known {
                 host.bounded("the kubelet's root directory", deadline.part(FILES), move || tree.kind(root).map(drop));
             if seen.is_err_and(|error| error.is_gone()) {
                 *self.lock_last() = None;
-                tracing::info!("the kubelet does not run and its root directory is gone: it is forgotten");
+                tracing::info!(
+                    "the kubelet does not run and its root directory is gone: its configuration is forgotten"
+                );
                 return None;
             }
         }
         if let Some(last) = self.lock_last().as_mut().filter(|last| gone && !last.told) {
             last.told = true;
-            tracing::warn!(pid = last.pid, "the kubelet does not run: what it ran with counts until another is seen");
+            tracing::warn!(
+                pid = last.pid,
+                "the kubelet does not run; its last configuration counts until a kubelet is seen again"
+            );
         }
         Some(sources)
     }

@@ -208,11 +208,15 @@ impl Sweep {
         }
         let known = |passed: &&PassedOver| before.is_some_and(|before| before.passed_over.contains(passed));
         for PassedOver { pid, comm, why } in self.passed_over.iter().filter(|passed| !known(passed)) {
-            tracing::warn!(pid, comm, %why, "passed over: it looks like this node's kubelet");
+            tracing::warn!(pid, comm, %why, "a process looks like this node's kubelet and is passed over");
         }
         let known = |unread: &&Known| before.is_some_and(|before| before.unread.contains(unread));
         for Known { pid, comm, .. } in self.unread.iter().filter(|unread| !known(unread)) {
-            tracing::warn!(pid, comm, "its command line cannot be read: it is stuck, or keeps it from us");
+            tracing::warn!(
+                pid,
+                comm,
+                "this process may be the kubelet, but its command line cannot be read: it is stuck, or hides it"
+            );
         }
     }
 

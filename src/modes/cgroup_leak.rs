@@ -162,8 +162,8 @@ pub static MODE: Mode = Mode {
 #[group(skip)]
 #[command(next_help_heading = "Collector cgroup_leak")]
 pub struct Settings {
-    /// How long the runtime must not have known a kubepods cgroup (without a runtime: it must have been empty) before
-    /// it counts as orphaned; with a runtime at least 5s. A dead pod's is kept while its volumes are mounted
+    /// How long a kubepods cgroup must be unknown to the runtime (without a runtime: empty) before it counts as
+    /// orphaned; with a runtime at least 5s. The kubelet keeps a dead pod's cgroup while its volumes are mounted
     #[arg(long = "collector.cgroup_leak.orphan-grace", value_name = "DURATION", default_value = "5m", value_parser = duration_flag)]
     pub orphan_grace: Duration,
     /// cgroup v1 hierarchies whose directories are counted, or "all"

@@ -61,8 +61,7 @@ pub struct Settings {
     /// From one read of this node's object to the next
     #[arg(long = "collector.node_status.node-interval", value_name = "DURATION", default_value = "60s", value_parser = some_time)]
     pub node_interval: Duration,
-    /// Conditions that whoever owns them sets once and never again, as events are, so that they are not orphaned when
-    /// they are old
+    /// Conditions that are set once and never updated, as events are: however old they are, they are not orphaned
     #[arg(
         long = "collector.node_status.set-once",
         value_name = "NAME",

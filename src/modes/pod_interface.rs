@@ -122,8 +122,8 @@ pub struct Settings {
     /// Pods whose interfaces are read in one scrape at the most
     #[arg(long = "collector.pod_interface.max-pods", value_name = "N", default_value_t = 500, value_parser = at_least_one)]
     pub max_pods: usize,
-    /// How long a pod in which only the pause container is known to run must have lacked an interface before it counts,
-    /// and how long an interface of the machine must have been there for its loss to count
+    /// How long a pod must lack an interface before that counts, if only its pause container is known to run; and how
+    /// long the machine must have had an interface before its loss counts
     #[arg(long = "collector.pod_interface.grace", value_name = "DURATION", default_value = "10s", value_parser = duration_flag)]
     pub grace: Duration,
     /// Interfaces of the machine that are not watched: a regular expression, as node_exporter takes it

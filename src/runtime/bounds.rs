@@ -24,7 +24,7 @@ const LONGEST: usize = 4096;
 /// Refuses what no runtime has: who says so lies, or is broken.
 pub(super) fn check(texts: &[&String]) -> Result<()> {
     match texts.iter().find(|text| text.len() > LONGEST) {
-        Some(text) => Err(Error::malformed(format!("a name of {} bytes, which is none", text.len()))),
+        Some(text) => Err(Error::malformed(format!("a name of {} bytes: no real name is that long", text.len()))),
         None => Ok(()),
     }
 }
@@ -46,7 +46,7 @@ impl<T> List<T> {
     /// All of them, or an error.
     pub(super) fn all(self, what: &str) -> Result<Vec<T>> {
         if self.too_long {
-            Err(Error::malformed(format!("more than {MOST} {what} are not believed")))
+            Err(Error::malformed(format!("more than {MOST} {what}: no real answer has that many")))
         } else {
             Ok(self.items)
         }
@@ -177,7 +177,9 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Few<T, MO
                 let mut items = Vec::new();
                 while let Some(item) = list.next_element()? {
                     if items.len() >= MOST {
-                        return Err(serde::de::Error::custom(format_args!("more than {MOST} are not believed")));
+                        return Err(serde::de::Error::custom(format_args!(
+                            "more than {MOST}: no real answer has that many"
+                        )));
                     }
                     items.push(item);
                 }

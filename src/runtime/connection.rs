@@ -113,7 +113,7 @@ impl<C> Link<C> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| Error::os("a runtime for the connection", &error))?;
+            .map_err(|error| Error::os("the thread for the container runtime's connection", &error))?;
         let client = runtime.block_on(within(deadline, async {
             // Through the handle rather than by the path: that has resolved the links of the observed machine inside
             // its root, and is never too long for a socket address.
@@ -136,7 +136,7 @@ impl<C> Link<C> {
         call: impl AsyncFnOnce(&mut C) -> std::result::Result<T, Failure>,
     ) -> std::result::Result<T, Failure> {
         let Some(runtime) = &self.runtime else {
-            return Err(Failure::Failed(Error::new(Reason::Io, "no runtime")));
+            return Err(Failure::Failed(Error::new(Reason::Io, "the connection is closed")));
         };
         runtime.block_on(within(deadline, call(&mut self.client)))
     }

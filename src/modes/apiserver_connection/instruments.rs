@@ -194,8 +194,8 @@ impl Instruments {
         if met.logged.replace(outcome) != Some(outcome) {
             let (probe, result) = (kind.as_str(), outcome.as_str());
             match &exchange.error {
-                Some(error) => tracing::warn!(probe, result, %error, "probe of the apiserver"),
-                None => tracing::info!(probe, result, "probe of the apiserver"),
+                Some(error) => tracing::warn!(probe, result, %error, "probes of the apiserver fail"),
+                None => tracing::info!(probe, result, "probes of the apiserver are answered"),
             }
         }
     }

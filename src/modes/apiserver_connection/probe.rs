@@ -186,7 +186,9 @@ impl Shared {
                     if exchange.outcome == Outcome::Ok {
                         match endpoints::of_slice(&exchange.body) {
                             Ok(addresses) => self.endpoints.behind_service(addresses),
-                            Err(error) => tracing::warn!(%error, "endpoints of the kubernetes service"),
+                            Err(error) => {
+                                tracing::warn!(%error, "the endpoints of the Service kubernetes cannot be read")
+                            }
                         }
                     }
                     exchange.retry_after.unwrap_or(SLICE_EVERY).clamp(SLICE_EVERY, SLICE_AT_LAST)
