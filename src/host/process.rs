@@ -204,14 +204,14 @@ impl Processes {
     }
 
     fn is_procfs(&self) -> bool {
-        rustix::fs::fstatfs(&*self.dir).is_ok_and(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC)
+        rustix::fs::fstatfs(&self.dir).is_ok_and(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC)
     }
 
     /// True if this procfs is of our own pid namespace: seen from it, we have one pid (`NSpid`), and it is the one we
     /// know.
     fn numbers_are_ours(&self) -> bool {
         let mut status = [MaybeUninit::uninit(); 4096];
-        let only = head(&*self.dir, c"self/status", &mut status).ok().and_then(parse::only_pid);
+        let only = head(&self.dir, c"self/status", &mut status).ok().and_then(parse::only_pid);
         only == Some(u64::from(std::process::id()))
     }
 
@@ -219,7 +219,7 @@ impl Processes {
     /// directory has at least the fd through which we look at it. (To compare with its listing would race with our own
     /// other threads.)
     fn sizes_are_counts(&self) -> bool {
-        self.is_procfs() && open_fds(&*self.dir, c"self/fd", false).is_ok_and(|own| matches!(own.size(), Ok(1..)))
+        self.is_procfs() && open_fds(&self.dir, c"self/fd", false).is_ok_and(|own| matches!(own.size(), Ok(1..)))
     }
 
     /// True if fds are counted by one `stat` per process, whoever owns it (Linux ≥ 6.2).
@@ -230,7 +230,7 @@ impl Processes {
     /// Our own pid in this procfs, which may be another pid namespace's than ours.
     pub fn own_pid(&self) -> Option<u32> {
         let mut link = [MaybeUninit::uninit(); 16];
-        let (link, _) = rustix::fs::readlinkat_raw(&*self.dir, c"self", &mut link).ok()?;
+        let (link, _) = rustix::fs::readlinkat_raw(&self.dir, c"self", &mut link).ok()?;
         parse::decimal(link)?.try_into().ok()
     }
 
@@ -243,14 +243,13 @@ impl Processes {
     /// True if we hold the capabilities to read every process, and hold them over the whole machine and not just over a
     /// user namespace of our own. A security module may still refuse single ones.
     pub fn entitled(&self) -> bool {
-        // PROC_USER_INIT_INO of the kernel's include/linux/proc_ns.h: the first user namespace always has this number.
-        const FIRST: &[u8] = b"user:[4026531837]";
         const DAC_OVERRIDE: u64 = 1 << 1;
         const DAC_READ_SEARCH: u64 = 1 << 2;
         const SYS_PTRACE: u64 = 1 << 19;
-        let (mut link, mut status) = ([MaybeUninit::uninit(); 32], [MaybeUninit::uninit(); 4096]);
-        rustix::fs::readlinkat_raw(&*self.dir, c"self/ns/user", &mut link).is_ok_and(|(link, _)| link == FIRST)
-            && head(&*self.dir, c"self/status", &mut status)
+        let mut status = [MaybeUninit::uninit(); 4096];
+        let namespace = rustix::fs::statat(&self.dir, c"self/ns/user", AtFlags::empty());
+        namespace.is_ok_and(|namespace| namespace.st_ino == user_namespace::FIRST)
+            && head(&self.dir, c"self/status", &mut status)
                 .ok()
                 .and_then(parse::effective_capabilities)
                 .is_some_and(|held| held & SYS_PTRACE != 0 && held & (DAC_READ_SEARCH | DAC_OVERRIDE) != 0)
@@ -288,8 +287,7 @@ impl Processes {
 
     fn known_or_read(&self, pid: u32, known: &mut Known) -> rustix::io::Result<Process> {
         if self.sized {
-            let mut path = [0; 32];
-            match rustix::fs::statat(&*self.dir, in_process(&mut path, pid, format_args!("fd")), AtFlags::empty()) {
+            match self.fds_of(pid) {
                 Ok(stat) => {
                     let (inode, fds) = (stat.st_ino, stat.st_size as u64);
                     if let Some(Facts { limit, comm }) = known.of(pid, inode, fds) {
@@ -308,7 +306,7 @@ impl Processes {
 
     /// Reads one process. What of it is denied is `None`; an error says that it is gone, or that *we* cannot go on.
     fn process(&self, pid: u32) -> rustix::io::Result<Process> {
-        let dir = rustix::fs::openat(&*self.dir, DecInt::new(pid).as_c_str(), PLACE, Mode::empty())?;
+        let dir = rustix::fs::openat(&self.dir, DecInt::new(pid).as_c_str(), PLACE, Mode::empty())?;
         let mut process = self.unread(pid);
         let dir = process.dir.get_or_init(|| dir).as_fd();
         let limit = if self.own_numbers { ask_limit(pid) } else { None };
@@ -344,16 +342,20 @@ impl Processes {
     /// As [`Process::open_fds`].
     pub fn open_fds(&self, pid: u32) -> Result<Fds> {
         let mut path = [0; 32];
-        open_fds(&*self.dir, in_process(&mut path, pid, format_args!("fd")), self.sized)
+        open_fds(&self.dir, in_process(&mut path, pid, format_args!("fd")), self.sized)
             .map_err(|errno| self.error(pid, "fd", errno))
     }
 
     /// How many fds a process has, whoever owns it; `None` if it is gone or this procfs does not count (Linux < 6.2).
     pub fn size_of_fds(&self, pid: u32) -> Option<u64> {
-        let mut path = [0; 32];
-        let path = in_process(&mut path, pid, format_args!("fd"));
-        let stat = self.sized.then(|| rustix::fs::statat(&*self.dir, path, AtFlags::empty()))?;
+        let stat = self.sized.then(|| self.fds_of(pid))?;
         stat.ok()?.st_size.try_into().ok()
+    }
+
+    /// The fd directory of a process: its number of fds, and an inode number that is its own.
+    fn fds_of(&self, pid: u32) -> rustix::io::Result<rustix::fs::Stat> {
+        let mut path = [0; 32];
+        rustix::fs::statat(&self.dir, in_process(&mut path, pid, format_args!("fd")), AtFlags::empty())
     }
 
     /// What fd number `fd` of process `pid` is now; `None` if it is closed or the process is gone.
@@ -362,7 +364,7 @@ impl Processes {
     /// Denied as in [`Fds::examine`].
     pub fn kind(&self, pid: u32, fd: u32) -> Result<Option<Kind>> {
         let (mut path, mut link) = ([0; 32], [MaybeUninit::uninit(); 64]);
-        match rustix::fs::readlinkat_raw(&*self.dir, in_process(&mut path, pid, format_args!("fd/{fd}")), &mut link) {
+        match rustix::fs::readlinkat_raw(&self.dir, in_process(&mut path, pid, format_args!("fd/{fd}")), &mut link) {
             Ok((link, _)) => Ok(Some(Kind::of(link))),
             Err(errno) if is_gone(errno) => Ok(None),
             Err(errno) => Err(self.error(pid, "fd", errno)),
@@ -373,9 +375,9 @@ impl Processes {
     ///
     /// # Errors
     /// Gone, or malformed.
-    pub fn effective_uid(&self, pid: u32) -> Result<u32> {
+    fn effective_uid(&self, pid: u32) -> Result<u32> {
         let (mut path, mut buffer) = ([0; 32], [MaybeUninit::uninit(); 1024]);
-        let status = head(&*self.dir, in_process(&mut path, pid, format_args!("status")), &mut buffer)
+        let status = head(&self.dir, in_process(&mut path, pid, format_args!("status")), &mut buffer)
             .map_err(|errno| self.error(pid, "status", errno))?;
         parse::effective_uid(status)
             .ok_or_else(|| Error::malformed(format!("{}/{pid}/status: no Uid line", self.path.display())))
@@ -385,12 +387,12 @@ impl Processes {
     /// owner of the highest user namespace below the first that it is in.
     ///
     /// # Errors
-    /// As [`Processes::effective_uid`]; denied without `CAP_SYS_PTRACE`; for a process in a user namespace of its own
-    /// before Linux 4.11.
+    /// Gone, or malformed; denied without `CAP_SYS_PTRACE`; for a process in a user namespace of its own before Linux
+    /// 4.11.
     pub fn charged_uid(&self, pid: u32) -> Result<u32> {
         let uid = self.effective_uid(pid)?;
         let mut path = [0; 32];
-        user_namespace::charged(&*self.dir, in_process(&mut path, pid, format_args!("ns/user")), uid)
+        user_namespace::charged(&self.dir, in_process(&mut path, pid, format_args!("ns/user")), uid)
             .map_err(|errno| self.error(pid, "ns/user", errno))
     }
 
@@ -401,7 +403,7 @@ impl Processes {
     pub fn fdinfo(&self, pid: u32, fd: u32, mut chunk: impl FnMut(&[u8]) -> bool) -> Result<()> {
         let (mut path, mut buffer) = ([0; 32], [MaybeUninit::uninit(); 16 << 10]);
         let os = |errno| self.error(pid, "fdinfo", errno);
-        let file = open_file(&*self.dir, in_process(&mut path, pid, format_args!("fdinfo/{fd}"))).map_err(os)?;
+        let file = open_file(&self.dir, in_process(&mut path, pid, format_args!("fdinfo/{fd}"))).map_err(os)?;
         loop {
             let (read, _) = rustix::io::read(&file, &mut buffer).map_err(os)?;
             if read.is_empty() || !chunk(read) {

@@ -27,7 +27,7 @@ const NS_GET_OWNER_UID: Opcode = opcode::none(NSIO, 4);
 const NSFS: u64 = 0x6e73_6673;
 
 /// Inode of the first user namespace (`PROC_USER_INIT_INO`, include/linux/proc_ns.h), since Linux 3.8.
-const FIRST: u64 = 0xEFFF_FFFD;
+pub(super) const FIRST: u64 = 0xEFFF_FFFD;
 
 /// More than `create_user_ns` nests (kernel/user_namespace.c): a walk that takes longer goes in a circle.
 const MOST_LEVELS: usize = 34;
