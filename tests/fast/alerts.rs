@@ -10,6 +10,8 @@ use headroom::metric::Kind;
 use headroom::modes::MODES;
 use serde::Deserialize;
 
+use crate::links;
+
 /// What a section of a runbook opens with, in this order, and what follows.
 const ANSWERS: [&str; 3] = ["Is it real?", "How long do I have?", "What do I do first?"];
 const PARTS: [&str; 4] = ["Check", "Mitigate", "Prevent", "When to silence"];
@@ -394,50 +396,17 @@ fn the_table_has_every_alert() {
     complain(&complaints);
 }
 
-/// The places that a document links to and that are ours: a file, and a heading in it.
-fn broken_links(document: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(document).unwrap();
-    let mut broken = Vec::new();
-    for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
-        if link.starts_with("https://") {
-            continue;
-        }
-        let (file, heading) = link.split_once('#').unwrap_or((link, ""));
-        let target = if file.is_empty() { document.to_owned() } else { document.parent().unwrap().join(file) };
-        let headings =
-            |text: &str| text.lines().filter_map(|line| line.strip_prefix('#').map(anchor)).collect::<Vec<_>>();
-        let good = target.exists()
-            && (heading.is_empty()
-                || headings(&std::fs::read_to_string(&target).unwrap()).iter().any(|known| known == heading));
-        if !good {
-            broken.push(format!("{}: {link}", document.display()));
-        }
-    }
-    broken
-}
-
-/// The anchor that a heading gets where it is published.
-fn anchor(heading: &str) -> String {
-    let heading = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
-    heading.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
-}
-
 #[test]
 fn every_link_of_the_runbooks_leads_somewhere() {
     let mut complaints = Vec::new();
     for mode in present() {
-        complaints.extend(broken_links(&folder(mode).join("runbook.md")));
+        complaints.extend(links::check(&folder(mode).join("runbook.md")).1);
         if !read(mode, "runbook.md").contains("](../distributions.md)") {
             complaints.push(format!("{mode}: runbook.md does not say where the commands of other distributions are"));
         }
     }
-    complaints.extend(["README.md", "distributions.md"].iter().flat_map(|file| broken_links(&folder(file))));
+    complaints.extend(["README.md", "distributions.md"].iter().flat_map(|file| links::check(&folder(file)).1));
     complain(&complaints);
-    let directory = tempfile::tempdir().unwrap();
-    let document = directory.path().join("a.md");
-    std::fs::write(&document, "# On it\n[good](#on-it) [bad](#off-it) [gone](b.md) [good](a.md)\n").unwrap();
-    let broken = broken_links(&document).join(" ");
-    assert!(broken.contains("#off-it") && broken.contains("b.md") && !broken.contains("a.md: #on-it"), "{broken}");
 }
 
 /// Every distribution has its row wherever the runbooks send people from it.

@@ -12,6 +12,7 @@ use headroom::metric::{Kind, Unit};
 use headroom::modes::MODES;
 
 use crate::common;
+use crate::links;
 
 fn project(path: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -123,31 +124,8 @@ fn no_link_between_documents_is_broken() {
     let mut documents: Vec<_> = documents.into_iter().map(project).collect();
     let folder = std::fs::read_dir(project("docs")).unwrap().map(|entry| entry.unwrap().path());
     documents.extend(folder.filter(|path| path.extension().is_some_and(|end| end == "md")));
-    // As GitHub makes anchors of headings.
-    let anchor = |line: &str| {
-        let title = line.trim_start_matches('#').trim().to_lowercase();
-        let kept = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-        kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>()
-    };
-    let (mut wrong, mut seen) = (Vec::new(), 0);
-    for path in &documents {
-        let text = std::fs::read_to_string(path).unwrap();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            if link.contains("://") || link.contains(' ') {
-                continue;
-            }
-            seen += 1;
-            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
-            let target = if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
-            let lead = || {
-                let text = std::fs::read_to_string(&target).unwrap_or_default();
-                text.lines().any(|line| line.starts_with('#') && anchor(line) == heading)
-            };
-            if !target.exists() || !heading.is_empty() && !lead() {
-                wrong.push(format!("{}: {link}", path.display()));
-            }
-        }
-    }
+    let (seen, wrong): (Vec<usize>, Vec<Vec<String>>) = documents.iter().map(|path| links::check(path)).unzip();
+    let (seen, wrong) = (seen.iter().sum::<usize>(), wrong.concat());
     assert!(wrong.is_empty() && seen > 80, "{seen} links: {wrong:#?}");
 }
 

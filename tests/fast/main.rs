@@ -19,6 +19,7 @@ mod dashboards;
 mod distributions;
 mod eviction_configz;
 mod eviction_node;
+mod links;
 mod machine;
 mod parity;
 mod verdict;

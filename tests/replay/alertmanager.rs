@@ -3,11 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use crate::common;
+use crate::common::{self, board, eventually_within};
 
 struct Alertmanager {
     process: Child,
@@ -23,7 +21,7 @@ impl Drop for Alertmanager {
 }
 
 fn file() -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts/alertmanager.yaml").display().to_string()
+    board::project("alerts/alertmanager.yaml").display().to_string()
 }
 
 fn amtool(arguments: &[&str]) -> (bool, String) {
@@ -46,16 +44,8 @@ impl Alertmanager {
             .spawn()
             .unwrap();
         let alertmanager = Self { process, url: format!("--alertmanager.url=http://{address}"), _storage: storage };
-        alertmanager.until("it is ready", || amtool(&["alert", "query", &alertmanager.url]).0);
+        eventually_within(30, "it is ready", || amtool(&["alert", "query", &alertmanager.url]).0);
         alertmanager
-    }
-
-    fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
-        let end = Instant::now() + Duration::from_secs(30);
-        while !done() {
-            assert!(Instant::now() < end, "not in 30 s: {what}");
-            std::thread::sleep(Duration::from_millis(200));
-        }
     }
 
     fn fire(&self, labels: &str) {
@@ -122,7 +112,7 @@ fn the_alertmanager_to_copy_routes_by_severity_and_hides_only_the_same_thing() {
         alertmanager.fire(&labels);
     }
     let hidden = ["same-pid", "same-signal", "follows"].map(String::from).into();
-    alertmanager.until("what one alert hides is hidden", || alertmanager.cases("--inhibited") == hidden);
+    eventually_within(30, "what one alert hides is hidden", || alertmanager.cases("--inhibited") == hidden);
     let seen = [
         "critical-pid-1",
         "other-pid",
