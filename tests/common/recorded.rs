@@ -1,7 +1,7 @@
 //! Recorded pages of nodes, and how they become a history.
 #![allow(unreachable_pub, reason = "shared by several test binaries")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -16,14 +16,13 @@ pub(crate) fn page(files: &[&str]) -> Page {
     let mut page = Page::new();
     for file in files {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file);
-        for line in std::fs::read_to_string(path).unwrap().lines().filter(|line| !line.starts_with('#')) {
-            let Some((name, value)) = line.rsplit_once(' ') else { continue };
-            let labels = series::labels(name);
-            if labels.get(NAME).ends_with("_info") {
-                page.retain(|known, _| known.get(NAME) != labels.get(NAME));
-            }
-            page.insert(labels, value.parse().unwrap());
-        }
+        let text = std::fs::read_to_string(path).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
+        let rows: Page = lines.map(|(name, value)| (series::labels(name), value.parse().unwrap())).collect();
+        let infos: BTreeSet<&str> =
+            rows.keys().map(|labels| labels.get(NAME)).filter(|name| name.ends_with("_info")).collect();
+        page.retain(|known, _| !infos.contains(known.get(NAME)));
+        page.extend(rows);
     }
     page
 }
