@@ -7,6 +7,7 @@
 pub mod alone;
 pub mod apiserver;
 pub mod board;
+pub mod browser;
 pub mod compatibility;
 pub mod containerd;
 pub mod docker;

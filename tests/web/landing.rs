@@ -1,18 +1,16 @@
 //! `/` of the running exporter: the doctor's verdicts, within the deadline, in a real browser.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
-mod browser;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use browser::{Picture, Scheme};
 use headroom::modes::MODES;
 use headroom::report::{self, Report, html};
 use headroom::verdict::{History, Labels, Level, Limits, NAME};
 
+use crate::common::browser::{self, Picture, Scheme};
 use crate::common::hung;
 use crate::common::hungry::Hungry;
 use crate::common::recorded::{self, FAILING, HEALTHY, Page};
