@@ -2,6 +2,8 @@
 //! failing one.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
+mod picture;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
