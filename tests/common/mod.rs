@@ -18,6 +18,7 @@ pub mod hung;
 pub mod hungry;
 pub mod netns;
 pub mod node;
+pub mod prometheus;
 pub mod recorded;
 pub mod series;
 pub mod sleepers;

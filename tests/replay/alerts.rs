@@ -1,14 +1,13 @@
-//! promtool's word on the alert rules: they are rules, every case of theirs holds, and a healthy node fires none of
-//! them in a day.
+//! promtool's word on the alert rules, Prometheus 2's and 3's: they are rules without a complaint of its linter, every
+//! case of theirs holds, and a healthy node fires none of them in a day.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use headroom::modes::MODES;
 
-use crate::common;
+use crate::common::prometheus::Release;
 
 fn folder(mode: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts").join(mode)
@@ -19,23 +18,27 @@ fn present() -> Vec<&'static str> {
     demanded.filter(|mode| folder(mode).join("rules.yaml").exists()).collect()
 }
 
-fn promtool(arguments: &[&str], files: &[PathBuf]) -> (bool, String) {
-    let output = Command::new("promtool").args(arguments).args(files).output().unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    (output.status.success(), text)
+#[test]
+fn promtool_2_takes_the_rules_and_every_case_holds() {
+    every_case_holds(Release::Installed);
 }
 
 #[test]
-fn promtool_takes_the_rules_and_every_case_holds() {
-    if !common::has("promtool") {
-        skip!("promtool (Debian package prometheus) is not installed: no alert was tested");
+fn promtool_3_takes_the_rules_and_every_case_holds() {
+    every_case_holds(Release::Three);
+}
+
+fn every_case_holds(release: Release) {
+    if !release.runs(&["promtool"]) {
+        return;
     }
     let files = |name: &str| present().into_iter().map(|mode| folder(mode).join(name)).collect::<Vec<_>>();
-    let (good, text) = promtool(&["check", "rules"], &files("rules.yaml"));
-    assert!(good, "{text}");
+    let check = ["check", "rules", "--lint=all", "--lint-fatal"];
+    let (good, text) = release.run("promtool", &check, &files("rules.yaml"));
+    assert!(good, "{release:?}: {text}");
     for file in files("test.yaml") {
-        let (good, text) = promtool(&["test", "rules"], &[file]);
-        assert!(good, "{text}");
+        let (good, text) = release.run("promtool", &["test", "rules"], &[file]);
+        assert!(good, "{release:?}: {text}");
     }
 }
 
@@ -55,7 +58,7 @@ fn steady(page: &str, instance: &str, change: &dyn Fn(&str) -> Option<String>) -
 }
 
 /// What fires in a day on these input series: empty, or what promtool says.
-fn a_day(series: &str) -> String {
+fn a_day(release: Release, series: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     let rule_files: String =
         present().iter().map(|mode| format!("  - {}\n", folder(mode).join("rules.yaml").display())).collect();
@@ -66,7 +69,7 @@ fn a_day(series: &str) -> String {
          eval_time: 24h, exp_samples: []}}\n"
     );
     std::fs::write(&path, test).unwrap();
-    let (good, text) = promtool(&["test", "rules"], &[path]);
+    let (good, text) = release.run("promtool", &["test", "rules"], &[path]);
     if good { String::new() } else { text }
 }
 
@@ -76,9 +79,18 @@ fn golden(name: &str) -> String {
 }
 
 #[test]
-fn a_healthy_node_fires_nothing_in_a_day() {
-    if !common::has("promtool") {
-        skip!("promtool (Debian package prometheus) is not installed: no alert was tested");
+fn a_healthy_node_fires_nothing_in_a_day_of_prometheus_2() {
+    a_healthy_node_fires_nothing(Release::Installed);
+}
+
+#[test]
+fn a_healthy_node_fires_nothing_in_a_day_of_prometheus_3() {
+    a_healthy_node_fires_nothing(Release::Three);
+}
+
+fn a_healthy_node_fires_nothing(release: Release) {
+    if !release.runs(&["promtool"]) {
+        return;
     }
     let nodes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/node");
     let mut names: Vec<_> =
@@ -86,13 +98,13 @@ fn a_healthy_node_fires_nothing_in_a_day() {
     names.sort();
     assert!(names.len() >= 2, "{names:?}");
     let all: String = names.iter().map(|name| steady(&golden(name), name, &|_| None)).collect();
-    let fired = a_day(&all);
-    assert!(fired.is_empty(), "{fired}");
+    let fired = a_day(release, &all);
+    assert!(fired.is_empty(), "{release:?}: {fired}");
     // The same page with one wrong number does fire, and by name: the silence above means something.
     let sick = steady(&golden(&names[0]), "sick", &|series| {
         let ids = series.starts_with("headroom_memcg_ids_used{");
         ids.then(|| "60000+0x1440".to_owned())
     });
-    let fired = a_day(&sick);
-    assert!(fired.contains("HeadroomMemcgIdsHigh"), "{fired}");
+    let fired = a_day(release, &sick);
+    assert!(fired.contains("HeadroomMemcgIdsHigh"), "{release:?}: {fired}");
 }

@@ -1,7 +1,7 @@
 //! An instant evaluator of PromQL: one expression at one time, by Prometheus's own semantics (promql/engine.go).
 //!
-//! Ranges and the lookback are closed at both ends, as in Prometheus 2; Prometheus 3 leaves out a sample that lies
-//! exactly at the older end.
+//! Ranges and the lookback leave out a sample that lies exactly at the older end, as since Prometheus 3; Prometheus 2
+//! counts it.
 
 use std::borrow::Cow;
 
@@ -108,7 +108,7 @@ impl<'a> Evaluator<'a> {
         series.filter_map(move |(labels, points)| {
             let place = points.partition_point(|point| point.at <= at).checked_sub(1)?;
             let point = points[place];
-            (point.at >= at - lookback && !is_stale(point.value)).then_some((labels, point))
+            (point.at > at - lookback && !is_stale(point.value)).then_some((labels, point))
         })
     }
 
@@ -119,7 +119,7 @@ impl<'a> Evaluator<'a> {
         let series = self.store.select(selector.name.as_deref(), &selector.matchers.matchers);
         let ranges = series.map(|(labels, points)| {
             let window =
-                points.partition_point(|point| point.at < start)..points.partition_point(|point| point.at <= end);
+                points.partition_point(|point| point.at <= start)..points.partition_point(|point| point.at <= end);
             let points = &points[window];
             let points = if points.iter().any(|point| is_stale(point.value)) {
                 points.iter().copied().filter(|point| !is_stale(point.value)).collect()

@@ -117,23 +117,23 @@ fn of_range(name: &str, points: &[Point], window: Window) -> Option<f64> {
     }
 }
 
-/// The increase between the first and the last point, stretched to the window's ends where these are near. A counter
-/// that falls was reset, and none was ever below zero.
+/// The increase between the first and the last point, stretched to the window's ends where these are near, and else by
+/// half a step. A counter that falls was reset, and none was ever below zero: to where it would be, it is stretched no
+/// further (before Prometheus 2.52, prometheus/prometheus#13725, also beyond half a step).
 fn increase(points: &[Point], window: Window) -> Option<f64> {
     let [first, .., last] = points else { return None };
     let resets = points.windows(2).filter(|pair| pair[1].value < pair[0].value).map(|pair| pair[0].value);
     let increase = last.value - first.value + resets.sum::<f64>();
     let seconds = |from: i64, to: i64| (to - from) as f64 / 1000.0;
-    let mut to_start = seconds(window.start, first.at);
-    let to_end = seconds(last.at, window.end);
     let sampled = seconds(first.at, last.at);
     let average = sampled / (points.len() - 1) as f64;
+    let threshold = average * 1.1;
+    let stretch = |gap: f64| if gap < threshold { gap } else { average / 2.0 };
+    let (mut to_start, to_end) = (stretch(seconds(window.start, first.at)), stretch(seconds(last.at, window.end)));
     if increase > 0.0 && first.value >= 0.0 {
         to_start = to_start.min(sampled * (first.value / increase));
     }
-    let threshold = average * 1.1;
-    let stretch = |gap: f64| if gap < threshold { gap } else { average / 2.0 };
-    Some(increase * ((sampled + stretch(to_start) + stretch(to_end)) / sampled))
+    Some(increase * ((sampled + to_start + to_end) / sampled))
 }
 
 /// The slope per second, by least squares.

@@ -9,7 +9,7 @@ use headroom::verdict::promql::eval::Evaluator;
 use headroom::verdict::rules::{FOLDERS, groups};
 use headroom::verdict::{EXPORTER, Finding, History, Labels, Level, Limits, NAME, Store, judge};
 
-use crate::common;
+use crate::common::prometheus::Release;
 use crate::common::recorded::{FAILING, HEALTHY, MODES, Page, add, page, start};
 
 /// Ten minutes, so that every `for` is over, and few enough pages that none is thinned out.
@@ -79,10 +79,8 @@ fn agree(page: &Page, name: &str, counters: bool) -> BTreeSet<String> {
     let judged: Vec<Alert> = found.iter().map(|finding| (finding.alert.to_owned(), finding.labels.clone())).collect();
     assert_eq!(worst(&judged), worst(&all), "the verdict and the rules on {name}");
 
-    if common::has("promtool") {
-        promtool(page, &growth, &all, name);
-    } else {
-        crate::common::say_skip("promtool is not installed");
+    for release in Release::with(&["promtool"]) {
+        promtool(release, page, &growth, &all, name);
     }
     all.iter().filter_map(|(_, labels)| labels.get("mode").cloned()).collect()
 }
@@ -127,7 +125,7 @@ fn on_node(labels: &Labels) -> Labels {
 }
 
 /// Real Prometheus's rules over the same series: exactly these alerts, and no other.
-fn promtool(page: &Page, growth: &dyn Fn(&Labels, f64) -> f64, alerts: &[Alert], name: &str) {
+fn promtool(release: Release, page: &Page, growth: &dyn Fn(&Labels, f64) -> f64, alerts: &[Alert], name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let mut yaml = String::from("rule_files:\n");
     for mode in FOLDERS.iter().map(|folder| folder.name) {
@@ -160,14 +158,13 @@ fn promtool(page: &Page, growth: &dyn Fn(&Labels, f64) -> f64, alerts: &[Alert],
     }
     let file = folder.path().join("test.yaml");
     std::fs::write(&file, yaml).unwrap();
-    let output = std::process::Command::new("promtool").args(["test", "rules"]).arg(&file).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
+    let (_, said) = release.run("promtool", &["test", "rules"], &[file]);
     // The words of the annotations are compared by the rules' own cases; here none are given, so only the labels may
     // speak.
     let firing: BTreeSet<&str> = alerts.iter().map(|(alert, _)| &**alert).collect();
-    assert_eq!(said.matches("alertname:").count(), firing.len(), "{name}: promtool did not judge: {said}");
+    assert_eq!(said.matches("alertname:").count(), firing.len(), "{name}, {release:?}: promtool did not judge: {said}");
     let wrong = differences(&said);
-    assert!(wrong.is_empty(), "{name}: {}\n{}", wrong.join("\n"), String::from_utf8_lossy(&output.stdout));
+    assert!(wrong.is_empty(), "{name}, {release:?}: {}\n{said}", wrong.join("\n"));
 }
 
 /// Of each alert that promtool complains of: whether the labels differ, and not only the annotations, which are not
