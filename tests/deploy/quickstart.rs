@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common;
 use crate::common::netns::{self, Namespace};
+use crate::common::prometheus::Release;
 
 /// The shell blocks of one section.
 fn commands(section: &str) -> Vec<String> {
@@ -32,29 +33,46 @@ fn unpack(folder: &Path) {
     }
 }
 
+const PROGRAMS: [&str; 4] = ["prometheus", "promtool", "prometheus-alertmanager", "amtool"];
+
 /// Debian's alertmanager has another name.
-fn programs(folder: &Path) -> PathBuf {
+fn programs(release: Release, folder: &Path) -> PathBuf {
     let bin = folder.join("bin");
     fs::create_dir(&bin).unwrap();
-    symlink("/usr/bin/prometheus-alertmanager", bin.join("alertmanager")).unwrap();
+    for program in PROGRAMS {
+        let path = common::shell(&format!("command -v {}", release.program(program).display()));
+        symlink(path.trim_end(), bin.join(program.trim_start_matches("prometheus-"))).unwrap();
+    }
     bin
 }
 
 #[test]
-fn plain_prometheus_from_zero_to_the_first_alert_and_back() {
+fn plain_prometheus_2_from_zero_to_the_first_alert_and_back() {
+    from_zero_to_the_first_alert_and_back(Release::Installed);
+}
+
+#[test]
+fn plain_prometheus_3_from_zero_to_the_first_alert_and_back() {
+    from_zero_to_the_first_alert_and_back(Release::Three);
+}
+
+fn from_zero_to_the_first_alert_and_back(release: Release) {
     if let Some(missing) = netns::lacking() {
         skip!("no {missing} here");
     }
-    for program in ["prometheus", "promtool", "prometheus-alertmanager", "amtool", "curl", "bash"] {
+    for program in ["curl", "bash"] {
         if !common::has(program) {
-            skip!("no {program} here (Debian: prometheus, prometheus-alertmanager, curl)");
+            skip!("no {program} here");
         }
+    }
+    if !release.runs(&PROGRAMS) {
+        return;
     }
     let blocks = commands("Plain Prometheus");
     assert_eq!(blocks.len(), 5, "{blocks:#?}");
     let folder = tempfile::tempdir().unwrap();
     unpack(folder.path());
-    let bin = programs(folder.path());
+    let bin = programs(release, folder.path());
 
     // One shell for all, as a reader has one. What it left running ends with it.
     let mut script = format!("set -euo pipefail\ntrap 'kill $(jobs -p)' EXIT\ncd {}\n", folder.path().display());

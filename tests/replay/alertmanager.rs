@@ -1,13 +1,15 @@
-//! `alerts/alertmanager.yaml` in a real Alertmanager: who gets what, and what hides what.
+//! `alerts/alertmanager.yaml` in real Alertmanagers, an old one and a new one: who gets what, and what hides what.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
-use crate::common::{self, board, eventually_within};
+use crate::common::prometheus::Release;
+use crate::common::{board, eventually_within};
 
 struct Alertmanager {
+    release: Release,
     process: Child,
     url: String,
     _storage: tempfile::TempDir,
@@ -24,17 +26,12 @@ fn file() -> String {
     board::project("alerts/alertmanager.yaml").display().to_string()
 }
 
-fn amtool(arguments: &[&str]) -> (bool, String) {
-    let output = Command::new("amtool").args(arguments).output().unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    (output.status.success(), text)
-}
-
 impl Alertmanager {
-    fn start() -> Self {
+    fn start(release: Release) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let storage = tempfile::tempdir().unwrap();
-        let process = Command::new("prometheus-alertmanager")
+        let process = release
+            .command("prometheus-alertmanager")
             .arg(format!("--config.file={}", file()))
             .arg(format!("--storage.path={}", storage.path().display()))
             .arg(format!("--web.listen-address={address}"))
@@ -43,21 +40,26 @@ impl Alertmanager {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let alertmanager = Self { process, url: format!("--alertmanager.url=http://{address}"), _storage: storage };
-        eventually_within(30, "it is ready", || amtool(&["alert", "query", &alertmanager.url]).0);
+        let url = format!("--alertmanager.url=http://{address}");
+        let alertmanager = Self { release, process, url, _storage: storage };
+        eventually_within(30, "it is ready", || alertmanager.amtool(&["alert", "query", &alertmanager.url]).0);
         alertmanager
+    }
+
+    fn amtool(&self, arguments: &[&str]) -> (bool, String) {
+        self.release.run("amtool", arguments, &[])
     }
 
     fn fire(&self, labels: &str) {
         let mut arguments = vec!["alert", "add", &self.url];
         arguments.extend(labels.split(' '));
-        let (good, text) = amtool(&arguments);
+        let (good, text) = self.amtool(&arguments);
         assert!(good, "{labels}: {text}");
     }
 
     /// The label `case` of those that are in this state.
     fn cases(&self, state: &str) -> BTreeSet<String> {
-        let (good, text) = amtool(&["alert", "query", &self.url, state, "-o", "json"]);
+        let (good, text) = self.amtool(&["alert", "query", &self.url, state, "-o", "json"]);
         assert!(good, "{text}");
         let alerts: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
         alerts.iter().map(|alert| alert["labels"]["case"].as_str().unwrap().to_owned()).collect()
@@ -66,13 +68,13 @@ impl Alertmanager {
 
 #[test]
 fn the_alertmanager_to_copy_routes_by_severity_and_hides_only_the_same_thing() {
-    if !common::has("prometheus-alertmanager") || !common::has("amtool") {
-        skip!(
-            "Alertmanager (Debian package prometheus-alertmanager) is not installed: its configuration was not tested"
-        );
-    }
+    Release::with(&["prometheus-alertmanager", "amtool"]).into_iter().for_each(routes_and_hides);
+}
+
+fn routes_and_hides(release: Release) {
+    let amtool = |arguments: &[&str]| release.run("amtool", arguments, &[]);
     let (good, text) = amtool(&["check-config", &file()]);
-    assert!(good, "{text}");
+    assert!(good, "{release:?}: {text}");
     for (labels, receiver) in [
         ("severity=critical mode=eviction", "page"),
         ("severity=critical mode=node_status", "page"),
@@ -83,10 +85,10 @@ fn the_alertmanager_to_copy_routes_by_severity_and_hides_only_the_same_thing() {
         let config = format!("--config.file={}", file());
         arguments.push(&config);
         arguments.extend(labels.split(' '));
-        assert_eq!(amtool(&arguments).1.lines().next(), Some(receiver), "{labels}");
+        assert_eq!(amtool(&arguments).1.lines().next(), Some(receiver), "{release:?}: {labels}");
     }
 
-    let alertmanager = Alertmanager::start();
+    let alertmanager = Alertmanager::start(release);
     let fd = "alertname=HeadroomProcessNearFdLimit cluster=c instance=a mode=open_files";
     let predicted = "alertname=HeadroomEvictionPredicted cluster=c instance=a mode=eviction type=hard";
     let oom = "alertname=HeadroomPodOomKilledRepeatedly cluster=c instance=a mode=memory_volume namespace=shop";
@@ -124,5 +126,5 @@ fn the_alertmanager_to_copy_routes_by_severity_and_hides_only_the_same_thing() {
         "other-node",
         "other-cluster",
     ];
-    assert_eq!(alertmanager.cases("--active"), seen.map(String::from).into());
+    assert_eq!(alertmanager.cases("--active"), seen.map(String::from).into(), "{release:?}");
 }

@@ -1,19 +1,17 @@
-//! Every query of every panel and variable on a real Prometheus that scrapes a real exporter, a recorded node and a
-//! failing one.
+//! Every query of every panel and variable on real Prometheus 2 and 3 that scrape a real exporter, a recorded node and
+//! a failing one.
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 mod picture;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command};
-
-use serde_json::Value;
 
 use crate::common::board::{self, BOARDS, Board};
-use crate::common::{Exporter, eventually, eventually_within, get, has};
+use crate::common::prometheus::Release;
+use crate::common::{Exporter, eventually, eventually_within};
+use crate::server::Prometheus;
 
 /// Queries with nothing to answer on these nodes, and why. One that does answer has no place here.
 const RIGHTLY_EMPTY: [(&str, &str); 1] = [("ALERTS{", "this Prometheus is given no rules, so that no alert exists")];
@@ -72,82 +70,6 @@ fn overlaid(files: &[&str]) -> BTreeMap<String, f64> {
     page
 }
 
-struct Prometheus {
-    child: Child,
-    address: SocketAddr,
-    _dir: tempfile::TempDir,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Prometheus {
-    fn start(exporter: SocketAddr, nodes: SocketAddr) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = format!(
-            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}
-scrape_configs:
-- job_name: headroom-exporter
-  static_configs: [{{targets: ['{exporter}']}}]
-- job_name: nodes
-  static_configs:
-  - {{targets: [healthy], labels: {{__metrics_path__: /healthy, cluster: recorded}}}}
-  - {{targets: [failing], labels: {{__metrics_path__: /failing, cluster: recorded}}}}
-  relabel_configs:
-  - {{source_labels: [__address__], target_label: instance}}
-  - {{target_label: __address__, replacement: '{nodes}'}}
-"
-        );
-        let file = dir.path().join("prometheus.yml");
-        std::fs::write(&file, config).unwrap();
-        // A port that was free a moment ago; Prometheus cannot be asked to pick one and tell.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stderr(File::create(dir.path().join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        Prometheus { child, address, _dir: dir }
-    }
-
-    /// The API's `data`, or what it complains of.
-    fn ask(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
-        let mut query = String::new();
-        for (name, value) in parameters {
-            let value: String = value.bytes().map(|byte| format!("%{byte:02X}")).collect();
-            query.push_str(&format!("{}{name}={value}", if query.is_empty() { '?' } else { '&' }));
-        }
-        let answer = get(self.address, &format!("{path}{query}"), &[]);
-        // While it starts it says so in plain text.
-        let answer: Value = serde_json::from_slice(&answer.body).map_err(|_| answer.text())?;
-        if answer["status"] == "success" { Ok(answer["data"].clone()) } else { Err(answer["error"].to_string()) }
-    }
-
-    /// How many numbers (not NaN) a panel's query is answered with.
-    fn numbers(&self, expression: &str, instant: bool) -> Result<usize, String> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-        let (start, end) = ((now - 10).to_string(), now.to_string());
-        let data = if instant {
-            self.ask("/api/v1/query", &[("query", expression)])?
-        } else {
-            let range = [("query", expression), ("start", &start), ("end", &end), ("step", "1")];
-            self.ask("/api/v1/query_range", &range)?
-        };
-        let series = data["result"].as_array().unwrap();
-        let is_number = |pair: &Value| pair[1].as_str().is_some_and(|number| number != "NaN");
-        let points = series
-            .iter()
-            .flat_map(|row| row["values"].as_array().cloned().unwrap_or_else(|| vec![row["value"].clone()]));
-        Ok(points.filter(|pair| is_number(pair)).count())
-    }
-}
-
 fn filled_in(expression: &str, node: &str) -> String {
     let filled = expression
         .replace("$__rate_interval", "4s")
@@ -158,15 +80,35 @@ fn filled_in(expression: &str, node: &str) -> String {
     filled
 }
 
+/// Both scrape the same nodes, and wait for them at the same time.
 #[test]
 fn every_query_of_every_panel_and_variable_answers() {
-    if !has("prometheus") {
-        skip!("prometheus (Debian package) is not installed");
-    }
     let exporter = Exporter::start(&["--apiserver.url=https://127.0.0.1:1"]);
+    let nodes = Nodes::serve().0;
     let own = exporter.address.to_string();
-    let prometheus = Prometheus::start(exporter.address, Nodes::serve().0);
-    eventually("Prometheus answers", || TcpStream::connect(prometheus.address).is_ok());
+    let config = format!(
+        "global: {{scrape_interval: 1s, scrape_timeout: 1s}}
+scrape_configs:
+- job_name: headroom-exporter
+  static_configs: [{{targets: ['{own}']}}]
+- job_name: nodes
+  static_configs:
+  - {{targets: [healthy], labels: {{__metrics_path__: /healthy, cluster: recorded}}}}
+  - {{targets: [failing], labels: {{__metrics_path__: /failing, cluster: recorded}}}}
+  relabel_configs:
+  - {{source_labels: [__address__], target_label: instance}}
+  - {{target_label: __address__, replacement: '{nodes}'}}
+"
+    );
+    let all: Vec<_> =
+        Release::with(&["prometheus"]).into_iter().map(|release| Prometheus::start(release, &config)).collect();
+    for prometheus in all {
+        every_query_answers(&prometheus, &own);
+    }
+}
+
+fn every_query_answers(prometheus: &Prometheus, own: &str) {
+    let release = prometheus.release;
     eventually_within(45, "every node was scraped five times", || {
         let count = "count(count_over_time(up[1m]) >= 5 and sum_over_time(up[1m]) >= 5) == 3";
         prometheus.numbers(count, true) == Ok(1)
@@ -183,14 +125,11 @@ fn every_query_of_every_panel_and_variable_answers() {
             let values: Vec<&str> = values.as_array().unwrap().iter().map(|value| value.as_str().unwrap()).collect();
             assert!(!values.is_empty(), "{file}: {query}");
             // With and without a cluster label.
-            assert!(
-                label != "instance" || (values.contains(&own.as_str()) && values.contains(&"failing")),
-                "{values:?}"
-            );
+            assert!(label != "instance" || (values.contains(&own) && values.contains(&"failing")), "{values:?}");
         }
         for panel in board.evidence() {
             for target in board::targets(panel) {
-                let what = format!("{file}: {}: {}", panel["title"], target.expression);
+                let what = format!("{release:?}: {file}: {}: {}", panel["title"], target.expression);
                 let nodes: &[&str] = if file == "node" { &["failing"] } else { &[".*"] };
                 let reason = RIGHTLY_EMPTY.iter().find(|(part, _)| target.expression.contains(part));
                 for node in nodes {
@@ -204,12 +143,12 @@ fn every_query_of_every_panel_and_variable_answers() {
                     }
                 }
                 // The live exporter has no kubelet beside it: no data is right, an error is not.
-                let on_real = filled_in(&target.expression, &own);
+                let on_real = filled_in(&target.expression, own);
                 prometheus.numbers(&on_real, target.instant).unwrap_or_else(|why| panic!("{what}: {why}"));
             }
         }
     }
-    verdicts_are_right(&prometheus);
+    verdicts_are_right(prometheus);
 }
 
 /// The tiles of one node: red on the failing node, not on the recorded one.
@@ -226,7 +165,7 @@ fn verdicts_are_right(prometheus: &Prometheus) {
                 let step = steps.iter().rfind(|step| step["value"].as_f64().is_none_or(|from| value >= from)).unwrap();
                 (step["color"].as_str().unwrap().to_owned(), value)
             };
-            let what = format!("{file}: {}", panel["title"]);
+            let what = format!("{:?}: {file}: {}", prometheus.release, panel["title"]);
             let (failing, value) = color(nodes[1], "recorded");
             assert!(matches!(&*failing, "red" | "orange"), "{what}: {failing} at {value} on a failing node");
             if file == "node" {

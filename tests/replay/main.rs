@@ -10,6 +10,8 @@ mod alertmanager;
 mod alerts;
 mod dashboards;
 mod incidents;
+mod scrape;
+mod server;
 mod verdict;
 
 /// The second processes of the test bed.

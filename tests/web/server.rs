@@ -13,6 +13,7 @@ use headroom::modes::MODES;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::Signal;
 
+use crate::common::prometheus::Release;
 use crate::common::{Exporter, Page, eventually, get, has, is_root, shell};
 
 #[test]
@@ -162,20 +163,21 @@ fn flags_come_from_the_environment_too() {
 #[test]
 fn the_page_passes_promtool() {
     alone!();
-    if !has("promtool") {
-        skip!("promtool (Debian package prometheus) is not installed");
-    }
+    let releases = Release::with(&["promtool"]);
     let exporter = Exporter::start(&[]);
     let page = exporter.get("/metrics", &[]).text();
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
-    let output = promtool.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for release in releases {
+        let mut promtool = release
+            .command("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+        let output = promtool.wait_with_output().unwrap();
+        assert!(output.status.success(), "{release:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]

@@ -8,8 +8,6 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,8 +19,9 @@ use serde_json::Value;
 use super::Prometheus;
 use crate::common::board::{self, Board};
 use crate::common::browser::{self, Scheme};
+use crate::common::prometheus::Release;
 use crate::common::recorded::{self, FAILING, HEALTHY};
-use crate::common::{eventually, eventually_within, has};
+use crate::common::{eventually_within, has};
 use panel::Seen;
 
 /// The hour that the pictures show, and Grafana's step in it.
@@ -145,16 +144,7 @@ impl Prometheus {
         }
         std::fs::write(at("prometheus.yml"), "global: {evaluation_interval: 1s}\nrule_files: [rules/*.yaml]\n")
             .unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", at("prometheus.yml").display()))
-            .arg(format!("--storage.tsdb.path={}", at("data").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stderr(File::create(at("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let prometheus = Prometheus { child, address, _dir: dir };
-        eventually("Prometheus answers", || TcpStream::connect(prometheus.address).is_ok());
+        let prometheus = Prometheus::start_in(Release::Installed, dir);
         eventually_within(45, "every rule was evaluated", || {
             let Ok(rules) = prometheus.ask("/api/v1/rules", &[]) else { return false };
             let groups = rules["groups"].as_array().unwrap().iter();
