@@ -2,6 +2,8 @@
 //! Prometheus with the project's rules and a real Alertmanager; the right page arrives, nothing else does, and when the
 //! fault is gone it is resolved. `docs/detection.md` says what is replayed how.
 //!
+//! One half of them runs with Prometheus 2 and its Alertmanager, the other with 3 and its own.
+//!
 //! Time goes 30 times as fast (`incidents/pace.rs` says for what); `HEADROOM_REPLAY_FACTOR=1` replays at real
 //! intervals.
 
@@ -29,11 +31,12 @@ use webhook::Notice;
 
 use crate::common;
 use crate::common::netns;
+use crate::common::prometheus::Release;
 
 fn possible() -> bool {
-    let lacking = netns::lacking().or_else(|| stack::lacking().map(str::to_owned));
+    let lacking = netns::lacking().map(|lacking| format!("no {lacking}")).or_else(stack::lacking);
     if let Some(lacking) = &lacking {
-        common::say_skip(format_args!("a replay needs namespaces, Prometheus and Alertmanager: no {lacking}"));
+        common::say_skip(format_args!("a replay needs namespaces, Prometheus and Alertmanager: {lacking}"));
     }
     lacking.is_none()
 }
@@ -97,13 +100,11 @@ fn the_pods() {
 /// What Prometheus says of the rules as they are rewritten.
 #[test]
 fn rules_at_another_pace_are_rules() {
-    if !common::has("promtool") {
-        skip!("promtool (Debian package prometheus) is not installed");
-    }
     let directory = tempfile::tempdir().unwrap();
     let files = stack::write_rules(Pace::of_this_run(), directory.path());
     assert!(!files.is_empty());
-    let output = std::process::Command::new("promtool").args(["check", "rules"]).args(files).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}");
+    for release in Release::with(&["promtool"]) {
+        let (good, text) = release.run("promtool", &["check", "rules"], &files);
+        assert!(good, "{release:?}: {text}");
+    }
 }

@@ -9,6 +9,7 @@ use super::stack::Stack;
 use super::{possible, tell};
 use crate::common;
 use crate::common::netns::CP;
+use crate::common::prometheus::Release;
 use crate::testbed::balancer::{Balancer, Program};
 use crate::testbed::bed::{Bed, peer, wait};
 use crate::testbed::{BALANCER, PORT, Way};
@@ -49,7 +50,7 @@ pub fn i5_the_connection_that_was_dead_but_in_use() {
     let pace = Pace::of_this_run();
     let quick = [("HTTP2_READ_IDLE_TIMEOUT_SECONDS", "5"), ("HTTP2_PING_TIMEOUT_SECONDS", "3")];
     let Some(bed) = bed(pace, if pace.is_real() { &[] } else { &quick }) else { return };
-    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);
+    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace, Release::Three);
     stack.is_calm();
     let mut drills = [bed.kubelet().pid(), bed.exporter().pid()].map(|pid| stall(&bed, pid));
     let fault = drills[0].says("t=0s");
@@ -73,7 +74,7 @@ pub fn i5_the_connection_that_was_dead_but_in_use() {
 pub fn i5_a_kubelet_that_never_lets_go() {
     let pace = Pace::of_this_run();
     let Some(bed) = bed(pace, &[("HTTP2_READ_IDLE_TIMEOUT_SECONDS", "0")]) else { return };
-    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);
+    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace, Release::Installed);
     let off = stack.arrives("HeadroomKubeletHttp2HealthCheckOff", &[("severity", "warning")]);
     off.says("description", &["read-idle timeout 0s"]);
     let mut drill = stall(&bed, bed.kubelet().pid());
@@ -110,7 +111,7 @@ pub fn i5_the_connection_behind_a_balancer() {
     bed.write_kubeconfig(&bed.kubeconfig(&format!("https://{near}")));
     bed.start_kubelet_by(Way::to(near), &[("HTTP2_READ_IDLE_TIMEOUT_SECONDS", "0")], renew);
     bed.start_exporter(&format!("https://{server}"), flags);
-    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);
+    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace, Release::Three);
     stack.arrives("HeadroomKubeletHttp2HealthCheckOff", &[("severity", "warning")]);
     let far = wait(SOON, "the connection behind the balancer", || bed.lasting("nginx", server).first().copied());
     let began = Instant::now();

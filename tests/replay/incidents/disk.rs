@@ -8,6 +8,7 @@ use super::pace::Pace;
 use super::stack::Stack;
 use super::{possible, tell};
 use crate::common;
+use crate::common::prometheus::Release;
 
 /// `imagefs.available: 15%` is the incident's own.
 const CONFIG: &str = "evictionHard: {memory.available: 100Mi, nodefs.available: 10%, nodefs.inodesFree: 5%, imagefs.available: 15%}\n\
@@ -71,7 +72,7 @@ pub fn i3_disk_pressure_evicts_the_control_plane() {
     let etcd = machine.idle("etcd", &[]);
     let machine = machine.with(CONFIG, &NO_CGROUPS);
     assert_eq!(machine.scrape().get("headroom_control_plane"), Some(1.0));
-    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
+    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace, Release::Three);
     stack.is_calm();
     let mut writer = fill(&machine, "disk", 0.16, "43s");
     let fault = writer.says("t=0s");
@@ -107,7 +108,7 @@ pub fn i3_a_disk_without_inodes() {
         return common::say_skip(format_args!("no loop-mounted ext4: {error}"));
     }
     let machine = machine.with(CONFIG, &NO_CGROUPS);
-    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
+    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace, Release::Installed);
     stack.is_calm();
     // 5 % is the threshold.
     let mut files = fill(&machine, "inodes", 0.055, "0s");

@@ -6,6 +6,7 @@ use super::pace::Pace;
 use super::stack::Stack;
 use super::{possible, tell};
 use crate::common;
+use crate::common::prometheus::Release;
 
 /// The runtime's stand-in: takes every connection and keeps it, with room for more than the client has.
 const DAEMON: &str = r"
@@ -31,7 +32,7 @@ pub fn i4_a_client_that_leaks_connections_to_the_runtime() {
     let mut python = machine.namespace.command("python3");
     let daemon = machine.spawn(python.args(["-c", DAEMON]).stdout(std::process::Stdio::null()));
     common::eventually("the runtime listens", || machine.namespace.run("ls /run").contains("docker.sock"));
-    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
+    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace, Release::Three);
     stack.is_calm();
     // Who else has such a user on this machine has its inotify as well.
     let uid = 300_000 + fastrand::u32(..100_000);

@@ -10,6 +10,7 @@ use super::pace::Pace;
 use super::stack::Stack;
 use super::{possible, tell};
 use crate::common::netns::Namespace;
+use crate::common::prometheus::Release;
 use crate::common::{self, Exporter};
 
 const RECORDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/node/k8s-1.36-cgroupv1");
@@ -60,7 +61,7 @@ pub fn i2_a_kernel_that_leaks() {
     let exporter = Exporter::start_by(command, &flags, |command| namespace.spawn(command));
     let page = namespace.inside(|| exporter.scrape());
     assert_eq!(page.outcome("kmem"), "ok");
-    let stack = Stack::start(&namespace, exporter.address, pace);
+    let stack = Stack::start(&namespace, exporter.address, pace, Release::Installed);
     stack.is_calm();
     let fault = Instant::now();
     write(&proof, "4096\n");

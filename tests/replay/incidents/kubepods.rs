@@ -11,6 +11,7 @@ use super::pace::Pace;
 use super::stack::Stack;
 use super::{possible, tell};
 use crate::common;
+use crate::common::prometheus::Release;
 
 const MEMORY: &str = "/sys/fs/cgroup/memory";
 const UID: &str = "bcb1982f-2628-449a-accb-e40ecdefbb3b";
@@ -83,7 +84,7 @@ pub fn i1_cgroups_leak() {
     let grace = format!("--collector.cgroup_leak.orphan-grace={}ms", pace.short(Duration::from_secs(300)).as_millis());
     let machine = Machine::new().with("", &[&grace, "--no-collector.memory_volume"]);
     let _alive = inside(&machine, &kubepods.container(1), machine.namespace.command("sleep").arg("600"));
-    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
+    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace, Release::Installed);
     stack.is_calm();
     let mut leak = Drill::start(&machine.namespace, "cgroup-leak --count 256");
     let fault = leak.says("t=0s");
@@ -100,7 +101,7 @@ pub fn i6_a_memory_volume_over_its_limit() {
     let Some(_kubepods) = Kubepods::open() else { return };
     let pace = Pace::of_this_run();
     let machine = Machine::new().with("", &[]);
-    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
+    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace, Release::Three);
     stack.is_calm();
     // What was written is near the limit, and nothing is killed yet.
     let near_for = pace.short(Duration::from_secs(360)).as_secs();
@@ -145,7 +146,7 @@ pub fn i7_a_pods_interface_vanishes() {
     let machine = Machine::new().with("", &["--collector.pod_interface.grace=500ms", "--no-collector.memory_volume"]);
     // For the names of network namespaces.
     machine.namespace.run("mount -t tmpfs tmpfs /run");
-    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace);
+    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace, Release::Installed);
     stack.is_calm();
     let seconds = |real| pace.short(Duration::from_secs(real)).as_secs();
     // In real time the pod is to be seen for the exporter's grace period, and the fault until all have paged.

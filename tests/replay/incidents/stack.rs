@@ -14,6 +14,7 @@ use super::pace::Pace;
 use super::webhook::{Notice, Webhook};
 use crate::common;
 use crate::common::netns::Namespace;
+use crate::common::prometheus::Release;
 
 /// As `docs/detection.md` reckons.
 pub const SCRAPE: Duration = Duration::from_secs(15);
@@ -36,9 +37,19 @@ const ALERTMANAGER: &str = "127.0.0.1:9093";
 const WEBHOOK: &str = "127.0.0.1:9095";
 const RUNBOOKS: &str = "https://github.com/headroom-exporter/headroom-exporter/blob/main/alerts";
 
+const PROGRAMS: [&str; 2] = ["prometheus", "prometheus-alertmanager"];
+
 /// What replays need and this machine lacks.
-pub fn lacking() -> Option<&'static str> {
-    ["prometheus", "prometheus-alertmanager", "promtool"].into_iter().find(|program| !common::has(program))
+pub fn lacking() -> Option<String> {
+    Release::Installed.or_asked_for().lacking(&PROGRAMS)
+}
+
+/// Each replay has its release: all with both would take twice as long. `HEADROOM_TEST_PROMETHEUS` has all with one.
+fn release(usual: Release) -> Release {
+    let release = usual.or_asked_for();
+    let Some(lacking) = release.lacking(&PROGRAMS) else { return release };
+    common::say_skip(format_args!("{lacking}: replayed with the installed one"));
+    Release::Installed
 }
 
 struct Daemon(Child);
@@ -79,8 +90,9 @@ pub fn write_rules(pace: Pace, directory: &Path) -> Vec<PathBuf> {
 }
 
 impl<'a> Stack<'a> {
-    /// Scrapes this exporter under the name [`INSTANCE`].
-    pub fn start(namespace: &'a Namespace, exporter: SocketAddr, pace: Pace) -> Self {
+    /// Scrapes this exporter under the name [`INSTANCE`], with this release unless another is asked for.
+    pub fn start(namespace: &'a Namespace, exporter: SocketAddr, pace: Pace, usual: Release) -> Self {
+        let release = release(usual);
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name).display().to_string();
         let rules: Vec<String> =
@@ -121,7 +133,7 @@ impl<'a> Stack<'a> {
         let listener = namespace.inside(|| TcpListener::bind(WEBHOOK).unwrap());
         let start = |program: &str, arguments: &[String]| {
             let log = File::create(at(&format!("{program}.log"))).unwrap();
-            let mut command: Command = namespace.command(program);
+            let mut command: Command = namespace.command(release.program(program));
             command.args(arguments).env("GOMAXPROCS", "1").stdout(log.try_clone().unwrap()).stderr(log);
             Daemon(namespace.spawn(&mut command).unwrap())
         };
@@ -291,9 +303,10 @@ impl Drop for Stack<'_> {
         for notice in self.webhook.received() {
             eprintln!("--- notified {:?} ago: {:#}", notice.at.elapsed(), notice.alert);
         }
-        for (program, words) in [("prometheus", "level=error"), ("prometheus-alertmanager", "level=error")] {
+        for program in PROGRAMS {
             let log = std::fs::read_to_string(self.directory.path().join(format!("{program}.log"))).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().filter(|line| line.contains(words)).take(20).collect();
+            let lines: Vec<&str> =
+                log.lines().filter(|line| line.to_lowercase().contains("level=error")).take(20).collect();
             eprintln!("--- {program}: {lines:#?}");
         }
     }

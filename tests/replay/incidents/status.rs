@@ -6,6 +6,7 @@ use super::connection::bed;
 use super::pace::Pace;
 use super::stack::Stack;
 use super::tell;
+use crate::common::prometheus::Release;
 use crate::testbed::control::Refusal;
 use crate::testbed::objects::{self, HEALTHY, OUT_OF_DISK};
 use crate::testbed::{KUBELET_TOKEN, TOKEN};
@@ -13,7 +14,7 @@ use crate::testbed::{KUBELET_TOKEN, TOKEN};
 pub fn i8_a_condition_that_nobody_owns() {
     let pace = Pace::of_this_run();
     let Some(bed) = bed(pace, &[]) else { return };
-    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);
+    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace, Release::Installed);
     stack.is_calm();
     let fault = Instant::now();
     let conditions: Vec<_> = HEALTHY.into_iter().chain([OUT_OF_DISK]).collect();
@@ -30,7 +31,7 @@ pub fn i8_a_condition_that_nobody_owns() {
 pub fn i8_the_apiserver_is_out_of_seats() {
     let pace = Pace::of_this_run();
     let Some(bed) = bed(pace, &[]) else { return };
-    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);
+    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace, Release::Three);
     stack.is_calm();
     let fault = Instant::now();
     let refusal = Refusal { status: 429, retry_after: Some(1), objects_alone: false };
@@ -51,7 +52,7 @@ pub fn i8_the_apiserver_is_out_of_seats() {
 pub fn i8_an_outage_of_the_apiserver_is_one_page() {
     let pace = Pace::of_this_run();
     let Some(bed) = bed(pace, &[]) else { return };
-    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);
+    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace, Release::Installed);
     stack.is_calm();
     let fault = Instant::now();
     let refusal = Refusal { status: 503, retry_after: None, objects_alone: false };
@@ -73,7 +74,7 @@ pub fn i8_an_outage_of_the_apiserver_is_one_page() {
 pub fn i8_a_lease_that_is_not_renewed() {
     let pace = Pace::of_this_run();
     let Some(bed) = bed(pace, &[]) else { return };
-    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace);
+    let stack = Stack::start(&bed.pair.node, bed.exporter().address, pace, Release::Three);
     stack.is_calm();
     let fault = Instant::now();
     bed.double.tell(|settings| settings.tokens = vec![TOKEN.to_owned()]);
