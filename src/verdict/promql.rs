@@ -1,4 +1,4 @@
-//! PromQL as Prometheus evaluates it, and the templates of its alerts, over a store of our own samples.
+//! PromQL as Prometheus 3 evaluates it, and the templates of its alerts, over a store of our own samples.
 
 pub(super) mod aggregate;
 pub mod eval;

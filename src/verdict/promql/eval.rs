@@ -1,7 +1,8 @@
 //! An instant evaluator of PromQL: one expression at one time, by Prometheus's own semantics (promql/engine.go).
 //!
 //! Ranges and the lookback leave out a sample that lies exactly at the older end, as since Prometheus 3; Prometheus 2
-//! counts it.
+//! counts it. A dot in a matcher's regex does not match a newline, as it does since 3: the rules have regexes only for
+//! labels with a closed set of values.
 
 use std::borrow::Cow;
 
