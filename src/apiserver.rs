@@ -107,7 +107,7 @@ pub struct Settings {
     pub ask: Ask,
     /// Apiserver and credentials, outside a pod
     #[arg(
-        long_help = "A kubeconfig with the apiserver, the authority that signed its certificate, and our credentials (token or client certificate)",
+        long_help = "A kubeconfig with the apiserver, the authority that signed its certificate, and the exporter's credentials (token or client certificate)",
         id = "kubeconfig",
         long = "kubeconfig",
         value_name = "FILE"
@@ -117,13 +117,13 @@ pub struct Settings {
     /// account]
     #[arg(id = "apiserver.token-file", long = "apiserver.token-file", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Who may have signed the apiserver's certificate, as PEM [default: as for the token]
+    /// Authorities that may have signed the apiserver's certificate, as PEM [default: as for the token]
     #[arg(id = "apiserver.ca-file", long = "apiserver.ca-file", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
-    /// The name that the apiserver's certificate must be made out to [default: the host of the URL]
+    /// The name that the apiserver's certificate must be valid for [default: the host of the URL]
     #[arg(id = "apiserver.server-name", long = "apiserver.server-name", value_name = "NAME")]
     pub server_name: Option<String>,
-    /// Do not verify the apiserver's certificate: the token goes to whoever answers at that address
+    /// Do not verify the apiserver's certificate: the token goes to any server that answers there
     #[arg(id = "apiserver.insecure-skip-verify", long = "apiserver.insecure-skip-verify")]
     pub insecure_skip_verify: bool,
     /// What the probe asks for; /livez?exclude=etcd spares etcd, /version is answered without any check
@@ -163,7 +163,7 @@ impl Apiserver {
             let client = Client::new(self.0.settings.clone(), Arc::clone(host)).map(Arc::new);
             if client.is_none() {
                 tracing::info!(
-                    "no apiserver to ask: not in a pod with a service account, and neither --apiserver.url nor --kubeconfig"
+                    "no apiserver to ask: no service account is mounted, and neither --apiserver.url nor --kubeconfig is set"
                 );
             }
             client

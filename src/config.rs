@@ -131,7 +131,7 @@ struct Web {
         value_name = "FILE"
     )]
     config_file: Option<PathBuf>,
-    /// Let in who sends a bearer token that the apiserver knows and that may get the metrics path; needs the
+    /// Let in only those whose bearer token the apiserver accepts and permits to get the metrics path; needs the
     /// ClusterRole system:auth-delegator
     #[arg(long = "web.kubernetes-auth")]
     kubernetes_auth: bool,
@@ -152,7 +152,7 @@ fn in_cluster() -> Option<Address> {
         Ok(address) => Some(address),
         Err(error) => {
             eprintln!(
-                "headroom-exporter: KUBERNETES_SERVICE_HOST={host:?} KUBERNETES_SERVICE_PORT={port:?} are passed over: {error}"
+                "headroom-exporter: KUBERNETES_SERVICE_HOST={host:?} KUBERNETES_SERVICE_PORT={port:?} are ignored: {error}"
             );
             None
         }

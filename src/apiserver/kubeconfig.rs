@@ -94,8 +94,8 @@ impl Kubeconfig {
         let client = match (certificate, key) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
-            (Some(_), None) => return Err(Error::malformed("has a client-certificate and no client-key")),
-            (None, Some(_)) => return Err(Error::malformed("has a client-key and no client-certificate")),
+            (Some(_), None) => return Err(Error::malformed("has a client-certificate but no client-key")),
+            (None, Some(_)) => return Err(Error::malformed("has a client-key but no client-certificate")),
         };
         let token = match (string(user, "tokenFile"), string(user, "token")) {
             (Some(path), _) => Some(Bearer::File(folder.join(path))),
@@ -150,7 +150,7 @@ pub fn server(text: &str) -> Result<TheirServer> {
     let server =
         string(cluster, "server").ok_or_else(|| Error::malformed(format!("cluster {name:?} has no server")))?;
     let (tls, place) = their_url(server, tls)
-        .ok_or_else(|| Error::malformed(format!("the server of cluster {name:?} is no [https://]HOST[:PORT]")))?;
+        .ok_or_else(|| Error::malformed(format!("the server of cluster {name:?} is not [https://]HOST[:PORT]")))?;
     Ok(TheirServer { tls, place, proxy: string(cluster, "proxy-url").map(str::to_owned) })
 }
 
@@ -189,7 +189,7 @@ fn document(text: &str) -> Result<Value> {
     match value {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(Value::Null) => Err(Error::malformed("is empty")),
-        Ok(_) => Err(Error::malformed("holds no mapping: it is no kubeconfig")),
+        Ok(_) => Err(Error::malformed("is not a kubeconfig: it is not a mapping")),
         Err(place) => Err(Error::malformed(format!("is neither YAML nor JSON ({place})"))),
     }
 }

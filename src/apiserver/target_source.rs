@@ -54,7 +54,10 @@ impl TargetSource {
     pub(super) async fn target(&self, deadline: Deadline) -> Result<Target> {
         let reader = Arc::clone(&self.reader);
         self.reading.run(deadline, move || reader.target()).await.unwrap_or_else(|| {
-            Err(Error::new(Reason::Timeout, "the files with the credentials for the apiserver were not read in time"))
+            Err(Error::new(
+                Reason::Timeout,
+                "the files with the credentials for the apiserver were not read before the deadline",
+            ))
         })
     }
 }
@@ -69,7 +72,7 @@ impl Reader {
             (_, Some(kubeconfig)) => kubeconfig.server.clone(),
             (Ask::IfConfigured { in_cluster: Some(address) }, None) => address.clone(),
             (Ask::IfConfigured { in_cluster: None } | Ask::Never, None) => {
-                return Err(Error::absent("no apiserver to ask (--apiserver.url, --kubeconfig)"));
+                return Err(Error::absent("no apiserver to ask: set --apiserver.url or --kubeconfig"));
             }
         };
         let name = settings.server_name.clone().or_else(|| told.and_then(|told| told.server_name.clone()));
@@ -116,7 +119,7 @@ impl Reader {
             Some(Kubeconfig { insecure_skip_verify: true, .. }) => Ok(None),
             Some(Kubeconfig { ca: Some(source), .. }) => self.source(source, "certificate-authority").map(Some),
             Some(_) => Err(Error::malformed(
-                "the kubeconfig's cluster names no certificate-authority, and public ones are not believed here: --apiserver.ca-file names one",
+                "the kubeconfig's cluster names no certificate-authority, and public ones are not trusted: set --apiserver.ca-file",
             )),
             None => {
                 let path = service_account("ca.crt");

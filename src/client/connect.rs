@@ -68,7 +68,7 @@ impl Connector {
         match self.lookups.run(deadline, call).await {
             None => Err(Failure::timeout(Phase::Dns)),
             Some(Ok(found)) if !found.is_empty() => Ok(found),
-            Some(Ok(_)) => Err(dns(address, "it has no address")),
+            Some(Ok(_)) => Err(dns(address, "the name has no address")),
             Some(Err(error)) => Err(dns(address, &error.to_string())),
         }
     }

@@ -36,7 +36,7 @@ impl Token {
             return Err(Error::new(Reason::Denied, "holds no token"));
         }
         let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-            .map_err(|_| Error::malformed("holds what cannot be a token (line breaks or control characters)"))?;
+            .map_err(|_| Error::malformed("cannot be a token: it has line breaks or control characters"))?;
         value.set_sensitive(true);
         Ok(Token(value))
     }
@@ -87,7 +87,7 @@ impl Verifier {
     pub(crate) fn signed_by(pem: &[u8], names: &[String]) -> std::result::Result<Self, String> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(pem)? {
-            roots.add(certificate).map_err(|error| format!("holds a certificate that is none: {error}"))?;
+            roots.add(certificate).map_err(|error| format!("holds a malformed certificate: {error}"))?;
         }
         let provider = Arc::new(ring::default_provider());
         let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
@@ -188,6 +188,6 @@ mod tests {
         let cut = b"-----BEGIN CERTIFICATE-----\nMIIB\n";
         assert!(certificates(cut).unwrap_err().contains("is not PEM"));
         let none = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
-        assert!(Verifier::signed_by(none, &[]).unwrap_err().contains("certificate that is none"));
+        assert!(Verifier::signed_by(none, &[]).unwrap_err().contains("malformed certificate"));
     }
 }

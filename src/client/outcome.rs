@@ -187,8 +187,8 @@ impl Failure {
         let what = match phase {
             Phase::Dns => "the name was not resolved",
             Phase::Connect => "no TCP connection",
-            Phase::Tls => "no end of the TLS handshake",
-            Phase::Ping => "no acknowledgement of an HTTP/2 PING: the connection is dead",
+            Phase::Tls => "the TLS handshake did not end",
+            Phase::Ping => "the connection is dead: no answer to an HTTP/2 PING",
             Phase::Request | Phase::Total => "no answer",
         };
         Failure::new(Outcome::Timeout, Error::new(Reason::Timeout, format!("{what} before the deadline")))
@@ -243,20 +243,26 @@ impl Failure {
     pub(super) fn status(status: StatusCode, headers: &HeaderMap, target: &Target) -> Self {
         let code = status.as_u16();
         let token_file = target.address.server().flag("token-file");
-        let anonymous = format!(": it wants credentials, and there are none ({token_file})");
+        let anonymous = format!(": it wants credentials, and the exporter has none: set {token_file}");
         let (outcome, reason, words) = match code {
             401 if target.is_anonymous() => (Outcome::Unauthorized, Reason::Denied, anonymous.as_str()),
             401 => (
                 Outcome::Unauthorized,
                 Reason::Denied,
-                ": it does not accept the credentials: expired, or of another cluster",
+                ": it does not accept the credentials: they have expired, or are another cluster's",
             ),
             403 => (Outcome::Unauthorized, Reason::Denied, ": the credentials do not permit it"),
-            429 => (Outcome::Throttled, Reason::Busy, ": the apiserver is out of seats for requests like this"),
+            429 => (
+                Outcome::Throttled,
+                Reason::Busy,
+                ": the apiserver takes no more requests like this for now (API Priority and Fairness)",
+            ),
             500..=599 => (Outcome::ServerError, Reason::Io, ""),
-            300..=399 => {
-                (Outcome::Unexpected, Reason::Malformed, ": a redirect, which is not followed: a token would go along")
-            }
+            300..=399 => (
+                Outcome::Unexpected,
+                Reason::Malformed,
+                ": a redirect, which is not followed, since the token would be sent along",
+            ),
             404 => (Outcome::Unexpected, Reason::Absent, ""),
             _ => (Outcome::Unexpected, Reason::Malformed, ""),
         };

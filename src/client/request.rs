@@ -56,7 +56,7 @@ impl<'a> Request<'a> {
         let method = if self.question.is_some() { Method::POST } else { Method::GET };
         let message = hyper::Request::builder().method(method).uri(uri).body(body);
         let mut message = message.map_err(|_| {
-            Failure::unexpected(format!("{:?} is no path of a URL (--apiserver.probe-path)", self.path))
+            Failure::unexpected(format!("{:?} is not the path of a URL (--apiserver.probe-path)", self.path))
         })?;
         let headers = message.headers_mut();
         if self.question.is_some() {

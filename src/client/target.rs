@@ -63,29 +63,29 @@ impl Target {
         let server = self.address.server();
         let advice = match error {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => format!(
-                "it is not made out to {}: {} names what it is made out to, or {} another address",
+                "it is not valid for {}: set {} to a name in it, or {} to another address",
                 names.join(" or "),
                 server.flag("server-name"),
                 server.flag("url"),
             ),
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "it is not valid yet: a clock is wrong".to_owned()
+                "it is not valid yet: check the clocks".to_owned()
             }
             _ => format!(
-                "no authority in {} signed it: {} names another{}",
+                "no authority in {} signed it: set {} to the one that did{}",
                 ca.as_ref().map_or("none", |(place, _)| place),
                 server.flag("ca-file"),
                 match server {
                     Server::Apiserver => "",
                     Server::Kubelet =>
-                        " (a kubelet without serverTLSBootstrap signs its own: where its --cert-dir can be read, that very certificate is believed)",
+                        " (a kubelet without serverTLSBootstrap signs its own, which is trusted where its --cert-dir can be read)",
                 }
             ),
         };
         let last_resort = match server {
             Server::Apiserver => "",
-            Server::Kubelet => "; --kubelet.insecure-skip-verify would trust whoever answers",
+            Server::Kubelet => "; --kubelet.insecure-skip-verify would trust any server",
         };
         Error::new(
             Reason::Denied,
@@ -101,7 +101,7 @@ impl Tls {
         let server = material.address.server();
         let first = material.names.first().map_or(material.address.host(), String::as_str);
         let name = ServerName::try_from(first.to_owned()).map_err(|_| {
-            Error::malformed(format!("{first:?} is not a name that a server can have ({})", server.flag("server-name")))
+            Error::malformed(format!("{first:?} cannot be the name of a server ({})", server.flag("server-name")))
         })?;
         let verifier = match &material.ca {
             None if material.pinned.is_empty() => Verifier::anyone(),
@@ -122,7 +122,7 @@ impl Tls {
                     |what: String| Error::malformed(format!("{place}: {what} (client-certificate of --kubeconfig)"));
                 let chain = certificates(chain).map_err(malformed)?;
                 let key = PrivateKeyDer::from_pem_slice(key)
-                    .map_err(|_| malformed("its client-key is no private key in PEM".to_owned()))?;
+                    .map_err(|_| malformed("its client-key is not a private key in PEM".to_owned()))?;
                 builder.with_client_auth_cert(chain, key).map_err(|error| malformed(error.to_string()))?
             }
         };

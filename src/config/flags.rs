@@ -12,7 +12,7 @@ use crate::log::Format;
 pub(super) struct Paths {
     /// The machine's procfs
     #[arg(
-        long_help = "Its procfs; in a pod with hostPID the pod's own /proc shows it",
+        long_help = "The machine's procfs; in a pod with hostPID the pod's own /proc shows it",
         long = "path.procfs",
         value_name = "DIR",
         default_value = "/proc"
@@ -20,7 +20,7 @@ pub(super) struct Paths {
     pub(super) procfs: PathBuf,
     /// Its sysfs, with the cgroups
     #[arg(
-        long_help = "Its sysfs with the cgroup file systems below it; in a pod: a mount of the host's /sys",
+        long_help = "The machine's sysfs with the cgroup file systems below it; in a pod: a mount of the host's /sys",
         long = "path.sysfs",
         value_name = "DIR",
         default_value = "/sys"
@@ -28,7 +28,7 @@ pub(super) struct Paths {
     pub(super) sysfs: PathBuf,
     /// Its root file system
     #[arg(
-        long_help = "Its root file system; in a pod: a read-only mount of the host's /",
+        long_help = "The machine's root file system; in a pod: a read-only mount of the host's /",
         long = "path.rootfs",
         value_name = "DIR",
         default_value = "/"
@@ -44,7 +44,7 @@ pub(super) struct Log {
           value_parser = PossibleValuesParser::new(["error", "warn", "info", "debug"]).try_map(|level| level.parse::<tracing::Level>()))]
     pub(super) level: tracing::Level,
     /// logfmt or json
-    #[arg(long_help = "Form of a log line", long = "log.format", value_name = "FORMAT", default_value = "logfmt",
+    #[arg(long_help = "Format of log lines", long = "log.format", value_name = "FORMAT", default_value = "logfmt",
           value_parser = PossibleValuesParser::new(["logfmt", "json"]).map(|format| if format == "json" { Format::Json } else { Format::Logfmt }))]
     pub(super) format: Format,
 }

@@ -308,14 +308,14 @@ fn is_what_init_sees(host: &Host, path: &Path) -> bool {
 
 fn hidden(path: &Path) -> Error {
     Error::absent(format!(
-        "{}: the kernel has cgroups, and none is to be seen there: mount the host's /sys and point --path.sysfs at it",
+        "{}: no cgroup is visible here although the kernel has some: mount the host's /sys and point --path.sysfs at it",
         path.display()
     ))
 }
 
 fn part_of_a_tree(path: &Path) -> Error {
     Error::malformed(format!(
-        "{}: not the root of the machine's cgroups but a part of them (a cgroup namespace, or a container's bind mount); \
+        "{}: shows only a part of the machine's cgroups (a cgroup namespace, or a container's bind mount): \
          mount the host's /sys and point --path.sysfs at it",
         path.display()
     ))

@@ -68,7 +68,7 @@ fn of_root((root, machines): (PathBuf, Option<u64>)) -> Result<Vec<LinkPeer>> {
     // The container's first process is still the runtime's, with the machine's root: what is there is not the pod's.
     // Some pods have the machine's /sys for good.
     if machines.is_some() && rustix::fs::fstat(&class).ok().map(|stat| stat.st_dev) == machines {
-        return Err(Error::new(Reason::Vanished, format!("{}: /sys is the machine's own", root.display())));
+        return Err(Error::new(Reason::Vanished, format!("{}: its /sys is the machine's", root.display())));
     }
     Ok(of_class(&class))
 }

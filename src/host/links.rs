@@ -116,7 +116,7 @@ impl Host {
             Source::Live => {}
         }
         if !self.shares_network_namespace(1)? {
-            let what = "interfaces of the machine: we are in another network namespace (hostNetwork: true is missing)";
+            let what = "interfaces of the machine: this exporter is not in the host's network namespace: it needs hostNetwork: true";
             return Err(Error::new(Reason::Denied, what));
         }
         self.network.run("rtnetlink", deadline, move || {

@@ -103,7 +103,7 @@ fn collect<T>(
         let mut replies = Vec::new();
         let progress = dump(&mut |payload| {
             if replies.len() == most {
-                return Err(Error::malformed(format!("{what}: more than {most}")));
+                return Err(Error::malformed(format!("{what}: the kernel lists more than {most}")));
             }
             replies.extend(parse(payload)?);
             Ok(())
@@ -156,7 +156,9 @@ impl<'a> Dump<'a> {
                 continue;
             }
             if length > datagram.len() {
-                return Err(Error::malformed(format!("{what}: a datagram of {length} bytes, of which we got a part")));
+                return Err(Error::malformed(format!(
+                    "{what}: the kernel's answer of {length} bytes arrived cut short"
+                )));
             }
             match self.take(&datagram, visit)? {
                 Progress::More => {}
@@ -189,7 +191,7 @@ impl<'a> Dump<'a> {
         let mut rest = datagram;
         while !rest.is_empty() {
             let message = NetlinkBuffer::new_checked(rest)
-                .map_err(|error| Error::malformed(format!("{what}: a message: {error}")))?;
+                .map_err(|error| Error::malformed(format!("{what}: malformed message: {error}")))?;
             let (length, payload) = (message.length() as usize, message.payload());
             self.interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
             match message.message_type() {
@@ -210,14 +212,12 @@ impl<'a> Dump<'a> {
                             return Err(self.kernels(&error));
                         }
                         _ => {
-                            return Err(Error::malformed(format!(
-                                "{what}: an error message without an error: {code:?}"
-                            )));
+                            return Err(Error::malformed(format!("{what}: malformed error message: {code:?}")));
                         }
                     }
                 }
                 kind if kind == reply => visit(payload)?,
-                other => return Err(Error::malformed(format!("{what}: a message of type {other}"))),
+                other => return Err(Error::malformed(format!("{what}: unexpected message of type {other}"))),
             }
             // Each begins at a multiple of four; the last may end before one.
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -245,7 +245,10 @@ fn wait(what: &str, socket: &Socket, deadline: Deadline) -> Result<()> {
     loop {
         let left = deadline.remaining();
         if left.is_zero() {
-            return Err(Error::new(Reason::Timeout, format!("{what}: not all of the dump before the deadline")));
+            return Err(Error::new(
+                Reason::Timeout,
+                format!("{what}: the kernel's answer did not end before the deadline"),
+            ));
         }
         let timeout = Timespec::try_from(left).map_err(|_| Error::malformed(format!("{what}: deadline too far")))?;
         match rustix::event::poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&timeout)) {
@@ -364,7 +367,10 @@ mod tests {
         assert_eq!(of(9, [&first, &second]).unwrap(), [b"new", b"two"], "nothing of the first");
         assert_eq!(of(9, [&first, &first]).unwrap_err().reason(), Reason::Busy);
         let cut = of(1, [&first, &second]).unwrap_err();
-        assert_eq!((cut.reason(), cut.to_string()), (Reason::Malformed, "dump: more than 1".to_owned()));
+        assert_eq!(
+            (cut.reason(), cut.to_string()),
+            (Reason::Malformed, "dump: the kernel lists more than 1".to_owned())
+        );
         assert_eq!(of(2, [&first, &second]).unwrap().len(), 2);
     }
 

@@ -42,9 +42,9 @@ impl Host {
         let what = match self.view(self.in_a_pod) {
             ProcfsScope::Machine | ProcfsScope::Elsewhere => return Ok(()),
             ProcfsScope::OurContainer => {
-                "these are the processes of this exporter's own container or pod, not of the machine: it needs hostPID: true"
+                "shows only the processes of this exporter's own container or pod: it needs hostPID: true"
             }
-            ProcfsScope::Hidden => "processes of others are hidden (hidepid): it takes CAP_SYS_PTRACE to see them",
+            ProcfsScope::Hidden => "other users' processes are hidden (hidepid): give the exporter CAP_SYS_PTRACE",
         };
         Err(Error::new(Reason::Denied, format!("{}: {what}", self.proc("").display())))
     }
@@ -60,7 +60,7 @@ impl Host {
             ProcfsScope::Machine | ProcfsScope::Hidden => Ok(()),
             ProcfsScope::OurContainer | ProcfsScope::Elsewhere => Err(Error::new(
                 Reason::Denied,
-                "cgroup.procs of v1 names no process outside our own process namespace: it needs hostPID: true",
+                "cgroup.procs (v1) names no process outside this exporter's pid namespace: it needs hostPID: true",
             )),
         }
     }

@@ -262,7 +262,11 @@ impl Processes {
         known.begin();
         for (done, &pid) in pids.iter().enumerate() {
             if deadline.expired() {
-                let text = format!("{}: {done} of {} processes before the deadline", self.path.display(), pids.len());
+                let text = format!(
+                    "{}: only {done} of {} processes were read before the deadline",
+                    self.path.display(),
+                    pids.len()
+                );
                 sweep.cut = Some(Error::new(Reason::Timeout, text));
                 break;
             }

@@ -72,7 +72,7 @@ impl Watched {
         };
         let loaded = match timeout(AT_START, load).await {
             Ok(Ok(loaded)) => loaded?,
-            _ => return Err(Error::new(Reason::Timeout, format!("{}: was not read in time", path.display()))),
+            _ => return Err(Error::new(Reason::Timeout, format!("{}: not read before the deadline", path.display()))),
         };
         tell(&loaded.config);
         let state = State { loaded: Arc::new(loaded), looked: Instant::now(), broken: None, read: SystemTime::now() };
@@ -133,7 +133,7 @@ impl Shared {
         let loaded = loaded.and_then(|loaded| match taken_away(&before, &loaded) {
             None => Ok(loaded),
             Some(what) => Err(Error::malformed(format!(
-                "{}: {what}; that takes a restart, since a file that is being written may look like this",
+                "{}: {what}, as a half-written file would: if it is meant, restart the exporter",
                 self.path.display()
             ))),
         });
@@ -141,14 +141,14 @@ impl Shared {
         state.looked = Instant::now();
         match loaded {
             Ok(loaded) => {
-                tracing::info!(file = %self.path.display(), "web configuration read anew");
+                tracing::info!(file = %self.path.display(), "web configuration reloaded");
                 tell(&loaded.config);
                 state.loaded = Arc::new(loaded);
                 state.broken = None;
                 state.read = SystemTime::now();
             }
             Err(error) => {
-                tracing::error!(%error, "web configuration is broken; the one before stays until the file is right");
+                tracing::error!(%error, "web configuration is invalid; the previous one stays in use until the file is corrected");
                 state.broken = Some(Broken { stamps });
             }
         }
@@ -158,7 +158,7 @@ impl Shared {
         let mut state = self.state();
         state.looked = Instant::now();
         if state.broken.is_none() {
-            tracing::error!(file = %self.path.display(), "web configuration cannot be read, its file system hangs; the one before stays");
+            tracing::error!(file = %self.path.display(), "web configuration cannot be read, its file system hangs; the previous one stays in use");
             // Without stamps: read anew as soon as that is possible.
             state.broken = Some(Broken { stamps: Vec::new() });
         }
@@ -180,7 +180,7 @@ fn taken_away(before: &Loaded, after: &Loaded) -> Option<&'static str> {
         return Some("it would let everybody in without a password");
     }
     if auth(after) < auth(before) {
-        return Some("it would ask less of clients' certificates");
+        return Some("it would check clients' certificates less");
     }
     None
 }

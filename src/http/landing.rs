@@ -71,13 +71,16 @@ pub(super) async fn index(State(app): State<Arc<App>>) -> Result<Response, Refus
     // One at a time, so that however many pages are asked for, the other processor is the node's.
     let turn = tokio::time::timeout(FOR_TURN, app.judging.acquire()).await;
     let Ok(Ok(_turn)) = turn else {
-        return Err(Refused(StatusCode::SERVICE_UNAVAILABLE, "too many ask for this page".to_owned()));
+        return Err(Refused(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many requests for this page are under way".to_owned(),
+        ));
     };
     let page = tokio::task::spawn_blocking({
         let app = Arc::clone(&app);
         move || judged(&app, name, fresh.as_ref())
     });
-    let failed = |_| Refused(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be made".to_owned());
+    let failed = |_| Refused(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be rendered".to_owned());
     let headers = [
         (CONTENT_SECURITY_POLICY, html::POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),

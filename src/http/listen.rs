@@ -134,7 +134,10 @@ async fn serve_one(listener: TcpListener, mut site: Site, sockets: Arc<Semaphore
     }
     drop(listener);
     if timeout(grace, graceful.shutdown()).await.is_err() {
-        tracing::warn!(seconds = grace.as_secs_f64(), "requests are cut off: --web.shutdown-timeout is over");
+        tracing::warn!(
+            seconds = grace.as_secs_f64(),
+            "requests still under way are cut off: --web.shutdown-timeout has passed"
+        );
     }
 }
 

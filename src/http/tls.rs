@@ -120,7 +120,7 @@ impl Clients {
                 let mut roots = RootCertStore::empty();
                 for certificate in certificates(pem.as_bytes()).map_err(|what| format!("client_ca: {what}"))? {
                     let added = roots.add(certificate);
-                    added.map_err(|error| format!("client_ca: holds a certificate that is none: {error}"))?;
+                    added.map_err(|error| format!("client_ca: holds a malformed certificate: {error}"))?;
                 }
                 let provider = Arc::new(ring::default_provider());
                 let verifier =

@@ -260,7 +260,7 @@ fn tls(section: file::Tls, folder: &Path, warnings: &mut Vec<String>) -> Told<Op
             || section.curve_preferences.is_some()
             || section.client_allowed_sans.is_some();
         if others {
-            warnings.push("tls_server_config names neither cert_file nor key_file: there is no TLS".to_owned());
+            warnings.push("tls_server_config names neither cert_file nor key_file: TLS stays off".to_owned());
         }
         return Ok(None);
     }
@@ -270,10 +270,10 @@ fn tls(section: file::Tls, folder: &Path, warnings: &mut Vec<String>) -> Told<Op
     let verifies = matches!(client_auth, ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify);
     match (&client_ca, client_auth) {
         (Some(_), ClientAuth::None) => {
-            return Err("client_ca is there and no client_auth_type: write client_auth_type: RequireAndVerifyClientCert, or leave client_ca out".to_owned());
+            return Err("client_ca is there without client_auth_type: write client_auth_type: RequireAndVerifyClientCert, or leave client_ca out".to_owned());
         }
         (None, _) if verifies => {
-            return Err("client_auth_type wants certificates verified, and neither client_ca nor client_ca_file says by whom they must be signed; public authorities are not believed here".to_owned());
+            return Err("client_auth_type needs client_ca or client_ca_file to verify certificates: public authorities are not trusted".to_owned());
         }
         (Some(_), _) if !verifies => warnings.push(
             "client_ca has no effect: only VerifyClientCertIfGiven and RequireAndVerifyClientCert verify".to_owned(),
@@ -402,7 +402,7 @@ fn headers(wanted: BTreeMap<String, String>) -> Told<Vec<(HeaderName, HeaderValu
         }
         let no_value = |_| format!("{name}: its value cannot be sent in HTTP");
         headers.push((
-            HeaderName::try_from(*known).map_err(|_| format!("{name} is no header"))?,
+            HeaderName::try_from(*known).map_err(|_| format!("{name} is not the name of a header"))?,
             HeaderValue::try_from(value).map_err(no_value)?,
         ));
     }
@@ -413,9 +413,9 @@ fn users(wanted: BTreeMap<String, String>) -> Told<Vec<User>> {
     let user = |(name, hash): (String, String)| {
         let cost = hash.parse::<bcrypt::HashParts>().map(|parts| parts.get_cost());
         match cost {
-            Err(_) => {
-                Err(format!("the value of {name:?} is no bcrypt hash: `htpasswd -nBC 10 \"\"` makes one of a password"))
-            }
+            Err(_) => Err(format!(
+                "the value of {name:?} is not a bcrypt hash: `htpasswd -nBC 10 \"\"` makes one of a password"
+            )),
             Ok(cost) if cost > MOST_COST => Err(format!(
                 "the hash of {name:?} has cost {cost}, so that one check would keep a core busy for {} seconds or so: at most {MOST_COST}",
                 1u64 << (cost.min(31) - 14)
@@ -568,7 +568,7 @@ mod tests {
             ("http_server_config: {headers: {X-Powered-By: us}}", "cannot be set; these can: Content-Security-Policy"),
             ("http_server_config: {headers: {X-Frame-Options: allow}}", "none of: deny, sameorigin"),
             ("basic_auth_users: {a: $2y$18$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze}", "cost 18"),
-            ("basic_auth_users: {a: secret}", "no bcrypt hash"),
+            ("basic_auth_users: {a: secret}", "not a bcrypt hash"),
             ("rate_limit: {interval: 1s}", "write burst: 1"),
             ("rate_limit: {interval: soon, burst: 1}", "500ms or 1s"),
         ] {

@@ -49,7 +49,7 @@ pub(super) fn parse(text: &str, role: Role) -> Result<Map<String, Value>> {
         None => Value::Null,
     };
     let Value::Object(map) = value else {
-        return Err(Error::malformed("holds no mapping: it needs apiVersion, kind and the settings"));
+        return Err(Error::malformed("is not a YAML mapping: it needs apiVersion, kind and the settings"));
     };
     let field = |name: &str| map.get(name).and_then(Value::as_str).unwrap_or("");
     let (version, kind) = (field("apiVersion"), field("kind"));
@@ -169,8 +169,8 @@ mod tests {
     fn what_a_kubelet_refuses() {
         let text = |text: &str| parse(text, Role::Base).unwrap_err().to_string();
         assert!(text("").contains("empty"));
-        assert!(text("# nothing\n").contains("no mapping"));
-        assert!(text("just text").contains("no mapping"));
+        assert!(text("# nothing\n").contains("not a YAML mapping"));
+        assert!(text("just text").contains("not a YAML mapping"));
         assert!(text("a: [1,2").contains("not YAML"));
         assert!(text("a: 1").contains("apiVersion"));
         assert!(text(&HEAD.replace("v1beta1", "v1alpha1")).contains("v1alpha1"));

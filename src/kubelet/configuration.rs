@@ -306,8 +306,8 @@ impl Configuration {
     /// # Errors
     /// Malformed if it is none.
     pub fn of_configz(text: &str) -> Result<Self> {
-        let not = |what: &str| Error::malformed(format!("not a kubelet's configz: {what}"));
-        let answer: Value = serde_json::from_str(text).map_err(|error| not(&format!("no JSON: {error}")))?;
+        let not = |what: &str| Error::malformed(format!("not the answer of a kubelet's /configz: {what}"));
+        let answer: Value = serde_json::from_str(text).map_err(|error| not(&format!("not JSON: {error}")))?;
         let map = answer.get("kubeletconfig").and_then(Value::as_object).ok_or_else(|| not("no kubeletconfig"))?;
         // Always there, unlike the thresholds: without it their absence would prove nothing.
         if integer(map, "imageGCHighThresholdPercent")?.is_none() {

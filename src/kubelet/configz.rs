@@ -101,7 +101,7 @@ fn url_flag(text: &str) -> std::result::Result<Ask, String> {
 pub struct Settings {
     /// Its API, for /configz, or off [default: in a pod]
     #[arg(
-        long_help = "The kubelet's API, whose /configz tells what it really runs with: https://HOST:PORT, or off [default: in a pod with a service-account token as the kubelet's own address and port are set, usually https://127.0.0.1:10250; else off]",
+        long_help = "The kubelet's API, whose /configz gives the settings that it runs with: https://HOST:PORT, or off [default: in a pod with a service-account token the kubelet's own address and port, usually https://127.0.0.1:10250; else off]",
         id = "kubelet.url", long = "kubelet.url", value_name = "URL", default_value = "auto", hide_default_value = true, value_parser = url_flag
     )]
     pub ask: Ask,
@@ -109,17 +109,18 @@ pub struct Settings {
     /// service account]
     #[arg(id = "kubelet.token-file", long = "kubelet.token-file", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Who may have signed the kubelet's certificate, as PEM [default: ca.crt of the pod's service account]
+    /// Authorities that may have signed the kubelet's certificate, as PEM [default: ca.crt of the pod's service
+    /// account]
     #[arg(id = "kubelet.ca-file", long = "kubelet.ca-file", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
-    /// The name that the kubelet's certificate must be made out to [default: the host of the URL; for a loopback
+    /// The name that the kubelet's certificate must be valid for [default: the host of the URL; for a loopback
     /// address the node's names too]
     #[arg(id = "kubelet.server-name", long = "kubelet.server-name", value_name = "NAME")]
     pub server_name: Option<String>,
-    /// Do not verify the kubelet's certificate: the token goes to whoever answers at that address
+    /// Do not verify the kubelet's certificate: the token goes to any server that answers there
     #[arg(id = "kubelet.insecure-skip-verify", long = "kubelet.insecure-skip-verify")]
     pub insecure_skip_verify: bool,
-    /// How long an answer of /configz holds while the kubelet's process is the same
+    /// How long an answer of /configz is used while the kubelet's process stays the same
     #[arg(id = "kubelet.configz-interval", long = "kubelet.configz-interval", value_name = "DURATION", default_value = "5m", value_parser = some_time)]
     pub interval: Duration,
 }
@@ -288,7 +289,7 @@ impl Configz {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| Error::os("an event loop for the request", &error))?;
+            .map_err(|error| Error::os("starting an event loop for the request", &error))?;
         let request = Request::object(PATH, LARGEST_ANSWER);
         let exchange = runtime.block_on(http1::exchange(&self.connector, target, &request, deadline));
         // A name that is being looked up holds a thread that cannot be stopped: it is not waited for.
@@ -361,18 +362,21 @@ impl Configz {
 /// What a status other than 200 of a kubelet means.
 fn refusal(status: u16, with_token: bool) -> Error {
     match status {
-        401 if !with_token => {
-            Error::new(Reason::Denied, "401: it wants a token, and there is none (--kubelet.token-file)")
-        }
+        401 if !with_token => Error::new(
+            Reason::Denied,
+            "401: the kubelet wants a token, and the exporter has none: give one with --kubelet.token-file",
+        ),
         401 => Error::new(
             Reason::Denied,
-            "401: it does not accept the token: expired, of another cluster, or this kubelet has no webhook authentication",
+            "401: the kubelet does not accept the token: it has expired, it is another cluster's, or this kubelet has no webhook authentication",
         ),
         403 => Error::new(
             Reason::Denied,
-            "403: the token's service account may not: it needs a ClusterRole with verb get on nodes/configz (before Kubernetes 1.33: on nodes/proxy, which permits far more)",
+            "403: the token's service account is not allowed to: it needs a ClusterRole with verb get on nodes/configz (before Kubernetes 1.33: on nodes/proxy, which permits far more)",
         ),
-        300..=399 => Error::malformed(format!("{status}: a redirect, which no kubelet sends and we do not follow")),
+        300..=399 => Error::malformed(format!(
+            "{status}: a redirect, which is not followed: no kubelet sends one, check --kubelet.url"
+        )),
         _ => Error::new(Reason::Io, format!("HTTP status {status}")),
     }
 }
@@ -395,11 +399,11 @@ impl Last {
                 let error = error.context("kubelet's /configz");
                 let instead = match (&self.good, self.process) {
                     (Some(_), Some(_)) => {
-                        tracing::info!(%error, "the kubelet's last answer holds: it is the same process");
+                        tracing::info!(%error, "the kubelet cannot be asked; its last answer stays in use, since its process is the same");
                         return;
                     }
                     (Some(_), None) => {
-                        "its last answer holds, but its process cannot be seen: it may be another by now"
+                        "its last answer stays in use, but its process cannot be seen: it may have restarted with other settings"
                     }
                     (None, _) => {
                         self.error = Some(error);

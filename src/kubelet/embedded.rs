@@ -181,9 +181,11 @@ fn k3s_files(started: Started<'_>, tree: &Tree) -> Result<BTreeMap<String, Vec<S
 
 fn microk8s(started: Started<'_>, tree: &Tree) -> Result<Vec<String>> {
     let Some(file) = started.flags(&["--kubelet-args-file"]).last().copied() else {
-        return Err(Error::malformed("kubelite without --kubelet-args-file: what its kubelet was told is unknown"));
+        return Err(Error::malformed(
+            "kubelite runs without --kubelet-args-file: the flags of its kubelet are unknown",
+        ));
     };
-    let text = tree.read(Path::new(file)).map_err(|error| error.context("what MicroK8s tells its kubelet"))?;
+    let text = tree.read(Path::new(file)).map_err(|error| error.context("MicroK8s' file with the kubelet's flags"))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     Ok(lines.map(|line| expand(&line.replace('"', ""), started)).collect())
 }

@@ -51,7 +51,7 @@ pub struct Settings {
     pub node_name: Option<String>,
     /// Which kubelet this is [default: as the node object says]
     #[arg(
-        long_help = "The kubelet's version, such as v1.28.15 [default: as this node's object says, which the collector node_status reads; without it unknown]",
+        long_help = "The kubelet's version, such as v1.28.15 [default: from this node's object, which the collector node_status reads; else unknown]",
         id = "kubelet.version",
         long = "kubelet.version",
         value_name = "VERSION",
@@ -61,7 +61,7 @@ pub struct Settings {
     pub version: Option<Version>,
     /// Whose processes may be this node's kubelet
     #[arg(
-        long_help = "The user that this node's kubelet runs as, if it is rootless: a kubelet of another user is passed over, as is one in a pod or in a container",
+        long_help = "The user that this node's kubelet runs as, if it is rootless: a kubelet of another user is ignored, as is one in a pod or in a container",
         id = "kubelet.uid",
         long = "kubelet.uid",
         value_name = "UID",
@@ -171,9 +171,9 @@ impl Kubelet {
             Arc::new(Look { known: Arc::clone(known), found, sources, away, inputs, effective })
         };
         let landed = self.0.looks.since(since, deadline, look);
-        landed
-            .map(|landed| landed.value)
-            .ok_or_else(|| Error::new(Reason::Timeout, "the kubelet: a look under way did not end in time"))
+        landed.map(|landed| landed.value).ok_or_else(|| {
+            Error::new(Reason::Timeout, "the kubelet: the search for it did not end before the deadline")
+        })
     }
 
     /// Which one it is: `--kubelet.version`, else what somebody learned last. `None`: unknown.
@@ -216,7 +216,7 @@ impl Kubelet {
         // It becomes part of a path: an object's name, RFC 1123.
         let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
         if name.is_empty() || name.len() > 253 || !name.bytes().all(fits) || name.starts_with('.') {
-            return Err(Error::malformed(format!("no node can be called {name:?}: --node-name gives its name")));
+            return Err(Error::malformed(format!("{name:?} cannot be a node's name: set --node-name")));
         }
         Ok(name)
     }
@@ -259,7 +259,7 @@ impl Known {
             last.told = true;
             tracing::warn!(
                 pid = last.pid,
-                "the kubelet does not run; its last configuration counts until a kubelet is seen again"
+                "the kubelet does not run; its last known configuration is used until a kubelet runs again"
             );
         }
         Some(sources)
@@ -410,7 +410,10 @@ impl Look {
         let found = self.found.as_ref().ok().filter(|found| found.kubelet.is_none() && !self.away)?;
         let rootless = found.passed_over.iter().find(|passed| matches!(passed.why, Why::User(_)))?;
         let PassedOver { pid, comm, why } = rootless;
-        Some(Error::new(Reason::Denied, format!("process {pid} ({comm}) looks like this node's kubelet, and {why}")))
+        Some(Error::new(
+            Reason::Denied,
+            format!("process {pid} ({comm}) looks like this node's kubelet but is ignored: {why}"),
+        ))
     }
 
     /// What it was told, read once.
@@ -434,7 +437,7 @@ impl Look {
             let next = inputs.effective();
             let drift = next
                 .and_then(|next| drift::compare(&running.configuration, &next).map_err(|error| inputs.blame(error)));
-            let hint = "the kubelet runs with other settings, and with these it would not start again";
+            let hint = "the kubelet runs with other settings; with these it would not start again";
             match drift {
                 Ok(drift) => effective.drift = drift,
                 Err(error) => effective.errors.push(Error::new(error.reason(), format!("{error}; {hint}"))),
@@ -456,7 +459,7 @@ impl Look {
             let thresholds = Thresholds::parse(&configuration).map_err(|error| inputs.blame(error))?;
             Ok((configuration, thresholds))
         });
-        let hint = "correct it where a kubelet would refuse it, or name the file that this kubelet runs with (--kubelet.config); until then its thresholds are unknown";
+        let hint = "correct the file if a kubelet would refuse it too, or set --kubelet.config to the file that this kubelet runs with; until then its thresholds are unknown";
         match parsed {
             Ok(parsed) => effective.configuration = Some(parsed),
             Err(error) => effective.errors.push(Error::new(error.reason(), format!("{error}; {hint}"))),

@@ -27,10 +27,12 @@ pub enum Why {
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Why::InAPod(uid) => write!(f, "it is in the cgroup of pod {uid}"),
-            Why::PidNamespace => f.write_str("it is in a pid namespace of its own: a container's"),
-            Why::User(uid) => write!(f, "it runs as uid {uid}: --kubelet.uid={uid} if this node's kubelet is rootless"),
-            Why::Another(pid) => write!(f, "another one, pid {pid}, was there before it"),
+            Why::InAPod(uid) => write!(f, "it runs in pod {uid}, by its cgroup"),
+            Why::PidNamespace => f.write_str("it runs in a container (its own pid namespace)"),
+            Why::User(uid) => {
+                write!(f, "it runs as uid {uid}: set --kubelet.uid={uid} if this node's kubelet is rootless")
+            }
+            Why::Another(pid) => write!(f, "pid {pid}, which started first, counts as the kubelet"),
         }
     }
 }

@@ -73,7 +73,7 @@ impl Kubepods {
     /// Timeout, if a walk under way does not end before the deadline. What the walk itself could not see is in the
     /// [`Look`].
     pub fn look(&self, host: &Host, deadline: Deadline, since: Instant) -> Result<Landed<Arc<Look>>> {
-        let late = || Error::new(Reason::Timeout, "the cgroups of pods: a walk under way did not end in time");
+        let late = || Error::new(Reason::Timeout, "the cgroups of pods: reading them did not end before the deadline");
         let look = || Arc::new(Look::new(host, self.bounds(deadline)));
         self.0.looks.since(since, deadline, look).ok_or_else(late)
     }

@@ -208,14 +208,14 @@ impl Sweep {
         }
         let known = |passed: &&PassedOver| before.is_some_and(|before| before.passed_over.contains(passed));
         for PassedOver { pid, comm, why } in self.passed_over.iter().filter(|passed| !known(passed)) {
-            tracing::warn!(pid, comm, %why, "a process looks like this node's kubelet and is passed over");
+            tracing::warn!(pid, comm, %why, "a process looks like this node's kubelet but is ignored");
         }
         let known = |unread: &&Known| before.is_some_and(|before| before.unread.contains(unread));
         for Known { pid, comm, .. } in self.unread.iter().filter(|unread| !known(unread)) {
             tracing::warn!(
                 pid,
                 comm,
-                "this process may be the kubelet, but its command line cannot be read: it is stuck, or hides it"
+                "this process may be the kubelet, but its command line cannot be read: the process is stuck or hides it"
             );
         }
     }
@@ -237,7 +237,8 @@ impl Sweep {
             unsure: None,
         };
         let late = |index: usize| {
-            let text = || format!("looking for the kubelet among {} processes", all.len());
+            let text =
+                || format!("looking for the kubelet among {} processes did not end before the deadline", all.len());
             let late = index.is_multiple_of(64) && deadline.expired();
             if late { Err(Error::new(Reason::Timeout, text())) } else { Ok(()) }
         };

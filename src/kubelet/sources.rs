@@ -87,7 +87,7 @@ impl Sources {
     fn told(&self) -> Result<()> {
         let Some(untold) = &self.untold else { return Ok(()) };
         let reason = if untold.is_gone() { Reason::Malformed } else { untold.reason() };
-        Err(Error::new(reason, format!("what this node's kubelet was told: {untold}")))
+        Err(Error::new(reason, format!("the configuration of this node's kubelet: {untold}")))
     }
 
     /// The directory whose file system is nodefs.
@@ -214,7 +214,7 @@ pub fn named(
 fn explain(error: Error, what: &File) -> Error {
     let reason = if error.is_gone() { Reason::Malformed } else { error.reason() };
     let File { name, unknown, option } = what;
-    Error::new(reason, format!("{name}: {error}; {unknown} until it can be read, or {option} names another"))
+    Error::new(reason, format!("{name}: {error}; {unknown} until it can be read, or {option} is set to another"))
 }
 
 /// A file of the kubelet's, for those who must do something about it.
@@ -255,11 +255,11 @@ fn dropins(tree: &Tree, dir: &Path, deadline: Deadline) -> Result<Vec<Text>> {
 
 fn walk(tree: &Tree, dir: &Path, depth: usize, deadline: Deadline, found: &mut Vec<Text>) -> Result<()> {
     if depth > DEEPEST {
-        return Err(Error::malformed(format!("{}: folders more than {DEEPEST} deep", dir.display())));
+        return Err(Error::malformed(format!("{}: folders nested more than {DEEPEST} deep", dir.display())));
     }
     for (name, kind) in tree.list(dir)? {
         if deadline.expired() {
-            return Err(Error::new(Reason::Timeout, format!("{}: no time left to read it", dir.display())));
+            return Err(Error::new(Reason::Timeout, format!("{}: not read before the deadline", dir.display())));
         }
         let path = dir.join(&name);
         match kind {

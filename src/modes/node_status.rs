@@ -42,7 +42,7 @@ use probe::{Shared, Worker};
 /// This mode.
 pub static MODE: Mode = Mode {
     id: "node_status",
-    title: "the node's lease expires, or a condition on it is nobody's any more",
+    title: "the node's lease expires, or one of its conditions is no longer updated",
     metrics: assess::METRICS,
     build: |settings, services| {
         let (apiserver, kubelet) = (services.apiserver.clone(), services.kubelet.clone());
@@ -87,7 +87,7 @@ impl Collector for NodeStatus {
     fn collect(&self, _: Context<'_>) -> Result<Samples> {
         let Some(snapshot) = self.0.snapshot() else {
             return Err(Error::absent(
-                "no service account is mounted and neither --apiserver.url nor --kubeconfig says whom to ask",
+                "no apiserver to ask: no service account is mounted, and neither --apiserver.url nor --kubeconfig is set",
             ));
         };
         let mut samples = Samples::new();

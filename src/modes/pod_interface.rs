@@ -298,7 +298,8 @@ impl PodInterface {
                 break;
             }
             if context.deadline.expired() {
-                let what = format!("interfaces of {left} of {} pods before the deadline", found.pods.len());
+                let what =
+                    format!("interfaces of {left} of {} pods were not read before the deadline", found.pods.len());
                 samples.fail(Error::new(Reason::Timeout, what));
                 break;
             }

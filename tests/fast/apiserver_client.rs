@@ -172,7 +172,7 @@ async fn how_a_server_may_answer() {
         (answer("404 Not Found", ""), Outcome::Unexpected, Some(404), "404"),
         (answer("204 No Content", ""), Outcome::Unexpected, Some(204), "204"),
         (answer("302 Found", ""), Outcome::Unexpected, Some(302), "redirect"),
-        (answer("429 Too Many Requests", ""), Outcome::Throttled, Some(429), "seats"),
+        (answer("429 Too Many Requests", ""), Outcome::Throttled, Some(429), "takes no more requests"),
         (answer("500 Internal Server Error", "[-]etcd failed"), Outcome::ServerError, Some(500), "500"),
         (answer("503 Service Unavailable", ""), Outcome::ServerError, Some(503), "503"),
         (Act::Say(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), Outcome::Unexpected, None, "HTTP"),
@@ -206,7 +206,7 @@ async fn how_a_server_may_answer() {
     let missing = client.get("/api/v1/nodes/n", 1 << 20).await.unwrap();
     assert_eq!(missing.error.unwrap().reason(), Reason::Absent);
     let nonsense = client.fresh("/a b").await.unwrap();
-    assert!(words(&nonsense).contains("no path of a URL"), "{}", words(&nonsense));
+    assert!(words(&nonsense).contains("not the path of a URL"), "{}", words(&nonsense));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -453,7 +453,8 @@ users: [{{name: u, user: {{client-certificate: current.pem, client-key: current.
     assert_eq!(refused.outcome, Outcome::Tls, "{}", words(&refused));
     let refused = check(&client).await;
     assert_eq!(refused.outcome().0, Outcome::Tls, "{refused:?}");
-    for (text, said) in [("", "holds no certificate"), (pem.split("-----BEGIN P").next().unwrap(), "no private key")] {
+    for (text, said) in [("", "holds no certificate"), (pem.split("-----BEGIN P").next().unwrap(), "not a private key")]
+    {
         files.write("current.pem", text);
         let error = client.fresh("/livez").await.unwrap_err().to_string();
         assert!(error.contains(said) && error.contains("current.pem"), "{error}");

@@ -402,9 +402,9 @@ fn what_a_kubelet_may_answer_instead() {
         (Act::answer("500 Internal Server Error", "oops"), Reason::Io, "500"),
         (Act::answer("429 Too Many Requests", ""), Reason::Io, "429"),
         (Act::answer("204 No Content", ""), Reason::Io, "204"),
-        (Act::configz("<html>"), Reason::Malformed, "no JSON"),
+        (Act::configz("<html>"), Reason::Malformed, "not JSON"),
         (Act::configz("{}"), Reason::Malformed, "no kubeletconfig"),
-        (Act::configz(&"[".repeat(1 << 20)), Reason::Malformed, "no JSON"),
+        (Act::configz(&"[".repeat(1 << 20)), Reason::Malformed, "not JSON"),
         (Act::configz(unknown), Reason::Malformed, "swap.available"),
         (Act::Say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\xff\xfe".to_vec()), Reason::Malformed, "not text"),
         (Act::Say(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), Reason::Malformed, "HTTP"),
@@ -491,7 +491,7 @@ fn the_last_answer_holds_for_the_same_process_only() {
     server.act(Act::answer("500 Internal Server Error", ""));
     let later = machine.ask(&configz);
     assert_eq!(later.running, first.running);
-    assert!(failure(&later).to_string().contains("its last answer holds"), "{}", failure(&later));
+    assert!(failure(&later).to_string().contains("its last answer stays in use"), "{}", failure(&later));
 }
 
 #[test]
@@ -636,7 +636,7 @@ fn a_certificate_that_is_made_out_to_the_node() {
     assert!(ask(Some("worker-7"), &[]).running.is_some(), "ours, --node-name");
     assert!(ask(None, &["--hostname-override=Worker-7"]).running.is_some(), "the kubelet's own");
     let answer = ask(Some("worker-8"), &[]);
-    assert!(failure(&answer).to_string().contains("not made out to"), "{}", failure(&answer));
+    assert!(failure(&answer).to_string().contains("not valid for"), "{}", failure(&answer));
 }
 
 /// A node with a kubelet whose files tell `config`, with a token, and nobody's CA.

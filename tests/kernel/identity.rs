@@ -114,7 +114,7 @@ fn a_process_of_a_pod_a_container_or_another_user_is_no_kubelet() {
     for (place, pods) in pods.iter().enumerate() {
         let liar = start(&mut command(&programs.kubelet(1 + place as u32)), "kubelet");
         pods.take(POD, &liar);
-        let why = format!("it is in the cgroup of pod {}", POD.trim_start_matches("pod"));
+        let why = format!("it runs in pod {}, by its cgroup", POD.trim_start_matches("pod"));
         liars.push((liar.0.id(), why, liar));
     }
     let mut unshare = Command::new("unshare");
@@ -125,7 +125,7 @@ fn a_process_of_a_pod_a_container_or_another_user_is_no_kubelet() {
             fs::read_to_string(format!("/proc/{}/comm", pids.trim())).is_ok_and(|comm| comm == "kubelet\n")
         })
     });
-    liars.push((child(&unshare), "it is in a pid namespace of its own: a container's".to_owned(), unshare));
+    liars.push((child(&unshare), "it runs in a container (its own pid namespace)".to_owned(), unshare));
     // With these alone there is no kubelet, and what one would do unconfigured counts.
     let samples = collect(&on_root());
     assert_eq!(samples.value(&CONFIG_INFO, &["default", ""]), Some(1.0));
@@ -133,7 +133,7 @@ fn a_process_of_a_pod_a_container_or_another_user_is_no_kubelet() {
     all_are_told(&samples, &liars);
 
     let liar = start(command(&programs.kubelet(12)).uid(NOBODY).gid(NOBODY), "kubelet");
-    let rootless = format!("it runs as uid {NOBODY}: --kubelet.uid={NOBODY} if this node's kubelet is rootless");
+    let rootless = format!("it runs as uid {NOBODY}: set --kubelet.uid={NOBODY} if this node's kubelet is rootless");
     liars.push((liar.0.id(), rootless.clone(), liar));
     // It may be a rootless one: then nothing is known of this node's thresholds, which is said.
     let nothing_is_known = || {
@@ -162,7 +162,7 @@ fn a_process_of_a_pod_a_container_or_another_user_is_no_kubelet() {
 
 fn all_are_told(samples: &Samples, liars: &[(u32, String, Process)]) {
     for (pid, why, _) in liars {
-        let note = format!("process {pid} (kubelet) was passed over as this node's kubelet: {why}");
+        let note = format!("process {pid} (kubelet) looks like this node's kubelet but is ignored: {why}");
         assert!(samples.notes().contains(&note), "{note:?} is not among {:#?}", samples.notes());
     }
 }

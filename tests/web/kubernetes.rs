@@ -89,7 +89,7 @@ fn the_apiserver_says_who_may_scrape() {
         assert!(status == 200 && page.contains("headroom_build_info"), "{page}");
     }
     let (status, words) = stage.status(SOMEBODY);
-    assert!(status == 403 && words.contains("\"somebody\" may not get this path"), "{words}");
+    assert!(status == 403 && words.contains("\"somebody\" is not allowed to read this path"), "{words}");
     assert_eq!(stage.status("invented").0, 401);
     assert_eq!(stage.status("invented").0, 401);
     assert_eq!(stage.status("").0, 401);
@@ -127,9 +127,9 @@ fn an_apiserver_that_is_away_is_503_for_whom_it_never_let_in() {
     stage.apiserver.act(Act::By(Arc::new(kubernetes)));
     eventually("it heals", || stage.status(SOMEBODY).0 == 403);
     let (_, log) = stage.exporter.stop(Signal::TERM);
-    let complaints = log.lines().filter(|line| line.contains("does not judge tokens")).count();
+    let complaints = log.lines().filter(|line| line.contains("does not review tokens")).count();
     assert_eq!(complaints, 1, "{log}");
-    assert!(log.contains("judges tokens again") && !log.contains("token-of") && !log.contains("new-token"), "{log}");
+    assert!(log.contains("reviews tokens again") && !log.contains("token-of") && !log.contains("new-token"), "{log}");
 }
 
 #[test]

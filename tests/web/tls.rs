@@ -161,7 +161,7 @@ fn a_broken_file_is_fatal_at_start_and_says_where() {
         ("tls_server_config: {cert_file: none.pem, key_file: server.pem}\n", "none.pem"),
         ("tls_server_config: {cert_file: server.pem, key_file: ca.pem}\n", "holds no private key"),
         ("tls_server_config: {cert_file: server.pem, key_file: other.pem}\n", "do not belong together"),
-        ("basic_auth_users: {alice: secret}\n", "no bcrypt hash"),
+        ("basic_auth_users: {alice: secret}\n", "not a bcrypt hash"),
     ] {
         site.write("other.pem", &site.authority.issue(&NAMES).pem());
         site.config(text);
@@ -242,7 +242,7 @@ fn everything_is_read_anew_under_load() {
     });
     assert!(asked.load(Ordering::SeqCst) > 5);
     let (_, log) = exporter.stop(Signal::TERM);
-    let broken = log.lines().filter(|line| line.contains("web configuration is broken")).count();
+    let broken = log.lines().filter(|line| line.contains("web configuration is invalid")).count();
     assert_eq!(broken, 4, "once for each: {log}");
     assert!(log.contains("it would switch TLS on or off"), "{log}");
 }

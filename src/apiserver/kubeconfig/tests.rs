@@ -154,7 +154,7 @@ fn what_is_no_kubeconfig() {
     for (text, words) in [
         ("", "is empty"),
         ("# nothing\n", "is empty"),
-        ("- a\n", "no mapping"),
+        ("- a\n", "not a mapping"),
         ("clusters: [", "neither YAML nor JSON"),
         ("{\"clusters\": [", "neither YAML nor JSON (line 1"),
         ("apiVersion: v1\nkind: Config\nclusters: []\n", "no current-context"),

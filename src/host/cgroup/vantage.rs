@@ -128,7 +128,7 @@ impl Vantage {
         let rows = first.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
         let outside = rows.filter(|(_, path)| is_outside(path)).map(|(controllers, _)| Seat {
             controllers: controllers.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
-            names: Err(unknown(format_args!("none are mounted there"))),
+            names: Err(unknown(format_args!("no cgroup hierarchy is mounted"))),
         });
         outside.collect()
     }
@@ -176,7 +176,7 @@ fn seat(mount: &Mounted, cgroups: &str, pid: &str, deadline: Deadline) -> Result
     let own = rows.into_iter().find(|(controllers, _)| is_of(&mount.controllers, controllers)).map(|(_, path)| path);
     let own: Vec<&str> = own.unwrap_or("/").split('/').filter(|name| !name.is_empty()).collect();
     if own.first() == Some(&"..") {
-        return Err(unknown(format_args!("we were moved to {}", own.join("/"))));
+        return Err(unknown(format_args!("it was moved to {}", own.join("/"))));
     }
     let mut names = find(&mount.at, mount.levels + own.len(), pid, deadline)?;
     names.truncate(mount.levels);
@@ -202,22 +202,22 @@ fn find(top: &Path, levels: usize, pid: &str, deadline: Deadline) -> Result<Vec<
         for entry in below.take(MOST_IN_ONE) {
             seen += 1;
             if seen > MOST_CGROUPS || deadline.expired() {
-                return Err(unknown(format_args!("{seen} cgroups were looked at")));
+                return Err(unknown(format_args!("gave up after {seen} cgroups")));
             }
             if let Ok(name) = entry.file_name().into_string() {
                 pending.push([names.as_slice(), &[name]].concat());
             }
         }
     }
-    Err(unknown(format_args!("process {pid} is in none, {levels} levels below {}", top.display())))
+    Err(unknown(format_args!("no cgroup {levels} levels below {} has process {pid}", top.display())))
 }
 
 fn unknown(why: std::fmt::Arguments<'_>) -> Error {
     Error::new(
         Reason::Malformed,
         format!(
-            "whose processes are: we are in a cgroup namespace of our own, and our own cgroup is not found among the \
-             machine's ({why}): mount the host's /sys and point --path.sysfs at it"
+            "cannot tell which pod a process belongs to: this exporter is in a cgroup namespace of its own, and its \
+             cgroup is not found among the machine's ({why}): mount the host's /sys and point --path.sysfs at it"
         ),
     )
 }

@@ -74,7 +74,7 @@ impl Host {
             buffer.copy_within(start..end, 0);
             kept = end - start;
             if kept == buffer.len() {
-                return Err(Error::malformed(format!("{}: a line of {kept} bytes", path.display())));
+                return Err(Error::malformed(format!("{}: a line is longer than {kept} bytes", path.display())));
             }
         }
         Ok((read, false))

@@ -139,12 +139,12 @@ impl Security {
         }
         if self.kubernetes.is_some() {
             tracing::warn!(
-                "--web.kubernetes-auth without TLS: scrapers send their service account's token in plain text, and who reads it on the way can use it at the apiserver; tls_server_config in --web.config.file ends that"
+                "--web.kubernetes-auth without TLS: scrapers send their service account's token in plain text, and anybody who reads it on the way can use it at the apiserver: set tls_server_config in --web.config.file"
             );
         }
         if !loaded.config.users.is_empty() {
             tracing::warn!(
-                "basic_auth_users without TLS: passwords are sent in plain text; tls_server_config in --web.config.file ends that"
+                "basic_auth_users without TLS: passwords are sent in plain text: set tls_server_config in --web.config.file"
             );
         }
     }
@@ -196,7 +196,7 @@ impl Security {
             Verdict::Unknown => Err(self.unauthorized(users.is_empty(), "the apiserver does not know this token")),
             Verdict::Forbidden(user) => {
                 let words = format!(
-                    "{user:?} may not get this path: it needs the verb get on nonResourceURLs, see docs/web.md"
+                    "{user:?} is not allowed to read this path: it needs the verb get on nonResourceURLs, see docs/web.md"
                 );
                 Err(self.refuse(Refusal::Forbidden, StatusCode::FORBIDDEN, &words))
             }

@@ -190,9 +190,9 @@ impl Judged {
         match (error, *complained) {
             (Some(error), false) => tracing::warn!(
                 %error,
-                "the apiserver does not judge tokens; those it admitted less than 15 minutes ago are let in, others get 503"
+                "the apiserver does not review tokens; those that it accepted in the last 15 minutes are let in, others get 503"
             ),
-            (None, true) => tracing::info!("the apiserver judges tokens again"),
+            (None, true) => tracing::info!("the apiserver reviews tokens again"),
             _ => {}
         }
         *complained = error.is_some();

@@ -64,14 +64,14 @@ impl Reviewer {
             let error = exchange.error.unwrap_or_else(|| Error::malformed(path));
             return Err(match exchange.outcome {
                 Outcome::Unauthorized => error.context(
-                    "our service account may not create tokenreviews and subjectaccessreviews (ClusterRole system:auth-delegator)",
+                    "the exporter's service account is not allowed to create tokenreviews and subjectaccessreviews: bind ClusterRole system:auth-delegator to it",
                 ),
                 _ => error,
             });
         }
         // Its words might repeat what was sent.
-        let answer: Answer<T> =
-            serde_json::from_slice(&exchange.body).map_err(|_| Error::malformed(format!("{path}: no such answer")))?;
+        let answer: Answer<T> = serde_json::from_slice(&exchange.body)
+            .map_err(|_| Error::malformed(format!("{path}: malformed answer")))?;
         Ok(answer.status)
     }
 }

@@ -216,7 +216,7 @@ impl Search {
         let error = match first.parse() {
             Ok(0) => Error::new(
                 Reason::Denied,
-                "cgroup.procs: processes of pods are of another pid namespace than ours (hostPID: true is missing)",
+                "cgroup.procs: the processes of pods are outside this exporter's pid namespace: it needs hostPID: true",
             ),
             Ok(pid) => return Some(pid),
             Err(_) => Error::malformed(format!("cgroup.procs: {first:?}")),

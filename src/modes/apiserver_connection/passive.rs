@@ -273,7 +273,7 @@ impl Passive {
             match memory.follower.first(host, kubelet, hop, &dump, &self.endpoints, deadline) {
                 Ok(found) => first = found,
                 Err(error) if error.is_gone() => {}
-                Err(error) => look.errors.push(error.context("which connections are the kubelet's")),
+                Err(error) => look.errors.push(error.context("finding the kubelet's connections")),
             }
             // Where it is connected, its name does not matter.
             look.errors.extend(hop.error.clone().filter(|_| first.connections.is_empty()));
@@ -405,8 +405,8 @@ impl Memory {
         Some(Error::new(
             Reason::Denied,
             format!(
-                "whose {} connections are: file descriptors of {} processes may not be read: give the exporter CAP_SYS_PTRACE and \
-                 CAP_DAC_READ_SEARCH",
+                "{} connections without a known owner: the file descriptors of {} processes cannot be read: give the exporter \
+                 CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
                 lasting.len(),
                 found.refused
             ),

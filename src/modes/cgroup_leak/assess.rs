@@ -145,8 +145,8 @@ pub(super) fn kubepods(
 fn somebody_elses(inventory: &Inventory) -> Error {
     let endpoint = &inventory.identity.endpoint;
     Error::malformed(format!(
-        "{endpoint} knows nothing of what lies below kubepods, where processes run: is it the kubelet's runtime? \
-         (--runtime.endpoint names another)"
+        "{endpoint} knows none of the pods that run on this node: set --runtime.endpoint to the socket of the kubelet's \
+         runtime"
     ))
 }
 

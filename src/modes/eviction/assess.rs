@@ -60,19 +60,19 @@ pub(super) fn assess(snapshot: Snapshot, met: &mut Met, now: Instant) -> Samples
     }
     if snapshot.asks_zfs && roles.into_iter().any(|(_, filesystem)| filesystem.is_some_and(is_zfs)) {
         samples.note(
-            "signals of ZFS are missing: a kubelet of 1.36 or later asks zfs(8) for them, and its capacity is another \
-             than statfs(2) gives (--kubelet.version says that this one is older)"
+            "signals of ZFS are missing: a kubelet from 1.36 on asks zfs(8), which gives another capacity than statfs(2) \
+             (if this one is older, set --kubelet.version)"
                 .to_owned(),
         );
     }
     snapshot.errors.into_iter().for_each(|error| samples.fail(error));
     for PassedOver { pid, comm, why } in snapshot.passed_over {
-        samples.note(format!("process {pid} ({comm}) was passed over as this node's kubelet: {why}"));
+        samples.note(format!("process {pid} ({comm}) looks like this node's kubelet but is ignored: {why}"));
     }
     if let Some(unasked) = snapshot.unasked {
         samples.note(format!(
-            "thresholds are those of the kubelet's files and flags, as they are now: whether it runs with these is \
-             unknown (headroom_eviction_config_drift is missing), since it could not be asked: {unasked}"
+            "thresholds are from the kubelet's files and flags as they are now; whether it runs with them is unknown \
+             (headroom_eviction_config_drift is missing), because it could not be asked: {unasked}"
         ));
     }
     samples

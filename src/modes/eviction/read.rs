@@ -240,7 +240,9 @@ fn pods_memory(host: &Host, cgroup_root: &str) -> Result<Option<Observation>> {
 fn observe_pods(host: &Host, dir: &Path, limit: &str, usage: &str, inactive: &str) -> Result<Option<Observation>> {
     let limit = match limit.trim() {
         "max" => return Ok(None),
-        text => text.parse().map_err(|_| Error::malformed(format!("{}: no limit: {text:?}", dir.display())))?,
+        text => {
+            text.parse().map_err(|_| Error::malformed(format!("{}: not a memory limit: {text:?}", dir.display())))?
+        }
     };
     let usage = host.read_number(dir.join(usage))?;
     let path = dir.join("memory.stat");

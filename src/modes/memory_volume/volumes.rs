@@ -112,8 +112,8 @@ pub(super) fn measure(
     }
     if let Some(&first) = hidden.first() {
         samples.fail(Error::malformed(format!(
-            "{}: another file system is there than the mount table says ({} such volumes): mounted over it, or --path.rootfs \
-             is not mounted with mountPropagation HostToContainer",
+            "{}: not the file system that the mount table names ({} such volumes): something is mounted over it, or \
+             --path.rootfs is mounted without mountPropagation: HostToContainer",
             volumes[first].path.display(),
             hidden.len()
         )));

@@ -169,11 +169,11 @@ fn about_apiserver(version: Option<&ApiserverVersion>, configured: Option<Durati
             let lost = match configured {
                 Some(_) => "headroom_apiserver_info is missing",
                 None => {
-                    "the alerts take it that a node is marked NotReady 40 s after its last renewal, as before Kubernetes 1.32 \
-                     (--collector.node_status.monitor-grace-period says otherwise)"
+                    "the alerts assume that a node is marked NotReady 40 s after its last renewal, as before Kubernetes 1.32 \
+                     (--collector.node_status.monitor-grace-period sets another time)"
                 }
             };
-            samples.note(format!("the apiserver does not tell its version ({why}): {lost}"));
+            samples.note(format!("the version of the apiserver is unknown ({why}): {lost}"));
             None
         }
         None => None,

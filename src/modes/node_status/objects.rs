@@ -132,7 +132,7 @@ impl Node {
     pub(super) fn parse(body: &[u8]) -> Result<Self> {
         let object: NodeObject = serde_json::from_slice(body).map_err(|error| malformed("Node", error))?;
         if object.kind != "Node" {
-            return Err(malformed("Node", format!("is a {:?}", object.kind)));
+            return Err(malformed("Node", format!("its kind is {:?}", object.kind)));
         }
         let tainted = object.spec.taints.iter().any(|taint| REMOVAL.contains(&taint.key.as_str()));
         let kubelet = Version::parse(&object.status.node_info.kubelet_version);
@@ -167,7 +167,7 @@ impl Lease {
     pub(super) fn parse(body: &[u8]) -> Result<Self> {
         let object: LeaseObject = serde_json::from_slice(body).map_err(|error| malformed("Lease", error))?;
         if object.kind != "Lease" {
-            return Err(malformed("Lease", format!("is a {:?}", object.kind)));
+            return Err(malformed("Lease", format!("its kind is {:?}", object.kind)));
         }
         let LeaseSpec { renew_time, lease_duration_seconds } = object.spec;
         Ok(Lease { renewed: renew_time.as_deref().map(time).transpose()?, duration_seconds: lease_duration_seconds })
@@ -187,7 +187,7 @@ struct VersionObject {
 pub(super) fn apiserver_version(body: &[u8]) -> Result<Version> {
     let object: VersionObject = serde_json::from_slice(body).map_err(|error| malformed("version", error))?;
     Version::parse(&object.git_version)
-        .ok_or_else(|| malformed("version", format!("{:?} is none of Kubernetes 1", object.git_version)))
+        .ok_or_else(|| malformed("version", format!("{:?} is not a version of Kubernetes 1", object.git_version)))
 }
 
 fn malformed(what: &str, why: impl std::fmt::Display) -> Error {

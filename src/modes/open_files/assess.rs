@@ -185,7 +185,7 @@ fn refusals(uncounted: u64, kinds: Option<(u64, Error)>, inotify: u64, entitled:
     samples.fail(Error::new(
         reason,
         format!(
-            "{parts}: give the exporter CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE, and no AppArmor profile that keeps it from \
+            "{parts}: give the exporter CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE, and no AppArmor profile that denies it \
              ptrace (read){first}"
         ),
     ));
