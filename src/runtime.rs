@@ -356,7 +356,9 @@ impl Runtime {
                 && since.is_none_or(|since| last.began >= since)
                 && (waited || last.ended.elapsed() < shared.settings.fresh)
         };
-        let late = || Error::new(Reason::Timeout, "the container runtime: a poll under way did not end in time");
+        let late = || {
+            Error::new(Reason::Timeout, "the container runtime: a request under way did not end before the deadline")
+        };
         let landed = shared.polls.get(deadline, usable, || shared.poll(host, endpoint.clone(), deadline));
         let Landed { began, ended, value } = landed.ok_or_else(late)?;
         value.result.map(|inventory| Poll { inventory, began, ended })

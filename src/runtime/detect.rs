@@ -177,7 +177,7 @@ impl Poller {
         match (failed, empty, vanished) {
             (Some(error), ..) | (None, None, Some(error)) => Err(error),
             (None, Some(inventory), _) => Ok(inventory),
-            (None, None, None) => Err(Error::absent("no socket of a container runtime")),
+            (None, None, None) => Err(Error::absent("no socket of a container runtime was found")),
         }
     }
 }
@@ -187,6 +187,6 @@ fn gone(error: Error) -> Error {
     if error.reason() != Reason::Absent {
         return error;
     }
-    let hint = "a runtime was told of or answered there: is the host's / with its /run mounted where --path.rootfs says? --no-runtime if there is none";
+    let hint = "this socket was configured or answered before: check that the host's /run is visible under --path.rootfs, or pass --no-runtime";
     Error::new(Reason::Vanished, format!("{error}; {hint}"))
 }
