@@ -143,6 +143,26 @@ fn prometheus_3_agrees() {
     }
 }
 
+/// The series above have no gap as long as the lookback.
+#[test]
+fn prometheus_3_agrees_on_a_sample_as_old_as_the_lookback() {
+    if !Release::Three.runs(&["promtool"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::default();
+    series::fill(&mut store, "a", "7", 1000);
+    let mut yaml =
+        "rule_files: []\ntests:\n  - input_series: [{series: a, values: '7'}]\n    promql_expr_test:\n".to_owned();
+    for expr in ["a", "a offset 1m", "max_over_time(a[5m])", "max_over_time(a[4m] offset 1m)"] {
+        for at in [299_999, 300_000, 300_001, 359_999, 360_000] {
+            expect(&mut yaml, expr, at, &store, 0.0);
+        }
+    }
+    let wrong = disagreements(&promtool(Release::Three, folder.path(), &yaml));
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// Prometheus 2 counts a sample that lies exactly at the older end of a range or of the lookback: at half a second past
 /// there is none. Before 2.52 it stretches a counter further that begins within the range (`increase` in
 /// `src/verdict/promql/functions.rs`): none does in the second half.
