@@ -59,7 +59,7 @@ fn main() {
     println!("\nCPU per scrape of the whole page, gzip as Prometheus asks, and memory");
     let ours = exporter.measure(100);
     println!("  {:<28}{:>9}            {:>6.1} MiB", "headroom-exporter", ms(ours.cpu), ours.resident_mib);
-    for (peer, scrapes) in [(Server::node_exporter(), 50), (Server::process_exporter(), 10)] {
+    for (peer, scrapes) in [(Server::node_exporter(&["--collector.processes"]), 50), (Server::process_exporter(), 10)] {
         match peer {
             Ok(server) => {
                 let theirs = server.measure(scrapes);

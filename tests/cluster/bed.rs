@@ -181,15 +181,20 @@ impl Cluster {
 
     /// The exporter on this node, as a process of the host with an account of its own, and these further flags.
     pub(crate) fn exporter(&self, flags: &[&str]) -> Exporter {
+        let own = self.exporter_flags();
+        let flags: Vec<&str> = own.iter().map(String::as_str).chain(flags.iter().copied()).collect();
+        Exporter::start_as(std::process::Command::new(exporter_binary()), &flags)
+    }
+
+    /// What leads it to kubelet and apiserver, and who it is there.
+    pub(crate) fn exporter_flags(&self) -> Vec<String> {
         let account = pki::account(self);
-        let own = [
+        vec![
             format!("--kubeconfig={}", account.kubeconfig.display()),
             format!("--kubelet.url=https://{ADDRESS}:10250"),
             format!("--kubelet.token-file={}", account.token.display()),
             format!("--kubelet.ca-file={}", self.dir().join("pki/ca.crt").display()),
-        ];
-        let flags: Vec<&str> = own.iter().map(String::as_str).chain(flags.iter().copied()).collect();
-        Exporter::start_as(std::process::Command::new(exporter_binary()), &flags)
+        ]
     }
 }
 

@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -85,6 +86,7 @@ pub struct Cost {
 /// An exporter under measurement. Killed when dropped.
 pub struct Server {
     pub name: &'static str,
+    pub version: String,
     child: Child,
     port: u16,
 }
@@ -95,7 +97,8 @@ impl Server {
         let address = format!("127.0.0.1:{port}");
         let arguments = arguments.iter().map(|argument| argument.replace("ADDRESS", &address));
         let child = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let server = Server { name, child: child.map_err(|error| format!("{name} ({program}): {error}"))?, port };
+        let child = child.map_err(|error| format!("{name} ({program}): {error}"))?;
+        let server = Server { name, version: version(program), child, port };
         let until = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(&address).is_err() {
             if Instant::now() > until {
@@ -113,9 +116,12 @@ impl Server {
         Self::start("headroom-exporter", program, &arguments).unwrap()
     }
 
-    pub fn node_exporter() -> Result<Self, String> {
-        let arguments = ["--web.listen-address=ADDRESS", "--collector.processes"];
-        Self::start("node_exporter +processes", "prometheus-node-exporter", &arguments)
+    /// With these further arguments: the one that `benches/peers.sh` built, or Debian's.
+    pub fn node_exporter(arguments: &[&str]) -> Result<Self, String> {
+        let tools = Path::new(env!("CARGO_BIN_EXE_headroom-exporter")).ancestors().nth(2).unwrap().join("tools");
+        let built = tools.join("node_exporter");
+        let program = if built.exists() { built.display().to_string() } else { "prometheus-node-exporter".to_owned() };
+        Self::start("node_exporter", &program, &[&["--web.listen-address=ADDRESS"], arguments].concat())
     }
 
     pub fn process_exporter() -> Result<Self, String> {
@@ -148,19 +154,16 @@ impl Server {
         for _ in 0..scrapes / 3 {
             self.get("/metrics", "gzip");
         }
-        let before = self.cpu_seconds();
+        let before = cpu_seconds(self.pid());
         for _ in 0..scrapes {
             self.get("/metrics", "gzip");
         }
-        let cpu = (self.cpu_seconds() - before) / f64::from(scrapes);
+        let cpu = (cpu_seconds(self.pid()) - before) / f64::from(scrapes);
         Cost { cpu, resident_mib: self.footprint().2 as f64 / 1024.0 }
     }
 
-    fn cpu_seconds(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        let ticks = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
-        ticks / rustix::param::clock_ticks_per_second() as f64
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Open file descriptors, threads and resident KiB.
@@ -180,6 +183,23 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// CPU seconds of a process until now, user and system, of all its threads.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
+    ticks / rustix::param::clock_ticks_per_second() as f64
+}
+
+/// What a program says of its version: the first word with a dot and a digit in it.
+fn version(program: &str) -> String {
+    let output = Command::new(program).arg("--version").output();
+    let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let is_version = |word: &&str| word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.');
+    text.split_whitespace().find(is_version).unwrap_or("?").to_owned()
 }
 
 pub fn ms(seconds: f64) -> String {
