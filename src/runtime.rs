@@ -12,6 +12,7 @@ mod detect;
 mod docker;
 mod fake;
 mod names;
+mod store;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -168,10 +169,15 @@ pub struct Settings {
     /// How long an answer, or an error, serves further callers.
     #[arg(skip = FRESH)]
     pub fresh: Duration,
+    /// How long a list of the image store serves, unless a container runs an image that it did not run then.
+    #[arg(skip = STORE)]
+    pub store_fresh: Duration,
 }
 
 /// How long an answer serves: the modes of one scrape.
 const FRESH: Duration = Duration::from_secs(1);
+/// A kubelet looks for unused images every five minutes.
+const STORE: Duration = Duration::from_secs(60);
 
 impl Default for Settings {
     fn default() -> Self {
@@ -258,7 +264,8 @@ impl Shared {
         let take = || self.poller.lock().unwrap_or_else(PoisonError::into_inner);
         // A poller that panics is not put back. One that the kubelet has overruled in the meantime is of no use.
         let poller = take().take().filter(|poller| poller.endpoint() == endpoint.as_deref());
-        let mut poller = poller.unwrap_or_else(|| Box::new(Poller::new(endpoint.as_deref())));
+        let mut poller =
+            poller.unwrap_or_else(|| Box::new(Poller::new(endpoint.as_deref(), self.settings.store_fresh)));
         let result = poller.poll(host, deadline).map(Arc::new);
         *take() = Some(poller);
         Answer { endpoint, result }

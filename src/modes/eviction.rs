@@ -280,7 +280,9 @@ pub static IMAGES: Metric = Metric::gauge(
     "headroom_images",
     Unit::None,
     &[],
-    "Images in the runtime's store, as it lists them. Missing without a runtime.",
+    "Images in the runtime's store, as it lists them. Missing without a runtime.\n\n\
+     This figure and the two of bytes are up to a minute old: the list is asked for again after that, and when a \
+     container runs another image.",
 );
 
 /// How large they are.

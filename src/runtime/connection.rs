@@ -187,9 +187,9 @@ mod tests {
                 let stream = TokioIo::new(UnixStream::from_std(ours).unwrap());
                 let deadline = Deadline::after(Duration::from_secs(20));
                 if round % 2 == 0 {
-                    cri::Client::handshake(stream).await.unwrap().inventory("", deadline).await
+                    cri::Client::handshake(stream).await.unwrap().inventory("", Duration::ZERO, deadline).await
                 } else {
-                    docker::Client::handshake(stream).await.unwrap().inventory("", deadline).await
+                    docker::Client::handshake(stream).await.unwrap().inventory("", Duration::ZERO, deadline).await
                 }
             });
             drop(runtime);

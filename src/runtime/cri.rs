@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
 use super::connection::{Driver, Failure, LARGEST_ANSWER, within};
+use super::store::{Kept, Listed};
 use super::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox, bounds, cri_messages};
 use crate::error::{Error, Reason};
 use crate::host::Deadline;
@@ -31,6 +32,8 @@ pub(super) struct Client {
     driver: Driver,
     /// Asked once per connection: it cannot change without a restart, which breaks the connection.
     identity: Option<Identity>,
+    filesystems: Kept<cri_messages::ImageFilesystems>,
+    images: Kept<Listed<cri_messages::Image>>,
 }
 
 impl Client {
@@ -40,7 +43,7 @@ impl Client {
         let driver = Driver::start(connection);
         let origin = Uri::from_static("http://localhost");
         let grpc = Grpc::with_origin(Service(sender), origin).max_decoding_message_size(LARGEST_ANSWER);
-        Ok(Client { grpc, driver, identity: None })
+        Ok(Client { grpc, driver, identity: None, filesystems: Kept::default(), images: Kept::default() })
     }
 
     /// One unary call, `/runtime.v1.RuntimeService/Version`.
@@ -85,8 +88,13 @@ impl Client {
     }
 
     /// Everything that this runtime has. Without sandboxes and containers there is no answer; without images there is a
-    /// lesser one.
-    pub(super) async fn inventory(&mut self, endpoint: &str, deadline: Deadline) -> Result<Inventory, Failure> {
+    /// lesser one. `store`: how long the image store's list serves.
+    pub(super) async fn inventory(
+        &mut self,
+        endpoint: &str,
+        store: Duration,
+        deadline: Deadline,
+    ) -> Result<Inventory, Failure> {
         let identity = match &self.identity {
             Some(identity) => identity.clone(),
             None => {
@@ -115,19 +123,40 @@ impl Client {
         add_pods(&mut inventory, sandboxes, containers)?;
 
         // These two may fail by themselves, and must not take the time of the answer that is there already.
-        let filesystems = self.list("/runtime.v1.ImageService/ImageFsInfo");
-        match within(deadline.part(Duration::MAX), filesystems).await {
-            Ok(filesystems) => add_filesystems(&mut inventory, filesystems),
+        match within(deadline.part(Duration::MAX), self.filesystems(store)).await {
+            Ok(filesystems) => add_filesystems(&mut inventory, &filesystems),
             Err(failure) => inventory.errors.push(failure.into_error()),
         }
-        let images = self.list("/runtime.v1.ImageService/ListImages");
-        let images = async { Ok(images.await.map(|images: cri_messages::Images| images.all("images"))??) };
-        match within(deadline.part(Duration::MAX), images).await {
-            Ok(images) => inventory.images = Some(count(&images, &inventory.containers)),
+        let used: HashSet<&str> = inventory.containers.iter().map(|container| container.image.as_str()).collect();
+        match within(deadline.part(Duration::MAX), self.images(&used, store)).await {
+            Ok(images) => inventory.images = Some(count(images, &used)),
             Err(failure) => inventory.errors.push(failure.into_error()),
         }
         Ok(inventory)
     }
+
+    async fn filesystems(&mut self, store: Duration) -> Result<cri_messages::ImageFilesystems, Failure> {
+        if let Some(filesystems) = self.filesystems.younger_than(store, |_| true) {
+            return Ok(filesystems.clone());
+        }
+        let asked = Instant::now();
+        let filesystems = self.list("/runtime.v1.ImageService/ImageFsInfo").await?;
+        Ok(self.filesystems.keep(asked, filesystems).clone())
+    }
+
+    async fn images(&mut self, used: &HashSet<&str>, store: Duration) -> Result<&[cri_messages::Image], Failure> {
+        if self.images.younger_than(store, |listed| listed.has_all(used)).is_none() {
+            let asked = Instant::now();
+            let images: cri_messages::Images = self.list("/runtime.v1.ImageService/ListImages").await?;
+            self.images.keep(asked, Listed::new(images.all("images")?, used));
+        }
+        Ok(self.images.last().map_or(&[], |listed| &listed.images))
+    }
+}
+
+/// What a container may call an image by.
+fn names(image: &cri_messages::Image) -> impl Iterator<Item = &str> {
+    std::iter::once(image.id.as_str()).chain(image.repo_digests.iter().map(String::as_str))
 }
 
 /// A container belongs to the pod of its sandbox; to the one that the kubelet labelled it with if the sandbox is gone.
@@ -172,29 +201,27 @@ fn add_pods(
     Ok(())
 }
 
-fn add_filesystems(inventory: &mut Inventory, filesystems: cri_messages::ImageFilesystems) {
-    let mountpoints = |all: Vec<cri_messages::FilesystemUsage>| {
-        let mountpoints = all.into_iter().filter_map(|usage| Some(usage.fs_id?.mountpoint));
-        mountpoints.filter(|mountpoint| !mountpoint.is_empty())
-    };
-    if inventory.identity.name == "cri-o" {
-        inventory.container_filesystem = mountpoints(filesystems.container_filesystems).next();
+fn add_filesystems(inventory: &mut Inventory, filesystems: &cri_messages::ImageFilesystems) {
+    fn mountpoints(all: &[cri_messages::FilesystemUsage]) -> impl Iterator<Item = String> {
+        let mountpoints = all.iter().filter_map(|usage| Some(&usage.fs_id.as_ref()?.mountpoint));
+        mountpoints.filter(|mountpoint| !mountpoint.is_empty()).cloned()
     }
-    inventory.image_filesystems = mountpoints(filesystems.image_filesystems).collect();
+    if inventory.identity.name == "cri-o" {
+        inventory.container_filesystem = mountpoints(&filesystems.container_filesystems).next();
+    }
+    inventory.image_filesystems = mountpoints(&filesystems.image_filesystems).collect();
 }
 
 /// The kubelet's image GC compares the id of each image with what each container says it runs, exited ones included,
 /// and leaves pinned images alone. So do we (a digest counts as well, which some runtimes give instead of the id). A
 /// pause image is in no container's list: where the runtime does not pin it (containerd 1.6), the kubelet may remove
 /// it, and it counts as unused.
-fn count(images: &[cri_messages::Image], containers: &[Container]) -> Images {
-    let used: HashSet<&str> = containers.iter().map(|container| container.image.as_str()).collect();
+fn count(images: &[cri_messages::Image], used: &HashSet<&str>) -> Images {
     let mut sum = Images::default();
     for image in images {
         sum.count += 1;
         sum.bytes = sum.bytes.saturating_add(image.size);
-        let digests = image.repo_digests.iter().map(String::as_str);
-        let kept = image.pinned || std::iter::once(image.id.as_str()).chain(digests).any(|name| used.contains(name));
+        let kept = image.pinned || names(image).any(|name| used.contains(name));
         if !kept {
             sum.unused_bytes = sum.unused_bytes.saturating_add(image.size);
         }

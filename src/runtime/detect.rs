@@ -73,20 +73,20 @@ impl Candidate {
         }
     }
 
-    fn poll(&mut self, host: &Host, deadline: Deadline) -> std::result::Result<Inventory, Failure> {
+    fn poll(&mut self, host: &Host, store: Duration, deadline: Deadline) -> std::result::Result<Inventory, Failure> {
         let path = self.path.as_str();
         let endpoint = &format!("unix://{path}");
         let result = match &mut self.link {
             Connected::Cri(link) => {
                 let connect = || Link::connect(host, path, deadline, cri::Client::handshake);
                 through(link, connect, |link| {
-                    link.run(deadline, async |client| client.inventory(endpoint, deadline).await)
+                    link.run(deadline, async |client| client.inventory(endpoint, store, deadline).await)
                 })
             }
             Connected::Docker(link) => {
                 let connect = || Link::connect(host, path, deadline, docker::Client::handshake);
                 through(link, connect, |link| {
-                    link.run(deadline, async |client| client.inventory(endpoint, deadline).await)
+                    link.run(deadline, async |client| client.inventory(endpoint, store, deadline).await)
                 })
             }
         };
@@ -127,16 +127,18 @@ pub(super) struct Poller {
     /// The one that showed containers last: as long as it lives, one further down the list does not take its place, and
     /// when it is gone that is an error.
     chosen: Option<usize>,
+    /// How long a list of the image store serves.
+    store: Duration,
 }
 
 impl Poller {
-    /// Asks this endpoint, or the well-known ones.
-    pub(super) fn new(endpoint: Option<&str>) -> Self {
+    /// Asks this endpoint, or the well-known ones. `store`: how long a list of the image store serves.
+    pub(super) fn new(endpoint: Option<&str>, store: Duration) -> Self {
         let candidates = match endpoint.map(|endpoint| path(endpoint).unwrap_or(endpoint)) {
             Some(path) => vec![Candidate::new(protocol(path), path)],
             None => WELL_KNOWN.iter().map(|(protocol, path)| Candidate::new(*protocol, path)).collect(),
         };
-        Poller { candidates, named: endpoint.map(str::to_owned), chosen: None }
+        Poller { candidates, named: endpoint.map(str::to_owned), chosen: None, store }
     }
 
     /// What it was made for.
@@ -147,7 +149,7 @@ impl Poller {
     /// One poll of whoever is there.
     pub(super) fn poll(&mut self, host: &Host, deadline: Deadline) -> Result<Inventory> {
         if self.named.is_some() {
-            let answer = self.candidates[0].poll(host, deadline.part(Duration::MAX));
+            let answer = self.candidates[0].poll(host, self.store, deadline.part(Duration::MAX));
             return answer.map_err(|failure| gone(failure.into_error()));
         }
         let (mut empty, mut failed, mut vanished) = (None, None, None);
@@ -156,7 +158,7 @@ impl Poller {
             if failed.is_some() && !chosen && candidate.protocol() == Protocol::Docker {
                 break;
             }
-            match candidate.poll(host, deadline.part(Duration::MAX)) {
+            match candidate.poll(host, self.store, deadline.part(Duration::MAX)) {
                 Ok(inventory) => {
                     candidate.answered = true;
                     if chosen || !(inventory.sandboxes.is_empty() && inventory.containers.is_empty()) {

@@ -4,7 +4,7 @@
 //! two start processes in the daemon (`runc --version`), so they are asked once per connection.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::Empty;
 use hyper::body::Bytes;
@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 
 use super::bounds::{self, Few, Labels, MOST};
 use super::connection::{Driver, Failure, LARGEST_ANSWER, within};
+use super::store::{Kept, Listed};
 use super::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox};
 use crate::client::body;
 use crate::error::{Error, Reason};
@@ -28,12 +29,13 @@ pub(super) struct Client {
     driver: Driver,
     /// Who, and where its images lie.
     about: Option<(Identity, String)>,
+    images: Kept<Listed<Stored>>,
 }
 
 impl Client {
     pub(super) async fn handshake(stream: TokioIo<UnixStream>) -> Result<Self, Failure> {
         let (sender, connection) = http1::handshake(stream).await.map_err(|error| Failure::http(&error))?;
-        Ok(Client { sender, driver: Driver::start(connection), about: None })
+        Ok(Client { sender, driver: Driver::start(connection), about: None, images: Kept::default() })
     }
 
     async fn get<A: DeserializeOwned>(&mut self, path: &'static str) -> Result<A, Failure> {
@@ -80,9 +82,15 @@ impl Client {
     }
 
     /// Everything that this daemon has. Without containers there is no answer; without images there is a lesser one.
-    pub(super) async fn inventory(&mut self, endpoint: &str, deadline: Deadline) -> Result<Inventory, Failure> {
+    /// `store`: how long the list of images serves.
+    pub(super) async fn inventory(
+        &mut self,
+        endpoint: &str,
+        store: Duration,
+        deadline: Deadline,
+    ) -> Result<Inventory, Failure> {
         let (identity, root) = self.about(endpoint).await?;
-        let Few(listed): Few<Listed, MOST> = self.get("/containers/json?all=1").await?;
+        let Few(listed): Few<Made, MOST> = self.get("/containers/json?all=1").await?;
         let used: HashSet<String> = listed.iter().map(|container| container.image_id.clone()).collect();
         let mut inventory = Inventory {
             identity,
@@ -94,11 +102,21 @@ impl Client {
             errors: Vec::new(),
         };
         add_pods(&mut inventory, listed)?;
-        match within(deadline.part(Duration::MAX), self.get::<Few<Stored, MOST>>("/images/json")).await {
-            Ok(Few(images)) => inventory.images = Some(count(images, &used)),
+        let used = used.iter().map(String::as_str).collect();
+        match within(deadline.part(Duration::MAX), self.images(&used, store)).await {
+            Ok(images) => inventory.images = Some(count(images, &used)),
             Err(failure) => inventory.errors.push(failure.into_error()),
         }
         Ok(inventory)
+    }
+
+    async fn images(&mut self, used: &HashSet<&str>, store: Duration) -> Result<&[Stored], Failure> {
+        if self.images.younger_than(store, |listed| listed.has_all(used)).is_none() {
+            let asked = Instant::now();
+            let Few(images): Few<Stored, MOST> = self.get("/images/json").await?;
+            self.images.keep(asked, Listed::new(images, used));
+        }
+        Ok(self.images.last().map_or(&[], |listed| &listed.images))
     }
 }
 
@@ -118,7 +136,7 @@ struct Info {
 /// One container of `/containers/json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Listed {
+struct Made {
     id: String,
     #[serde(default)]
     names: Few<String, 256>,
@@ -139,7 +157,7 @@ struct Stored {
 
 /// The labels of dockershim and cri-dockerd tell sandboxes from containers; a container without them is a plain one of
 /// Docker's.
-fn add_pods(inventory: &mut Inventory, listed: Vec<Listed>) -> Result<(), Error> {
+fn add_pods(inventory: &mut Inventory, listed: Vec<Made>) -> Result<(), Error> {
     for mut container in listed {
         let mut label = |key: &str| container.labels.0.remove(key).unwrap_or_default();
         let pod = Pod {
@@ -170,12 +188,12 @@ fn add_pods(inventory: &mut Inventory, listed: Vec<Listed>) -> Result<(), Error>
 }
 
 /// An image is used if a container, running or not, was made from it; Docker's sandboxes are containers.
-fn count(images: Vec<Stored>, used: &HashSet<String>) -> Images {
+fn count(images: &[Stored], used: &HashSet<&str>) -> Images {
     let mut sum = Images::default();
     for image in images {
         sum.count += 1;
         sum.bytes = sum.bytes.saturating_add(image.size);
-        if !used.contains(&image.id) {
+        if !used.contains(image.id.as_str()) {
             sum.unused_bytes = sum.unused_bytes.saturating_add(image.size);
         }
     }

@@ -11,7 +11,12 @@ use crate::common;
 use crate::common::containerd::Containerd;
 
 fn runtime(containerd: &Containerd) -> Runtime {
-    Runtime::new(Settings { endpoint: Some(containerd.endpoint()), fresh: Duration::ZERO, ..Settings::default() })
+    Runtime::new(Settings {
+        endpoint: Some(containerd.endpoint()),
+        fresh: Duration::ZERO,
+        store_fresh: Duration::ZERO,
+        ..Settings::default()
+    })
 }
 
 fn soon() -> Deadline {
@@ -29,6 +34,11 @@ fn what_was_made_is_what_is_listed() {
     let empty = runtime.inventory(&host, soon()).unwrap();
     assert_eq!((empty.identity.protocol, empty.identity.name.as_str()), (Protocol::Cri, "containerd"));
     assert_eq!(empty.identity.endpoint, containerd.endpoint());
+    // As the exporter asks: for the image store once a minute, and when a container runs another image.
+    let sparing =
+        Runtime::new(Settings { endpoint: Some(containerd.endpoint()), fresh: Duration::ZERO, ..Settings::default() });
+    let sparingly = || sparing.inventory(&host, soon()).unwrap().images.unwrap();
+    assert_eq!(sparingly(), empty.images.unwrap());
     assert!(empty.containers.is_empty() && empty.sandboxes.is_empty() && empty.errors.is_empty(), "{empty:?}");
     let images = empty.images.unwrap();
     assert_eq!((images.count, images.bytes), (1, images.unused_bytes), "nothing uses it yet");
@@ -59,6 +69,12 @@ fn what_was_made_is_what_is_listed() {
         let images = runtime.inventory(&host, soon()).unwrap().images.unwrap();
         images.count == 2 && images.unused_bytes > 0 && images.unused_bytes < images.bytes
     });
+    assert_eq!(sparingly(), runtime.inventory(&host, soon()).unwrap().images.unwrap(), "a container runs a new one");
+    containerd.import_image("localhost/third:test").unwrap();
+    common::eventually("the third image is listed", || {
+        runtime.inventory(&host, soon()).unwrap().images.unwrap().count == 3
+    });
+    assert_eq!(sparingly().count, 2, "within the minute");
 
     containerd.remove_container(&created).unwrap();
     containerd.stop_sandbox(&pod.id).unwrap();
@@ -79,7 +95,7 @@ fn a_restart_is_an_error_and_then_an_answer() {
     };
     // Found at its well-known place in another root, not named.
     let host = Host::new(Roots { root: containerd.root().to_owned(), ..Roots::default() });
-    let runtime = Runtime::new(Settings { fresh: Duration::ZERO, ..Settings::default() });
+    let runtime = Runtime::new(Settings { fresh: Duration::ZERO, store_fresh: Duration::ZERO, ..Settings::default() });
     let pod = containerd.run_sandbox("web", "6ae71c5f-858e-4bfd-976d-43c5b79937a0");
     let before = runtime.inventory(&host, soon()).unwrap();
     assert_eq!(before.identity.endpoint, "unix:///run/containerd/containerd.sock");

@@ -22,7 +22,7 @@ fn what_docker_runs_is_what_is_listed() {
     };
     // Not named: found at its well-known place in another root.
     let host = Host::new(Roots { root: docker.root().to_owned(), ..Roots::default() });
-    let runtime = Runtime::new(Settings { fresh: Duration::ZERO, ..Settings::default() });
+    let runtime = Runtime::new(Settings { fresh: Duration::ZERO, store_fresh: Duration::ZERO, ..Settings::default() });
     let empty = runtime.inventory(&host, soon()).unwrap();
     assert_eq!((empty.identity.protocol, empty.identity.name.as_str()), (Protocol::Docker, "docker"));
     assert!(docker.docker(&["version", "--format", "{{.Server.Version}}"]).unwrap() == empty.identity.version);
