@@ -1,5 +1,5 @@
 //! A dump by netlink, of sockets (`sock_diag`) or of network interfaces (`rtnetlink`): one request, then messages until
-//! the kernel says that there are no more.
+//! the kernel says that there are no more. Sockets that are known can be asked for one by one as well.
 //!
 //! The socket is opened for one request and closed after it: two cheap system calls, and in return nothing is shared
 //! between scrapes and no late reply to an abandoned dump can be taken for one of the next. It does not block; what
@@ -92,6 +92,29 @@ pub(super) fn sockets<T>(
     collect(what, most, parse, |visit| Dump::new(Table::Sockets, what).run(request, deadline, visit))
 }
 
+/// Asks for single sockets, one after the other, and reads each reply with `parse`. `None` for one that is not there.
+pub(super) fn single_sockets<T>(
+    what: &str,
+    requests: impl IntoIterator<Item = Vec<u8>>,
+    deadline: Deadline,
+    parse: impl Fn(&[u8]) -> Result<Option<T>>,
+) -> Result<Vec<Option<T>>> {
+    let (socket, mut datagram) = (open(Table::Sockets, what)?, Vec::with_capacity(LARGEST_DATAGRAM));
+    let one = |request: Vec<u8>| {
+        let mut dump = Dump::new(Table::Sockets, what);
+        dump.ask(&socket, &request, NLM_F_REQUEST, deadline)?;
+        dump.receive(&socket, &mut datagram, deadline)?;
+        let mut found = None;
+        match dump.take(&datagram, &mut |payload| parse(payload).map(|parsed| found = parsed)) {
+            Ok(_) => Ok(found),
+            // Not there, or another one with its addresses (ESTALE). Without tcp_diag none is there, either.
+            Err(error) if error.is_gone() => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    requests.into_iter().map(one).collect()
+}
+
 /// The replies of the first dump of two that was not interrupted.
 fn collect<T>(
     what: &str,
@@ -132,20 +155,34 @@ impl<'a> Dump<'a> {
 
     /// Asks for it, and shows its replies to `visit`, until the kernel says that there are no more.
     pub(super) fn run(mut self, request: &[u8], deadline: Deadline, visit: Visit<'_>) -> Result<Progress> {
-        let what = self.what;
-        let kernel = SocketAddr::new(0, 0);
-        let socket = Socket::new(self.table.protocol()).map_err(|error| self.kernels(&error))?;
-        socket.set_non_blocking(true).map_err(|error| self.kernels(&error))?;
-        while let Err(error) = socket.send_to(&self.message(request), &kernel, 0) {
+        let socket = open(self.table, self.what)?;
+        self.ask(&socket, request, NLM_F_REQUEST | NLM_F_DUMP, deadline)?;
+        let mut datagram = Vec::with_capacity(LARGEST_DATAGRAM);
+        loop {
+            self.receive(&socket, &mut datagram, deadline)?;
+            match self.take(&datagram, visit)? {
+                Progress::More => {}
+                end => return Ok(end),
+            }
+        }
+    }
+
+    fn ask(&self, socket: &Socket, request: &[u8], flags: u16, deadline: Deadline) -> Result<()> {
+        let message = self.message(request, flags);
+        while let Err(error) = socket.send_to(&message, &SocketAddr::new(0, 0), 0) {
             if error.kind() != io::ErrorKind::Interrupted || deadline.expired() {
                 return Err(self.kernels(&error));
             }
         }
-        let mut datagram = Vec::with_capacity(LARGEST_DATAGRAM);
+        Ok(())
+    }
+
+    /// The kernel's next datagram.
+    fn receive(&self, socket: &Socket, datagram: &mut Vec<u8>, deadline: Deadline) -> Result<()> {
         loop {
-            wait(what, &socket, deadline)?;
+            wait(self.what, socket, deadline)?;
             datagram.clear();
-            let (length, sender) = match socket.recv_from(&mut datagram, MSG_TRUNC) {
+            let (length, sender) = match socket.recv_from(datagram, MSG_TRUNC) {
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                     continue;
                 }
@@ -156,26 +193,24 @@ impl<'a> Dump<'a> {
                 continue;
             }
             if length > datagram.len() {
+                let what = self.what;
                 return Err(Error::malformed(format!(
                     "{what}: the kernel's answer of {length} bytes arrived cut short"
                 )));
             }
-            match self.take(&datagram, visit)? {
-                Progress::More => {}
-                end => return Ok(end),
-            }
+            return Ok(());
         }
     }
 
     /// The request with its `nlmsghdr`.
-    fn message(&self, request: &[u8]) -> Vec<u8> {
+    fn message(&self, request: &[u8], flags: u16) -> Vec<u8> {
         let mut bytes = vec![0; HEADER + request.len()];
         let length = bytes.len() as u32;
         bytes[HEADER..].copy_from_slice(request);
         let mut header = NetlinkBuffer::new(&mut bytes);
         header.set_length(length);
         header.set_message_type(self.table.message_types().0);
-        header.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
+        header.set_flags(flags);
         header.set_sequence_number(1);
         bytes
     }
@@ -240,6 +275,13 @@ impl<'a> Dump<'a> {
     }
 }
 
+fn open(table: Table, what: &str) -> Result<Socket> {
+    let kernels = |error: io::Error| Dump::new(table, what).kernels(&error);
+    let socket = Socket::new(table.protocol()).map_err(kernels)?;
+    socket.set_non_blocking(true).map_err(kernels)?;
+    Ok(socket)
+}
+
 /// Until there is something to receive.
 fn wait(what: &str, socket: &Socket, deadline: Deadline) -> Result<()> {
     loop {
@@ -287,6 +329,14 @@ pub(super) fn cookie(bytes: [u8; 8]) -> u64 {
     word(4) << 32 | word(0)
 }
 
+/// The words of [`cookie`].
+pub(super) fn cookie_bytes(cookie: u64) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&(cookie as u32).to_ne_bytes());
+    bytes[4..].copy_from_slice(&((cookie >> 32) as u32).to_ne_bytes());
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,6 +370,11 @@ mod tests {
         assert_eq!(read(&end).unwrap().1.len(), 2);
         assert_eq!(read(&reply(3, 2, b"")).unwrap().0, Progress::Done, "of an old kernel");
         assert_eq!(read(&reply(1, 0, b"")).unwrap().0, Progress::More);
+    }
+
+    #[test]
+    fn a_cookie_comes_back_as_it_went() {
+        assert_eq!(cookie(cookie_bytes(0x0123_4567_89ab_cdef)), 0x0123_4567_89ab_cdef);
     }
 
     #[test]

@@ -124,6 +124,26 @@ impl Host {
         }
     }
 
+    /// These TCP connections as they are now, each asked for by itself, which costs a handful much less than a dump.
+    /// `None` unless every one of them is still established.
+    ///
+    /// # Errors
+    /// As [`Host::tcp_connections`].
+    pub fn tcp_connections_again<'a>(
+        &self,
+        known: impl IntoIterator<Item = &'a TcpConnection>,
+        deadline: Deadline,
+    ) -> Result<Option<Vec<TcpConnection>>> {
+        match &self.sockets.0 {
+            Source::Kernel => tcp::again(known, deadline),
+            Source::Recorded { tcp, .. } => {
+                let now = |one: &TcpConnection| tcp.iter().find(|other| other.cookie == one.cookie).cloned();
+                Ok(known.into_iter().map(now).collect())
+            }
+            Source::None => Err(none_recorded()),
+        }
+    }
+
     /// Every TCP connection in this state, whatever its ports.
     ///
     /// # Errors

@@ -302,6 +302,39 @@ fn a_slow_path_a_dead_one_and_one_that_is_well_again() {
 }
 
 #[test]
+fn known_connections_are_asked_for_one_by_one() {
+    alone!();
+    let (mut clients, host) = (Clients::new(&["127.0.0.1", "::1"]), host());
+    let port = clients.port();
+    // One more, of a socket that is IPv6 and talks IPv4.
+    let mut known = to(port);
+    known.extend(host.tcp_connections_of(port, soon()).unwrap());
+    assert_eq!(known.len(), 4);
+    std::io::Write::write_all(&mut clients.pairs[0].0, b"unread").unwrap();
+    let again = |known: &[TcpConnection]| host.tcp_connections_again(known, soon()).unwrap();
+    let now = again(&known).unwrap();
+    let exact = |all: &[TcpConnection]| all.iter().map(|one| (one.cookie, one.local, one.peer)).collect::<Vec<_>>();
+    assert_eq!(exact(&now), exact(&known));
+    let queued: Vec<u32> = now.iter().map(|one| one.receive_queue_bytes).collect();
+    let server = clients.pairs[0].1.local_addr().unwrap();
+    let expected = known.iter().map(|one| if one.local == common_form(server) { 6 } else { 0 });
+    assert_eq!(queued, expected.collect::<Vec<u32>>(), "as it is now, not as it was");
+    assert!(now.iter().all(|one| one.info.as_ref().is_some_and(|info| info.bytes_received.is_some())));
+
+    let other = TcpConnection { cookie: known[0].cookie + 1_000_000, ..known[0].clone() };
+    assert!(again(&[other]).is_none(), "another socket with its addresses");
+    let (client, _server) = clients.pairs.remove(1);
+    drop(client);
+    assert!(again(&known).is_none(), "one of them is closed");
+    assert_eq!(again(&[]), Some(vec![]));
+}
+
+/// As the sockets are shown: v4-mapped addresses as IPv4.
+fn common_form(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[test]
 fn a_closed_connection_is_gone_at_once() {
     alone!();
     let mut clients = Clients::new(&["127.0.0.1", "::1"]);

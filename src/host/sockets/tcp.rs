@@ -195,6 +195,37 @@ pub(super) fn accepted(local_port: u16, deadline: Deadline) -> Result<Vec<TcpCon
     }
 }
 
+/// These connections as they are now; `None` unless every one is still established. The kernel finds each by its
+/// addresses and holds its cookie against it (`inet_diag_find_one_icsk` in net/ipv4/inet_diag.c).
+pub(super) fn again<'a>(
+    known: impl IntoIterator<Item = &'a TcpConnection>,
+    deadline: Deadline,
+) -> Result<Option<Vec<TcpConnection>>> {
+    let requests = known.into_iter().map(|connection| {
+        let [(source, source_port), (destination, destination_port)] =
+            [connection.local, connection.peer].map(|address| (address.ip(), address.port()));
+        let id = if connection.local.is_ipv4() { SocketId::new_v4() } else { SocketId::new_v6() };
+        let cookie = netlink::cookie_bytes(connection.cookie);
+        emit(InetRequest {
+            family: if connection.local.is_ipv4() { AF_INET } else { AF_INET6 },
+            protocol: IPPROTO_TCP,
+            extensions: TcpState::Established.extensions(),
+            states: TcpState::Established.flags(),
+            socket_id: SocketId {
+                source_port,
+                destination_port,
+                source_address: source,
+                destination_address: destination,
+                cookie,
+                ..id
+            },
+        })
+    });
+    let found = netlink::single_sockets("sock_diag: a known connection", requests, deadline, parse)?;
+    let established = |one: Option<TcpConnection>| one.filter(|one| one.state == TcpState::Established);
+    Ok(found.into_iter().map(established).collect())
+}
+
 /// All connections in this state.
 pub(super) fn all(state: TcpState, deadline: Deadline) -> Result<Vec<TcpConnection>> {
     in_state(Ports::Any, state, MOST, deadline)
@@ -240,13 +271,16 @@ pub(in crate::host) fn request(family: u8, ports: Ports, state: TcpState) -> Vec
         Ports::Any => (0, 0),
     };
     let id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
-    let request = InetRequest {
+    emit(InetRequest {
         family,
         protocol: IPPROTO_TCP,
         extensions: state.extensions(),
         states: state.flags(),
         socket_id: SocketId { source_port, destination_port, cookie: [0xff; 8], ..id },
-    };
+    })
+}
+
+fn emit(request: InetRequest) -> Vec<u8> {
     let mut bytes = vec![0; request.buffer_len()];
     request.emit(&mut bytes);
     bytes

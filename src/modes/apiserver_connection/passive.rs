@@ -164,6 +164,10 @@ pub(super) static HEALTH_CHECK: Metric = Metric::gauge(
 
 /// Pairs of owner and peer that are shown; a node has about five.
 const MOST_GROUPS: usize = 40;
+/// So many looks in a row may be at connections that are known: one that is new is found by the next.
+const LOOKS_OF_KNOWN: u32 = 2;
+/// More than this many are dumped sooner than asked for one by one.
+const MOST_KNOWN: usize = 64;
 /// Links of file descriptors that one look reads at the most to find whose a new socket is.
 const MOST_LINKS: usize = 10_000;
 
@@ -184,6 +188,28 @@ struct Memory {
     stalls: BTreeMap<Group, u64>,
     /// Connections whose owner the last look did not find.
     unknown: BTreeSet<u64>,
+    last: Option<Kept>,
+}
+
+/// What a look found, for those between it and the next one.
+#[derive(Debug)]
+struct Kept {
+    at: Instant,
+    seen: Vec<(TcpConnection, String, Leg)>,
+    accepted: HashMap<u64, TcpConnection>,
+    found: Found,
+}
+
+impl Kept {
+    fn all(&self) -> impl Iterator<Item = &TcpConnection> {
+        self.seen.iter().map(|(connection, ..)| connection).chain(self.accepted.values())
+    }
+
+    /// Takes in what they are now, in the order of [`Kept::all`].
+    fn refresh(&mut self, now: Vec<TcpConnection>) {
+        let all = self.seen.iter_mut().map(|(connection, ..)| connection).chain(self.accepted.values_mut());
+        all.zip(now).for_each(|(connection, now)| *connection = now);
+    }
 }
 
 /// Connections that are shown as one: whose they are, to whom, and which leg of the kubelet's way.
@@ -223,6 +249,29 @@ impl Passive {
         (self.threshold / 2).max(Duration::from_millis(500))
     }
 
+    /// A look between two others: whether a stall began on a connection that is known. A dump walks over a table of
+    /// hundreds of thousands of places for a handful of sockets, so these are asked for by their addresses; if one is
+    /// gone, or the last look was too long ago to know all, it is a whole look after all.
+    ///
+    /// # Errors
+    /// As [`Passive::look`].
+    pub(super) fn watch(&self, host: &Host, deadline: Deadline) -> Result<()> {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let young = |kept: &Kept| kept.at.elapsed() < self.period() * LOOKS_OF_KNOWN + self.period() / 2;
+        if let Some(mut kept) = memory.last.take().filter(young)
+            && (1..=MOST_KNOWN).contains(&kept.all().count())
+            && let Some(now) = host.tcp_connections_again(kept.all(), deadline)?
+        {
+            kept.refresh(now);
+            let Kept { seen, accepted, found, .. } = &kept;
+            memory.judge(seen.clone(), accepted, found, self.threshold, &mut Look::default());
+            memory.last = Some(kept);
+            return Ok(());
+        }
+        drop(memory);
+        self.look(host, deadline, Instant::now()).map(drop)
+    }
+
     /// One look, with the kubelet as it was at `since` or later.
     ///
     /// # Errors
@@ -240,6 +289,7 @@ impl Passive {
         }
         // A panic of ours half-way leaves it outdated at worst.
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.last = None;
         look.http2 = environment.map_err(|error| look.errors.push(error)).ok().flatten().map(|found| found.http2);
         match self.connections(host, &node, known, &mut memory, &mut look, deadline) {
             Ok(()) => {}
@@ -324,7 +374,8 @@ impl Passive {
                 None => (connection, owner(found, kubelet), Leg::Other),
             }
         }));
-        memory.judge(seen, &first.accepted, &found, self.threshold, look);
+        memory.judge(seen.clone(), &first.accepted, &found, self.threshold, look);
+        memory.last = Some(Kept { at: Instant::now(), seen, accepted: first.accepted, found });
         Ok(())
     }
 }

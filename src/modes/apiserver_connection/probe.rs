@@ -161,9 +161,7 @@ impl Shared {
         loop {
             sleep(self.passive.period()).await;
             let (passive, host) = (Arc::clone(&self.passive), Arc::clone(&host));
-            let look = tokio::task::spawn_blocking(move || {
-                passive.look(&host, Deadline::after(LOOK), std::time::Instant::now()).map(drop)
-            });
+            let look = tokio::task::spawn_blocking(move || passive.watch(&host, Deadline::after(LOOK)));
             match look.await {
                 // No kubelet, nobody to look at: one may come, and to search for it has its price.
                 Ok(Err(error)) if error.reason() == Reason::Absent => sleep(NOBODY_HERE).await,
