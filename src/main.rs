@@ -69,8 +69,13 @@ fn examine(options: &doctor::Options, config: Config) -> ExitCode {
 }
 
 /// By hand, because dropping a runtime waits for its blocked threads, and one may hang in the kernel for ever.
+///
+/// The threads of collectors wait for the next scrape: to start and to end a dozen of them each time costs more than
+/// what they hold.
 fn threads() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+    const KEEP_ALIVE: Duration = Duration::from_secs(150);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).thread_keep_alive(KEEP_ALIVE).enable_all().build()
 }
 
 fn serve(config: Config) -> ExitCode {
