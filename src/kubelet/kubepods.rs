@@ -11,13 +11,14 @@
 
 mod kernel_memory;
 mod pods;
+mod recall;
 mod search;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::cgroup_name::{self, Qos};
@@ -25,10 +26,12 @@ use crate::error::{Error, Reason, Result};
 use crate::host::cgroup::walk::{Below, Bounds, Extent, walk};
 use crate::host::cgroup::{Hierarchy, Layout, Stat, Subsystem, held};
 use crate::host::single_flight::{Landed, SingleFlight};
+use crate::host::text::keyed;
 use crate::host::{Deadline, Host};
 use crate::values::{at_least_one, defaults};
 pub use kernel_memory::{Charged, accounts_by_cgroup};
 pub use pods::{Container, Pod};
+use recall::{Known, Recall};
 use search::{Position, Search};
 
 /// How the cgroups of pods are walked over.
@@ -58,6 +61,7 @@ pub struct Kubepods(Arc<Shared>);
 struct Shared {
     settings: Settings,
     looks: SingleFlight<Arc<Look>>,
+    recall: Mutex<Recall>,
 }
 
 impl Kubepods {
@@ -74,7 +78,10 @@ impl Kubepods {
     /// [`Look`].
     pub fn look(&self, host: &Host, deadline: Deadline, since: Instant) -> Result<Landed<Arc<Look>>> {
         let late = || Error::new(Reason::Timeout, "the cgroups of pods: reading them did not end before the deadline");
-        let look = || Arc::new(Look::new(host, self.bounds(deadline)));
+        let look = || {
+            let mut recall = self.0.recall.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::new(Look::new(host, &mut recall, self.bounds(deadline)))
+        };
         self.0.looks.since(since, deadline, look).ok_or_else(late)
     }
 
@@ -99,6 +106,8 @@ pub struct Look {
     pub rows: Result<Vec<Subsystem>>,
     /// `cgroup.stat` of cgroup2's root; `None` without a cgroup2 mount, or before Linux 4.14.
     pub unified: Result<Option<Stat>>,
+    /// The node's killed processes since boot, before the walk (`oom_kill` of `/proc/vmstat`, Linux 4.13).
+    pub node_kills: Result<Option<u64>>,
     /// The walk over the hierarchy that kubepods lies in; `None` without cgroups.
     pub walk: Option<Walk>,
 }
@@ -218,7 +227,9 @@ impl Directory {
 }
 
 impl Look {
-    fn new(host: &Host, bounds: Bounds) -> Self {
+    fn new(host: &Host, recall: &mut Recall, bounds: Bounds) -> Self {
+        let node_kills = node_kills(host);
+        let known = recall.begin(node_kills.as_ref().ok().copied().flatten());
         let (layout, rows) = (Layout::detect(host), held::rows(host));
         let root = layout.as_ref().ok().and_then(Layout::unified).map(|unified| unified.path.join("cgroup.stat"));
         let text = root.map(|path| host.read_some(path)).transpose().map(Option::flatten);
@@ -227,19 +238,30 @@ impl Look {
         let walk = hierarchy.map(|hierarchy| {
             if hierarchy.unified {
                 let printed = matches!(&unified, Ok(Some(stat)) if stat.controller("memory").is_some());
-                Walk::unified(host, hierarchy, hierarchy.has("memory") && !printed, bounds)
+                Walk::unified(host, hierarchy, known, hierarchy.has("memory") && !printed, bounds)
             } else {
                 let before = rows.as_ref().ok().and_then(|rows| held::of(rows, hierarchy));
-                Walk::v1(host, hierarchy, before, bounds)
+                Walk::v1(host, hierarchy, known, before, bounds)
             }
         });
-        Look { layout, rows, unified, walk }
+        if let Some(walk) = &walk {
+            recall.end(&walk.tree);
+        }
+        Look { layout, rows, unified, node_kills, walk }
     }
 
     /// The walk, if it was over the memory controller's hierarchy: others do not tell of memory.
     pub fn memory(&self) -> Option<&Walk> {
         self.walk.as_ref().filter(|walk| walk.hierarchy.has("memory"))
     }
+}
+
+/// Processes that the OOM killer took on this node since boot; `None` if this kernel does not count them.
+///
+/// # Errors
+/// `/proc/vmstat` cannot be read.
+pub fn node_kills(host: &Host) -> Result<Option<u64>> {
+    Ok(host.read_some(host.proc("vmstat"))?.and_then(|text| keyed(&text, "oom_kill")))
 }
 
 /// The one hierarchy to look for kubepods in: the memory controller's, where ids run out; else that of pids, which
@@ -249,10 +271,10 @@ fn hierarchy(layout: &Layout) -> Option<&Hierarchy> {
 }
 
 impl Walk {
-    fn v1(host: &Host, hierarchy: &Hierarchy, before: Option<u64>, bounds: Bounds) -> Self {
-        let mut search = Search::new(host, hierarchy);
+    fn v1(host: &Host, hierarchy: &Hierarchy, known: Known<'_>, before: Option<u64>, bounds: Bounds) -> Self {
+        let mut search = Search::new(host, hierarchy, known);
         let (extent, held) = held::beside(host, hierarchy, before, bounds.deadline, || {
-            search = Search::new(host, hierarchy);
+            search = Search::new(host, hierarchy, known);
             walk(&hierarchy.path, Position::TOP, bounds, |entry, position| search.step(position, entry))
         });
         Walk { hierarchy: hierarchy.clone(), extent, held, memory_ids: Ok(None), tree: search.finish() }
@@ -260,14 +282,14 @@ impl Walk {
 
     /// Walks below kubepods, and where ids are to be counted, wherever one can be: a cgroup has one if its parent
     /// passes `memory` on.
-    fn unified(host: &Host, hierarchy: &Hierarchy, count_ids: bool, bounds: Bounds) -> Self {
+    fn unified(host: &Host, hierarchy: &Hierarchy, known: Known<'_>, count_ids: bool, bounds: Bounds) -> Self {
         const CONTROL: &str = "cgroup.subtree_control";
         let passes_on = |control: &str| control.split_ascii_whitespace().any(|name| name == "memory");
         let control = count_ids.then(|| host.read(hierarchy.path.join(CONTROL))).transpose();
         let (control, mut unread) = control.map_or_else(|error| (None, Some(error)), |control| (control, None));
         // The root has an id of its own.
         let mut ids = 1;
-        let mut search = Search::new(host, hierarchy);
+        let mut search = Search::new(host, hierarchy, known);
         let top = (Position::TOP, control.as_deref().is_some_and(passes_on));
         let extent = walk(&hierarchy.path, top, bounds, |entry, (position, has_id)| {
             let step = search.step(position, entry);

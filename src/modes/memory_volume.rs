@@ -60,9 +60,8 @@ use std::time::Duration;
 
 use super::{Collector, Context, Mode};
 use crate::error::{Error, Result};
-use crate::host::text::keyed;
 use crate::kubelet::handle::Kubelet;
-use crate::kubelet::kubepods::Kubepods;
+use crate::kubelet::kubepods::{Kubepods, node_kills};
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::Runtime;
 use crate::values::defaults;
@@ -183,10 +182,6 @@ impl Collector for MemoryVolume {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
         let Context { host, deadline, began } = context;
         let mut samples = Samples::new();
-        let vmstat = samples.ok(host.read_some(host.proc("vmstat"))).flatten();
-        let node_kills = vmstat.as_deref().and_then(|text| keyed(text, "oom_kill"));
-        samples.push_some(&NODE_KILLS, &[], node_kills.map(|kills| kills as f64));
-
         let of_kubelet = self.kubelet.look(host, deadline, began)?;
         samples.ok(of_kubelet.found());
         let kubelet = of_kubelet.process();
@@ -201,6 +196,10 @@ impl Collector for MemoryVolume {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { kills, limits, tables } = &mut *state;
         let look = samples.ok(self.kubepods.look(host, deadline, began));
+        // A walk that does not end says nothing, and the node's count is to be had all the same.
+        let node_kills = look.as_ref().map_or_else(|| node_kills(host), |look| look.value.node_kills.clone());
+        let node_kills = samples.ok(node_kills).flatten();
+        samples.push_some(&NODE_KILLS, &[], node_kills.map(|kills| kills as f64));
         let cgroups = look.and_then(|look| cgroups::read(host, &look.value, &wanted, tables, &mut samples, deadline));
         let kubepods = cgroups.as_ref().is_some_and(|cgroups| cgroups.roots > 0);
         if kubelet.is_none() && !kubepods && volumes.is_empty() && node_kills.is_none() {

@@ -2,6 +2,7 @@
 //! directory.
 
 use super::kernel_memory::{self, Charged, accounts_by_cgroup};
+use super::recall::Known;
 use super::{Directory, Kind, Tree, Unread};
 use crate::error::{Error, Reason, Result};
 use crate::host::Host;
@@ -42,7 +43,8 @@ pub(super) struct Within {
 type Slot = fn(&mut Unread) -> &mut Option<Error>;
 
 /// Collects what lies below kubepods while something walks over the hierarchy.
-pub(super) struct Search {
+pub(super) struct Search<'a> {
+    known: Known<'a>,
     unified: bool,
     memory: bool,
     levels: usize,
@@ -61,13 +63,14 @@ pub(super) struct Search {
     denied: Unread,
 }
 
-impl Search {
+impl<'a> Search<'a> {
     /// A search in one hierarchy. A tree at its root is this node's; only without one are deeper levels looked at, so
     /// that a Kubernetes inside of a container is not taken for the node's.
-    pub(super) fn new(host: &Host, hierarchy: &Hierarchy) -> Self {
+    pub(super) fn new(host: &Host, hierarchy: &Hierarchy, known: Known<'a>) -> Self {
         let (unified, memory) = (hierarchy.unified, hierarchy.has("memory"));
         let at_root = ["kubepods", "kubepods.slice"].iter().any(|name| hierarchy.has_child(name));
         Search {
+            known,
             unified,
             memory,
             levels: if at_root { 1 } else { SEARCHED_LEVELS },
@@ -232,6 +235,9 @@ impl Search {
             (true, Kind::Pod) => "memory.events",
             (true, Kind::Container | Kind::Other) => return Some(None),
         };
+        if let Some(kills) = self.known.kills(entry.inode) {
+            return Some(Some(kills));
+        }
         // Without such a file this kernel does not count.
         let first = |entry: &Entry<'_>| match entry.first(file) {
             Err(error) if error.is_gone() && !entry.is_gone(&error) => Ok(None),
