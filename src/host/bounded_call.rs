@@ -163,8 +163,8 @@ type Work = Box<dyn FnOnce() + Send>;
 /// A thread's number, and how it is given work.
 type Idle = (u64, mpsc::Sender<Work>);
 
-/// The threads that calls run on. To start one and to end it costs more than most calls, so one that came back waits for
-/// the next; one that hangs is not among those that wait.
+/// The threads that calls run on. To start one and to end it costs more than most calls, so one that came back waits
+/// for the next; one that hangs is not among those that wait.
 #[derive(Clone, Default)]
 struct Threads {
     idle: Arc<Mutex<Vec<Idle>>>,

@@ -185,6 +185,7 @@ struct Memory {
     namespaces: namespaces::Namespaces,
     pods: pods::Pods,
     clients: Owners,
+    listed: runtime_sockets::Listed,
 }
 
 impl OpenFiles {
@@ -198,6 +199,7 @@ impl OpenFiles {
     fn sockets(
         &self,
         host: &Host,
+        listed: &mut runtime_sockets::Listed,
         namespaces: &namespaces::Namespaces,
         pods: &pods::Pods,
         deadline: Deadline,
@@ -214,7 +216,7 @@ impl OpenFiles {
         }
         let paths =
             runtime_sockets::paths(self.runtime.endpoint(host, deadline.part(RUNTIME)), &self.settings.runtime_sockets);
-        let look = Look::take(host, &paths, namespaces, pods, deadline.part(SOCKETS));
+        let look = Look::take(host, &paths, listed, namespaces, pods, deadline.part(SOCKETS));
         let close_wait = host.tcp_sockets_in(TcpState::CloseWait, deadline.part(SOCKETS));
         let mut told = |error| runtime_sockets::failure(error).into_iter().for_each(|error| samples.fail(error));
         let look = look.map_err(&mut told).ok();
@@ -237,7 +239,7 @@ impl Collector for OpenFiles {
         let pids = host.pids_since(began, deadline)?;
         // A panic of ours half-way leaves it outdated at worst, and it is checked against the kernel each time.
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let Memory { processes: known, inotify, namespaces, pods, clients } = &mut *memory;
+        let Memory { processes: known, inotify, namespaces, pods, clients, listed } = &mut *memory;
         let own = host.own_network_namespace().ok();
         let searching = clients.is_searching();
         inotify.begin();
@@ -256,7 +258,7 @@ impl Collector for OpenFiles {
         if snapshot.is_empty() && handles.is_none() {
             return Err(Error::absent(format!("{}: no processes and no sys/fs/file-nr", host.proc("").display())));
         }
-        let (look, close_wait) = self.sockets(host, namespaces, pods, deadline, &mut samples);
+        let (look, close_wait) = self.sockets(host, listed, namespaces, pods, deadline, &mut samples);
         let wanted = Wanted { clients: look.as_ref().map(Look::clients).unwrap_or_default(), close_wait };
         samples.ok(host.knows_cgroups_of_processes());
         let met = snapshot.look_closer(few, &wanted, self.settings.max_readlinks, pods, deadline);

@@ -1,5 +1,6 @@
 //! Unix sockets: `unix_diag`.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -105,15 +106,17 @@ pub(super) fn listeners(deadline: Deadline) -> Result<Vec<UnixSocket>> {
     netlink::sockets("sock_diag: listening unix sockets", &request, deadline, MOST, |payload| parse(payload).map(Some))
 }
 
-/// What is not kept costs its part of the dump and no memory.
-pub(super) fn served_by(listeners: &[UnixSocket], deadline: Deadline) -> Result<Vec<UnixSocket>> {
-    let request = request(1 << TCP_ESTABLISHED);
-    netlink::sockets("sock_diag: unix connections", &request, deadline, MOST, |payload| {
+/// What is not kept costs its part of the dump and no memory. Returns how many were listed, too.
+pub(super) fn served_by(listeners: &[UnixSocket], deadline: Deadline) -> Result<(Vec<UnixSocket>, usize)> {
+    let (request, all) = (request(1 << TCP_ESTABLISHED), Cell::new(0));
+    let served = netlink::sockets("sock_diag: unix connections", &request, deadline, MOST, |payload| {
+        all.set(all.get() + 1);
         let socket = parse(payload)?;
         // Most are clients and pairs, which have no name.
         let named = socket.name.is_some();
         Ok((named && listeners.iter().any(|listener| socket.is_served_by(listener))).then_some(socket))
-    })
+    })?;
+    Ok((served, all.get()))
 }
 
 pub(super) fn request(states: u32) -> Vec<u8> {

@@ -42,7 +42,9 @@ fn look(unix: Vec<UnixSocket>) -> (tempfile::TempDir, Host, Look) {
         socket
     });
     let host = host.with_sockets(Sockets::recorded(Vec::new(), unix.collect()));
-    let look = Look::take(&host, &paths(None, &[]), &Namespaces::default(), &Pods::default(), soon()).unwrap();
+    let look =
+        Look::take(&host, &paths(None, &[]), &mut Listed::default(), &Namespaces::default(), &Pods::default(), soon())
+            .unwrap();
     (proc, host, look)
 }
 
@@ -179,7 +181,8 @@ fn a_path_without_a_file_is_nobodys() {
     let looping = "/run/loop".to_owned();
     let host = host.with_sockets(Sockets::recorded(Vec::new(), vec![listener(&looping)]));
     let paths = paths(Some(looping), &[]);
-    let look = Look::take(&host, &paths, &Namespaces::default(), &Pods::default(), soon()).unwrap();
+    let look =
+        Look::take(&host, &paths, &mut Listed::default(), &Namespaces::default(), &Pods::default(), soon()).unwrap();
     assert!(look.listeners.is_empty() && look.unproven.is_some(), "{:?}", look.unproven);
 }
 
@@ -215,7 +218,9 @@ fn a_machine_without_a_runtime_has_no_rows() {
     let counts = look.by_peer(&host, &HashMap::new(), &mut Owners::default(), &Pods::default(), 100, soon()).unwrap();
     assert!(assessed(&host, &look, counts).rows().is_empty());
     let bare = Host::recorded(Roots::default(), Vec::new());
-    let error = Look::take(&bare, &paths(None, &[]), &Namespaces::default(), &Pods::default(), soon()).unwrap_err();
+    let error =
+        Look::take(&bare, &paths(None, &[]), &mut Listed::default(), &Namespaces::default(), &Pods::default(), soon())
+            .unwrap_err();
     assert_eq!(failure(error), None, "nothing was recorded: no failure");
 }
 
@@ -227,4 +232,24 @@ fn where_sockets_are_looked_for() {
     {
         assert_eq!(all.iter().filter(|one| *one == path).count(), 1, "{path}");
     }
+}
+
+#[test]
+fn where_there_are_very_many_they_are_listed_less_often() {
+    let host = |count: u64| {
+        let unix = (0..count).map(|cookie| socket(10 + cookie, Some(1), SOCKET)).collect();
+        Host::recorded(Roots::default(), Vec::new()).with_sockets(Sockets::recorded(Vec::new(), unix))
+    };
+    let listener = socket(1, None, SOCKET);
+    let counts = |first: u64, second: u64, listeners: [&[UnixSocket]; 2]| {
+        let mut listed = Listed::default();
+        let one = listed.served_by(&host(first), listeners[0], soon()).unwrap().len();
+        (one, listed.served_by(&host(second), listeners[1], soon()).unwrap().len())
+    };
+    let same = [std::slice::from_ref(&listener); 2];
+    assert_eq!(counts(3, 4, same), (3, 4), "each time on a usual node");
+    let many = FEW as u64 + 1;
+    assert_eq!(counts(many, 4, same), (FEW + 1, FEW + 1));
+    let restarted = UnixSocket { cookie: 2, ..listener.clone() };
+    assert_eq!(counts(many, 4, [same[0], &[restarted]]), (FEW + 1, 4), "a daemon that was restarted");
 }
