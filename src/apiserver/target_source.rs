@@ -24,6 +24,8 @@ struct Reader {
     host: Arc<Host>,
     /// Made of the files as they were last time.
     last: Mutex<Option<Arc<Tls>>>,
+    /// What the kubeconfig said last time, and what that means.
+    parsed: Mutex<Option<(String, Arc<Kubeconfig>)>>,
 }
 
 impl TargetSource {
@@ -42,7 +44,7 @@ impl TargetSource {
                 named || has("token") || has("ca.crt")
             }
         };
-        let reader = Reader { settings, host, last: Mutex::default() };
+        let reader = Reader { settings, host, last: Mutex::default(), parsed: Mutex::default() };
         asked.then(|| TargetSource { reader: Arc::new(reader), reading: SingleBlockingCall::default() })
     }
 
@@ -65,7 +67,7 @@ impl TargetSource {
 impl Reader {
     fn target(&self) -> Result<Target> {
         let told = self.kubeconfig()?;
-        let told = told.as_ref();
+        let told = told.as_deref();
         let settings = &self.settings;
         let address = match (&settings.ask, told) {
             (Ask::At(address), _) => address.clone(),
@@ -86,12 +88,17 @@ impl Reader {
         Ok(Target { address, token: self.token(told)?, tls: self.tls(material)? })
     }
 
-    fn kubeconfig(&self) -> Result<Option<Kubeconfig>> {
+    fn kubeconfig(&self) -> Result<Option<Arc<Kubeconfig>>> {
         let Some(path) = &self.settings.kubeconfig else { return Ok(None) };
         let text = self.read(path, "--kubeconfig")?;
+        let mut parsed = self.parsed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, kubeconfig)) = parsed.as_ref().filter(|(last, _)| *last == text) {
+            return Ok(Some(Arc::clone(kubeconfig)));
+        }
         let folder = path.parent().unwrap_or(Path::new(""));
-        let parsed = Kubeconfig::parse(&text, folder);
-        parsed.map(Some).map_err(|error| error.context(format_args!("{} (--kubeconfig)", path.display())))
+        let kubeconfig = Kubeconfig::parse(&text, folder)
+            .map_err(|error| error.context(format_args!("{} (--kubeconfig)", path.display())))?;
+        Ok(Some(Arc::clone(&parsed.insert((text, Arc::new(kubeconfig))).1)))
     }
 
     /// A file that was named.

@@ -28,6 +28,8 @@ use crate::host::{Deadline, Host};
 
 /// How long it may take to find the kubelet for its node's name.
 const NAME: Duration = Duration::from_secs(5);
+/// How old a look may be for that: a kubelet that is restarted under another name is seen by the next reading.
+const NAME_SERVES: Duration = Duration::from_secs(10);
 
 /// How long its files may take: what is not there by then costs what needs it, and not all that comes after.
 const FILES: Duration = Duration::from_secs(2);
@@ -206,7 +208,8 @@ impl Kubelet {
         let name = match &self.0.known.settings.node_name {
             Some(name) => name.clone(),
             None => {
-                let look = self.look(host, Deadline::after(NAME), Instant::now())?;
+                let now = Instant::now();
+                let look = self.look(host, Deadline::after(NAME), now.checked_sub(NAME_SERVES).unwrap_or(now))?;
                 if !look.away {
                     look.found()?;
                 }

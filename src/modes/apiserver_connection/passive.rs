@@ -164,8 +164,9 @@ pub(super) static HEALTH_CHECK: Metric = Metric::gauge(
 
 /// Pairs of owner and peer that are shown; a node has about five.
 const MOST_GROUPS: usize = 40;
-/// So many looks in a row may be at connections that are known: one that is new is found by the next.
-const LOOKS_OF_KNOWN: u32 = 2;
+/// So many looks in a row may be at connections that are known, one that is new is found by the next. With the default
+/// threshold these are the ones between two scrapes 15 s apart.
+const LOOKS_OF_KNOWN: u32 = 3;
 /// More than this many are dumped sooner than asked for one by one.
 const MOST_KNOWN: usize = 64;
 /// Links of file descriptors that one look reads at the most to find whose a new socket is.
