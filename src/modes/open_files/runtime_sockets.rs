@@ -16,9 +16,9 @@
 //! it is named. A namespace that has a listener of the same path itself (Docker in Docker) is left out: whose its
 //! connections are is not to be told.
 //!
-//! **When it misleads.** On a machine with more than 10,000 connected unix sockets the list is up to 1.5 ms old for each
-//! of them. A connection that is closed while we look has no owner any more, `peer=unknown`. One socket
-//! that several processes hold (after fork) counts for one of them. Where the machine's root cannot be looked into, no
+//! **When it misleads.** On a machine with more than 10,000 connected unix sockets the list is up to 1.5 ms old for
+//! each of them. A connection that is closed while we look has no owner any more, `peer=unknown`. One socket that
+//! several processes hold (after fork) counts for one of them. Where the machine's root cannot be looked into, no
 //! socket is known to be the runtime's. On btrfs and overlayfs, where devices do not tell, a socket of the same path
 //! and inode number counts as the runtime's.
 //!
