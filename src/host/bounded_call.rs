@@ -5,9 +5,6 @@
 //! request path; one dead NFS server there loses every metric of the node.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,16 +19,10 @@ const MOST_STUCK: usize = 8;
 /// How long one of many calls waits for another under its key.
 const OTHERS: Duration = Duration::from_millis(200);
 
-/// How long a thread waits for the next call: longer than the pause between two scrapes.
-const IDLE: Duration = Duration::from_secs(150);
-/// Threads that wait at the most; as many calls are seldom under way at once.
-const MOST_IDLE: usize = 3;
-
 /// Calls under way, by key.
 #[derive(Default)]
 pub(super) struct Guard {
     under_way: Arc<UnderWay>,
-    threads: Threads,
 }
 
 #[derive(Default)]
@@ -58,13 +49,16 @@ impl Guard {
     ) -> Result<T> {
         let finished = Self::admit(&self.under_way, key, deadline)?;
         let (sender, receiver) = mpsc::sync_channel(1);
-        let work = move || {
-            let result = call();
-            drop(finished);
-            // The receiver is gone if the deadline passed first.
-            let _ = sender.send(result);
-        };
-        self.threads.run(Box::new(work)).map_err(|error| Error::os(format_args!("{key}: thread"), &error))?;
+        thread::Builder::new()
+            .name("guarded-call".into())
+            .stack_size(256 << 10)
+            .spawn(move || {
+                let result = call();
+                drop(finished);
+                // The receiver is gone if the deadline passed first.
+                let _ = sender.send(result);
+            })
+            .map_err(|error| Error::os(format_args!("{key}: thread"), &error))?;
         match receiver.recv_timeout(deadline.remaining()) {
             Ok(result) => result,
             Err(mpsc::RecvTimeoutError::Timeout) => {
@@ -125,7 +119,8 @@ impl Guard {
                     }
                 }
             };
-            if let Err(error) = self.threads.run(Box::new(work)) {
+            let spawned = thread::Builder::new().name("guarded-calls".into()).stack_size(256 << 10).spawn(work);
+            if let Err(error) = spawned {
                 let error = Error::os("thread", &error);
                 answers.iter_mut().for_each(|answer| _ = answer.get_or_insert(Err(error.clone())));
                 break;
@@ -156,67 +151,6 @@ impl Guard {
         }
         let lost = || Err(Error::new(Reason::Panic, "a guarded call was lost"));
         answers.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect()
-    }
-}
-
-type Work = Box<dyn FnOnce() + Send>;
-/// A thread's number, and how it is given work.
-type Idle = (u64, mpsc::Sender<Work>);
-
-/// The threads that calls run on. To start one and to end it costs more than most calls, so one that came back waits
-/// for the next; one that hangs is not among those that wait.
-#[derive(Clone, Default)]
-struct Threads {
-    idle: Arc<Mutex<Vec<Idle>>>,
-    made: Arc<AtomicU64>,
-}
-
-impl Threads {
-    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn run(&self, mut work: Work) -> io::Result<()> {
-        let waiting = || self.idle().pop();
-        while let Some((_, thread)) = waiting() {
-            match thread.send(work) {
-                Ok(()) => return Ok(()),
-                Err(mpsc::SendError(back)) => work = back,
-            }
-        }
-        let (threads, number) = (self.clone(), self.made.fetch_add(1, Ordering::Relaxed));
-        let all = move || {
-            let (sender, receiver) = mpsc::channel();
-            loop {
-                // Whoever waits for it is told by what it drops.
-                let _ = catch_unwind(AssertUnwindSafe(work));
-                match threads.next(number, &sender, &receiver) {
-                    Some(next) => work = next,
-                    None => return,
-                }
-            }
-        };
-        thread::Builder::new().name("guarded-call".into()).stack_size(256 << 10).spawn(all).map(drop)
-    }
-
-    /// Waits for what comes next; `None` if enough others wait, or nothing comes.
-    fn next(&self, number: u64, sender: &mpsc::Sender<Work>, receiver: &mpsc::Receiver<Work>) -> Option<Work> {
-        {
-            let mut idle = self.idle();
-            if idle.len() >= MOST_IDLE {
-                return None;
-            }
-            idle.push((number, sender.clone()));
-        }
-        receiver.recv_timeout(IDLE).ok().or_else(|| {
-            let mut idle = self.idle();
-            let before = idle.len();
-            idle.retain(|(waiting, _)| *waiting != number);
-            let taken = idle.len() == before;
-            drop(idle);
-            // Somebody took it off the list just now, and sends.
-            taken.then(|| receiver.recv().ok()).flatten()
-        })
     }
 }
 
@@ -278,20 +212,6 @@ mod tests {
         while guard.run("/mnt", soon(), || Ok(4)).is_err() {
             thread::sleep(Duration::from_millis(1));
         }
-    }
-
-    #[test]
-    fn calls_one_after_the_other_share_a_thread() {
-        let guard = Guard::default();
-        for _ in 0..100 {
-            assert_eq!(guard.run("k", Deadline::after(Duration::from_secs(60)), || Ok(1)).unwrap(), 1);
-            let until = Instant::now() + Duration::from_secs(20);
-            while guard.threads.idle().is_empty() {
-                assert!(Instant::now() < until, "it never waits");
-                thread::yield_now();
-            }
-        }
-        assert_eq!(guard.threads.made.load(Ordering::Relaxed), 1);
     }
 
     #[test]
