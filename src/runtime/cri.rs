@@ -129,7 +129,7 @@ impl Client {
         }
         let used: HashSet<&str> = inventory.containers.iter().map(|container| container.image.as_str()).collect();
         match within(deadline.part(Duration::MAX), self.images(&used, store)).await {
-            Ok(images) => inventory.images = Some(count(images, &used)),
+            Ok(images) => inventory.images = Some(images),
             Err(failure) => inventory.errors.push(failure.into_error()),
         }
         Ok(inventory)
@@ -144,13 +144,14 @@ impl Client {
         Ok(self.filesystems.keep(asked, filesystems).clone())
     }
 
-    async fn images(&mut self, used: &HashSet<&str>, store: Duration) -> Result<&[cri_messages::Image], Failure> {
-        if self.images.younger_than(store, |listed| listed.has_all(used)).is_none() {
-            let asked = Instant::now();
-            let images: cri_messages::Images = self.list("/runtime.v1.ImageService/ListImages").await?;
-            self.images.keep(asked, Listed::new(images.all("images")?, used));
+    async fn images(&mut self, used: &HashSet<&str>, store: Duration) -> Result<Images, Failure> {
+        if let Some(listed) = self.images.younger_than(store, |listed| listed.has_all(used)) {
+            return Ok(count(&listed.images, used));
         }
-        Ok(self.images.last().map_or(&[], |listed| &listed.images))
+        let asked = Instant::now();
+        let images: cri_messages::Images = self.list("/runtime.v1.ImageService/ListImages").await?;
+        let listed = self.images.keep(asked, Listed::new(images.all("images")?, used));
+        Ok(count(&listed.images, used))
     }
 }
 

@@ -104,19 +104,19 @@ impl Client {
         add_pods(&mut inventory, listed)?;
         let used = used.iter().map(String::as_str).collect();
         match within(deadline.part(Duration::MAX), self.images(&used, store)).await {
-            Ok(images) => inventory.images = Some(count(images, &used)),
+            Ok(images) => inventory.images = Some(images),
             Err(failure) => inventory.errors.push(failure.into_error()),
         }
         Ok(inventory)
     }
 
-    async fn images(&mut self, used: &HashSet<&str>, store: Duration) -> Result<&[Stored], Failure> {
-        if self.images.younger_than(store, |listed| listed.has_all(used)).is_none() {
-            let asked = Instant::now();
-            let Few(images): Few<Stored, MOST> = self.get("/images/json").await?;
-            self.images.keep(asked, Listed::new(images, used));
+    async fn images(&mut self, used: &HashSet<&str>, store: Duration) -> Result<Images, Failure> {
+        if let Some(listed) = self.images.younger_than(store, |listed| listed.has_all(used)) {
+            return Ok(count(&listed.images, used));
         }
-        Ok(self.images.last().map_or(&[], |listed| &listed.images))
+        let asked = Instant::now();
+        let Few(images): Few<Stored, MOST> = self.get("/images/json").await?;
+        Ok(count(&self.images.keep(asked, Listed::new(images, used)).images, used))
     }
 }
 

@@ -21,11 +21,6 @@ impl<T> Kept<T> {
         (asked.elapsed() < age && serves(answer)).then_some(answer)
     }
 
-    /// What is known, however old.
-    pub(super) fn last(&self) -> Option<&T> {
-        self.0.as_ref().map(|(_, answer)| answer)
-    }
-
     pub(super) fn keep(&mut self, asked: Instant, answer: T) -> &T {
         &self.0.insert((asked, answer)).1
     }
