@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 // They call each other by these names.
 use cluster::{bed, checks};
 
-use bed::{BUSYBOX, Cluster};
+use bed::{Cluster, pod};
 use checks::say;
 use measure::{Server, cpu_seconds};
 use serde_json::json;
@@ -165,21 +165,14 @@ fn report(without: &Spent, with: &Spent, pages: &[Shown], pods: usize) {
 
 /// So many pods with one container each; every fourth has a memory-backed volume.
 fn objects(pods: usize) -> serde_json::Value {
-    let pod = |number: usize| {
-        let cache = number.is_multiple_of(4);
-        let (volumes, mounts) = if cache {
-            (
-                json!([{"name": "cache", "emptyDir": {"medium": "Memory"}}]),
-                json!([{"name": "cache", "mountPath": "/cache"}]),
-            )
-        } else {
-            (json!([]), json!([]))
-        };
-        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("sleeps-{number}"), "namespace": "default"},
-            "spec": {"terminationGracePeriodSeconds": 1, "volumes": volumes, "containers": [{
-                "name": "main", "image": BUSYBOX, "imagePullPolicy": "Never", "command": ["sleep", "1000000"],
-                "resources": {"limits": {"memory": "64Mi"}, "requests": {"cpu": "1m", "memory": "4Mi"}},
-                "volumeMounts": mounts}]}})
+    let sleeps = |number: usize| {
+        let resources = json!({"limits": {"memory": "64Mi"}, "requests": {"cpu": "1m", "memory": "4Mi"}});
+        let (mut container, mut spec) = (json!({"resources": resources}), json!({}));
+        if number.is_multiple_of(4) {
+            container["volumeMounts"] = json!([{"name": "cache", "mountPath": "/cache"}]);
+            spec["volumes"] = json!([{"name": "cache", "emptyDir": {"medium": "Memory"}}]);
+        }
+        pod(&format!("sleeps-{number}"), container, spec)
     };
-    json!({"apiVersion": "v1", "kind": "List", "items": (0..pods).map(pod).collect::<Vec<_>>()})
+    json!({"apiVersion": "v1", "kind": "List", "items": (0..pods).map(sleeps).collect::<Vec<_>>()})
 }

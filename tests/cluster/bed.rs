@@ -27,6 +27,7 @@ use daemon::Daemon;
 use ground::Ground;
 pub(crate) use ground::hierarchies;
 pub(crate) use image::{BUSYBOX, EXPORTER, import_exporter};
+pub(crate) use kubectl::pod;
 
 use crate::checks::say;
 use crate::common::{self, Exporter};

@@ -7,7 +7,7 @@ mod pods;
 
 use serde_json::json;
 
-use crate::bed::{BUSYBOX, Cluster};
+use crate::bed::{Cluster, pod};
 use crate::checks::{Checks, same};
 use crate::page::Page;
 
@@ -38,16 +38,6 @@ fn truth(cluster: &Cluster) {
     pods::check(cluster, &exporter, &mut checks);
     machine::check(cluster, &exporter, &mut checks);
     checks.end("truth");
-}
-
-/// A pod with one container that sleeps, unless these parts of its container or of its spec say otherwise.
-fn pod(name: &str, container: serde_json::Value, spec: serde_json::Value) -> serde_json::Value {
-    let mut own =
-        json!({"name": "main", "image": BUSYBOX, "imagePullPolicy": "Never", "command": ["sleep", "1000000"]});
-    own.as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
-    let mut whole = json!({"terminationGracePeriodSeconds": 1, "containers": [own]});
-    whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": whole})
 }
 
 /// Pods of every kind that the page tells apart.

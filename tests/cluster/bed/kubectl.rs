@@ -3,9 +3,9 @@
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Cluster, NODE};
+use super::{BUSYBOX, Cluster, NODE};
 
 impl Cluster {
     /// What it prints.
@@ -84,4 +84,14 @@ impl Cluster {
 fn is_ready(pod: &Value) -> bool {
     let conditions = pod["status"]["conditions"].as_array();
     conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// A pod with one container that sleeps, unless these parts of its container or of its spec say otherwise.
+pub(crate) fn pod(name: &str, container: Value, spec: Value) -> Value {
+    let mut own =
+        json!({"name": "main", "image": BUSYBOX, "imagePullPolicy": "Never", "command": ["sleep", "1000000"]});
+    own.as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
+    let mut whole = json!({"terminationGracePeriodSeconds": 1, "containers": [own]});
+    whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": whole})
 }
