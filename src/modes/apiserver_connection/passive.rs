@@ -126,7 +126,8 @@ pub(super) static STALLS: Metric = Metric::counter(
     "headroom_apiserver_connection_stalls_total",
     GROUP,
     "How often a connection began to be stalled since the exporter started, looked at every half --apiserver.stall-threshold whether or not \
-     anybody scrapes.",
+     anybody scrapes.\n\n\
+     A connection that is new is found by the next scrape, or after four such looks.",
 );
 pub(super) static WAY: Metric = Metric::info(
     "headroom_kubelet_apiserver_way_info",
