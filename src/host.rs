@@ -230,6 +230,11 @@ impl Host {
         self.filesystems.of(&self.roots, path.as_ref(), deadline)
     }
 
+    /// The same of many paths, on one thread as long as none hangs and with one look at the mount table.
+    pub fn filesystem_of_each(&self, paths: &[&Path], patience: &mut CallBudget) -> Vec<Result<Filesystem>> {
+        self.filesystems.of_each(&self.roots, paths, patience)
+    }
+
     /// How full the file systems are that `tree` has at these paths, as far as they are the ones of these numbers;
     /// `None` where another one is: mounted over it, or a mount that was never passed on to us. Costs no look at a
     /// mount table, and one thread for all of them; guarded as [`Host::filesystem`] is.

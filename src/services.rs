@@ -1,5 +1,7 @@
 //! What the modes share: each service looks at one thing, at most once a scrape, whoever asks.
 
+pub mod node_filesystems;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,7 @@ use crate::kubelet::handle::Kubelet;
 use crate::kubelet::kubepods::{self, Kubepods};
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::{self, Runtime};
+use node_filesystems::NodeFilesystems;
 
 /// Whether more than pods is at stake. It is the node's and no mode's: alerts of six modes ask for it.
 pub static CONTROL_PLANE: Metric = Metric::gauge(
@@ -73,6 +76,8 @@ pub struct Services {
     pub kubepods: Kubepods,
     /// The container runtime.
     pub runtime: Runtime,
+    /// The file systems that the kubelet evicts for.
+    pub filesystems: NodeFilesystems,
     /// The apiserver that modes may ask, over one connection.
     pub apiserver: Apiserver,
 }
@@ -91,7 +96,8 @@ impl Services {
         let kubelet = Kubelet::new(settings.kubelet);
         let runtime = Runtime::of_kubelet(settings.runtime, kubelet.clone());
         let kubepods = Kubepods::new(settings.kubepods);
-        Services { kubelet, kubepods, runtime, apiserver: Apiserver::new(settings.apiserver) }
+        let apiserver = Apiserver::new(settings.apiserver);
+        Services { kubelet, kubepods, runtime, apiserver, ..Services::default() }
     }
 
     /// The default services with a kubelet that is found and asked like this, for tests.

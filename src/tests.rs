@@ -26,6 +26,7 @@ pub(crate) fn filesystem(line: &str) -> (PathBuf, Filesystem) {
         mountpoint: if tmpfs { path } else { "/" }.into(),
         fstype: if tmpfs { "tmpfs" } else { "ext4" }.to_owned(),
         readonly: false,
+        number: None,
     };
     let filesystem = Filesystem {
         capacity_bytes: field("bsize") * field("blocks"),

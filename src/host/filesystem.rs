@@ -1,6 +1,7 @@
 //! File systems: how much is left on the one that holds a path, and which one that is.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fd::{AsRawFd as _, OwnedFd};
 use rustix::fs::OFlags;
@@ -39,6 +40,8 @@ pub struct Mount {
     /// (`host::ext4`; before that); or not even its directory opens, as of an XFS that has shut down. A read-only
     /// bind mount of a healthy file system (which is how we see the host from a pod) does not count.
     pub readonly: bool,
+    /// Of its superblock, so one number for all mounts and subvolumes of a file system; `None` in a recording.
+    pub number: Option<DeviceNumber>,
 }
 
 impl Mount {
@@ -60,6 +63,7 @@ impl Mount {
             mountpoint: unescape(mountpoint).into(),
             fstype: fstype.to_owned(),
             readonly: options.split(',').any(|option| ["ro", "emergency_ro", "shutdown"].contains(&option)),
+            number: DeviceNumber::of_row(line),
         })
     }
 }
@@ -103,6 +107,27 @@ impl DeviceNumber {
     }
 }
 
+/// Where a row of a mount table has which part of which file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountRow {
+    /// Which file system.
+    pub number: DeviceNumber,
+    /// The directory of it that is mounted.
+    pub root: PathBuf,
+    /// Where.
+    pub mountpoint: PathBuf,
+}
+
+impl MountRow {
+    /// Of a mountinfo line.
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split(' ').skip(3);
+        let (root, mountpoint) = (fields.next()?, fields.next()?);
+        let number = DeviceNumber::of_row(line)?;
+        Some(MountRow { number, root: unescape(root).into(), mountpoint: unescape(mountpoint).into() })
+    }
+}
+
 /// How full one file system is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
@@ -132,14 +157,25 @@ impl Filesystems {
             Filesystems::Live(guard) => {
                 let key = path.display().to_string();
                 let (roots, path) = (roots.clone(), path.to_owned());
-                guard.run(&key, deadline, move || live(&roots, &path))
+                guard.run(&key, deadline, move || live(&roots, &path, &Seen::default()))
             }
-            Filesystems::Recorded(table) => table
-                .iter()
-                .filter(|(mounted, _)| path.starts_with(mounted))
-                .max_by_key(|(mounted, _)| mounted.components().count())
-                .map(|(_, filesystem)| filesystem.clone())
-                .ok_or_else(|| Error::absent(format!("{}: not in the recording", path.display()))),
+            Filesystems::Recorded(table) => recorded(table, path),
+        }
+    }
+
+    /// The same of many paths: one thread and one look at the mount table serve all of them.
+    pub(super) fn of_each(&self, roots: &Roots, paths: &[&Path], patience: &mut CallBudget) -> Vec<Result<Filesystem>> {
+        match self {
+            Filesystems::Live(guard) => {
+                let (roots, seen) = (Arc::new(roots.clone()), Arc::new(Seen::default()));
+                let item = |path: &&Path| {
+                    (path.display().to_string(), (Arc::clone(&roots), path.to_path_buf(), Arc::clone(&seen)))
+                };
+                guard.run_each(paths.iter().map(item).collect(), patience, |(roots, path, seen)| {
+                    live(&roots, &path, &seen)
+                })
+            }
+            Filesystems::Recorded(table) => paths.iter().map(|path| recorded(table, path)).collect(),
         }
     }
 
@@ -213,18 +249,44 @@ fn resolve(root: &Path, path: &Path) -> Result<PathBuf> {
     Ok(here.strip_prefix(&top).map_or(here.clone(), |below| Path::new("/").join(below)))
 }
 
-fn live(roots: &Roots, path: &Path) -> Result<Filesystem> {
+/// A path that is not listed is on the file system of its nearest listed parent.
+fn recorded(table: &[(PathBuf, Filesystem)], path: &Path) -> Result<Filesystem> {
+    table
+        .iter()
+        .filter(|(mounted, _)| path.starts_with(mounted))
+        .max_by_key(|(mounted, _)| mounted.components().count())
+        .map(|(_, filesystem)| filesystem.clone())
+        .ok_or_else(|| Error::absent(format!("{}: not in the recording", path.display())))
+}
+
+/// What looks at several paths share. No lock is held over a call that may hang.
+#[derive(Default)]
+struct Seen {
+    /// Our own mount table.
+    mountinfo: OnceLock<Option<String>>,
+    /// By mount id: several paths mostly lie on few mounts.
+    mounts: Mutex<Vec<(u64, Option<Mount>)>>,
+}
+
+fn live(roots: &Roots, path: &Path, seen: &Seen) -> Result<Filesystem> {
     let os = |error: std::io::Error| Error::os(path.display(), &error);
     let fd = read::open_in_root(&roots.root, path, OFlags::PATH | OFlags::CLOEXEC).map_err(os)?;
     let stat = rustix::fs::fstatvfs(&fd).map_err(|errno| os(errno.into()))?;
-    let mut mount = mount_of(&roots.root, fd.as_raw_fd());
-    if let Some(mount) = &mut mount {
-        mount.readonly |= is_dead(&fd);
-        if mount.fstype == "ext4" && !mount.readonly {
-            let DeviceNumber { major, minor } = number_of(&fd).map_err(os)?;
-            mount.readonly = ext4::has_stopped_itself(roots, (major, minor), &mount.device);
+    let mount = match mount_id(fd.as_raw_fd()) {
+        None => None,
+        Some(id) => {
+            let known = || seen.mounts.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = known().iter().find(|(known, _)| *known == id).map(|(_, mount)| mount.clone());
+            match before {
+                Some(mount) => mount,
+                None => {
+                    let mount = mount_of(roots, &fd, id, seen).map_err(os)?;
+                    known().push((id, mount.clone()));
+                    mount
+                }
+            }
         }
-    }
+    };
     Ok(Filesystem {
         capacity_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
         available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
@@ -243,16 +305,26 @@ fn is_dead(directory: &OwnedFd) -> bool {
     matches!(opened, Err(rustix::io::Errno::IO | rustix::io::Errno::UCLEAN))
 }
 
-/// The mount that an open file lies on, by its mount id: exact where a device number is not (btrfs subvolumes, stacked
-/// mounts). The id and the table are both of *our* mount namespace, whatever `--path.procfs` says.
-fn mount_of(root: &Path, fd: i32) -> Option<Mount> {
+/// The mount that an open file lies on: exact where a device number is not (btrfs subvolumes, stacked mounts).
+fn mount_id(fd: i32) -> Option<u64> {
     let fdinfo = read::text(Path::new(&format!("/proc/self/fdinfo/{fd}"))).ok()?;
-    let id = fdinfo.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()?;
-    let mut mount = Mount::find(&read::text(Path::new("/proc/self/mountinfo")).ok()?, id)?;
-    if let Ok(below) = mount.mountpoint.strip_prefix(root) {
+    fdinfo.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
+}
+
+/// The mount with this id, which holds `fd`. The id and the table are both of *our* mount namespace, whatever
+/// `--path.procfs` says.
+fn mount_of(roots: &Roots, fd: &OwnedFd, id: u64, seen: &Seen) -> std::io::Result<Option<Mount>> {
+    let mountinfo = seen.mountinfo.get_or_init(|| read::text(Path::new("/proc/self/mountinfo")).ok());
+    let Some(mut mount) = mountinfo.as_ref().and_then(|table| Mount::find(table, id)) else { return Ok(None) };
+    if let Ok(below) = mount.mountpoint.strip_prefix(&roots.root) {
         mount.mountpoint = Path::new("/").join(below);
     }
-    Some(mount)
+    mount.readonly |= is_dead(fd);
+    if mount.fstype == "ext4" && !mount.readonly {
+        let DeviceNumber { major, minor } = number_of(fd)?;
+        mount.readonly = ext4::has_stopped_itself(roots, (major, minor), &mount.device);
+    }
+    Ok(Some(mount))
 }
 
 #[cfg(test)]

@@ -234,7 +234,13 @@ mod tests {
             available_bytes: 1,
             inodes: 0,
             inodes_free: 0,
-            mount: Some(Mount { device: device.into(), mountpoint: at.into(), fstype: fstype.into(), readonly: false }),
+            mount: Some(Mount {
+                device: device.into(),
+                mountpoint: at.into(),
+                fstype: fstype.into(),
+                readonly: false,
+                number: None,
+            }),
         };
         let root = on("/dev/vda", "ext4", "/");
         assert_eq!(dedicated(&root, &on("/dev/vda", "ext4", "/var/lib/containerd")), Some(false));

@@ -50,6 +50,7 @@ use crate::error::{Error, Result};
 use crate::kubelet::handle::Kubelet;
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::Runtime;
+use crate::services::node_filesystems::NodeFilesystems;
 pub use read::Snapshot;
 
 /// This mode.
@@ -85,7 +86,7 @@ pub static MODE: Mode = Mode {
     ],
     build: |_settings, services| {
         let (kubelet, runtime) = (services.kubelet.clone(), services.runtime.clone());
-        Box::new(Eviction { kubelet, runtime, met: Mutex::default() })
+        Box::new(Eviction { kubelet, runtime, filesystems: services.filesystems.clone(), met: Mutex::default() })
     },
 };
 
@@ -314,12 +315,13 @@ pub static MEMORY_AVAILABLE: Metric = Metric::gauge(
 struct Eviction {
     kubelet: Kubelet,
     runtime: Runtime,
+    filesystems: NodeFilesystems,
     met: Mutex<met::Met>,
 }
 
 impl Collector for Eviction {
     fn collect(&self, context: Context<'_>) -> Result<Samples> {
-        let snapshot = Snapshot::read(context, &self.kubelet, &self.runtime)?;
+        let snapshot = Snapshot::read(context, &self.kubelet, &self.runtime, &self.filesystems)?;
         if snapshot.is_empty() {
             return Err(Error::absent("no memory, pid or file-system figures to be read on this machine"));
         }

@@ -49,8 +49,13 @@ impl Files {
     }
 
     pub(crate) fn host(&self) -> Host {
-        let mount =
-            Mount { device: "/dev/vda1".into(), mountpoint: "/".into(), fstype: "ext4".into(), readonly: false };
+        let mount = Mount {
+            device: "/dev/vda1".into(),
+            mountpoint: "/".into(),
+            fstype: "ext4".into(),
+            readonly: false,
+            number: None,
+        };
         let disk = Filesystem {
             capacity_bytes: DISK,
             available_bytes: 30 * GIB,

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::met::{Met, Reading};
-use super::read::{Containerfs, Snapshot};
+use super::read::Snapshot;
 use super::*;
 use crate::host::filesystem::Filesystem;
 use crate::kubelet::configuration::{Configuration, Source};
@@ -11,6 +11,7 @@ use crate::kubelet::process::PassedOver;
 use crate::kubelet::signals::{self, Counts, Observation, Signal};
 use crate::kubelet::thresholds::Thresholds;
 use crate::metric::{Metric, Samples};
+use crate::services::node_filesystems::Containerfs;
 
 /// A configuration of more files than this is shown in part.
 const MOST_SOURCES: usize = 32;

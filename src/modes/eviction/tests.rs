@@ -38,7 +38,13 @@ impl Node {
     fn collect_on(&self, fstype: &str, collector: &dyn Collector) -> Samples {
         let at = |name: &str| self.0.path().join(name);
         let on = |device: &str, capacity_bytes: u64| {
-            let mount = Mount { device: device.into(), mountpoint: "/".into(), fstype: fstype.into(), readonly: false };
+            let mount = Mount {
+                device: device.into(),
+                mountpoint: "/".into(),
+                fstype: fstype.into(),
+                readonly: false,
+                number: None,
+            };
             let available_bytes = capacity_bytes / 2;
             Filesystem { capacity_bytes, available_bytes, inodes: 100, inodes_free: 50, mount: Some(mount) }
         };
