@@ -13,6 +13,7 @@ pub mod cgroup_name;
 mod config_file;
 pub mod configuration;
 pub mod configz;
+pub mod datastore;
 pub mod embedded;
 mod environ;
 pub mod flags;

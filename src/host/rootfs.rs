@@ -79,6 +79,21 @@ impl Tree {
         Ok(FileType::from_raw_mode(stat.st_mode).into())
     }
 
+    /// How long a regular file is, in bytes; it is not opened for reading.
+    ///
+    /// # Errors
+    /// The operating system's, with the path; malformed of what is no regular file.
+    pub fn length(&self, path: impl AsRef<Path>) -> Result<u64> {
+        let path = path.as_ref();
+        let os = |error: std::io::Error| Error::os(path.display(), &error);
+        let fd = read::open_in_root(&self.root, path, OFlags::PATH | OFlags::CLOEXEC).map_err(os)?;
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| os(errno.into()))?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Ok(u64::try_from(stat.st_size).unwrap_or_default()),
+            _ => Err(Error::malformed(format!("{}: not a file", path.display()))),
+        }
+    }
+
     /// The entries of a directory with what they are, sorted by name.
     ///
     /// # Errors
@@ -134,6 +149,8 @@ mod tests {
         assert_eq!(tree.read("/conf.d/05.conf").unwrap(), "x", "an absolute link stays below the root");
         assert_eq!(tree.kind("/link").unwrap(), Kind::Link);
         assert_eq!(tree.kind("/link/").unwrap(), Kind::Directory);
+        assert_eq!(tree.length("/conf.d/05.conf").unwrap(), 1);
+        assert!(tree.length("/conf.d").is_err(), "a directory has no length");
         assert_eq!(tree.kind("/none").unwrap_err().reason(), Reason::Absent);
     }
 

@@ -61,12 +61,12 @@ pub struct Started<'a> {
 }
 
 impl Started<'_> {
-    fn variable(&self, name: &str) -> Option<&str> {
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.environ.iter().find_map(|variable| variable.strip_prefix(name)?.strip_prefix('='))
     }
 
     /// Every value of this flag, in either form.
-    fn flags<'a>(&'a self, names: &[&str]) -> Vec<&'a str> {
+    pub(super) fn flags<'a>(&'a self, names: &[&str]) -> Vec<&'a str> {
         let mut values = Vec::new();
         let mut arguments = self.argv.iter();
         while let Some(argument) = arguments.next() {
@@ -101,6 +101,21 @@ pub fn arguments(embedder: Embedder, started: Started<'_>, tree: &Tree) -> Resul
     }
 }
 
+/// Where a k3s keeps everything.
+///
+/// # Errors
+/// As [`arguments`].
+pub fn k3s_data_dir(started: Started<'_>, tree: &Tree) -> Result<PathBuf> {
+    Ok(k3s_data(started, &k3s_files(started, tree)?).into())
+}
+
+fn k3s_data(started: Started<'_>, files: &BTreeMap<String, Vec<String>>) -> String {
+    let flag = started.flags(&["--data-dir", "-d"]).last().map(|value| (*value).to_owned());
+    let variable = || started.variable("K3S_DATA_DIR").map(str::to_owned);
+    let of_file = || files.get("data-dir").and_then(|values| values.last().cloned());
+    flag.or_else(variable).or_else(of_file).unwrap_or_else(|| "/var/lib/rancher/k3s".to_owned())
+}
+
 fn k3s(started: Started<'_>, tree: &Tree) -> Result<Option<Vec<String>>> {
     let files = k3s_files(started, tree)?;
     let of_file = |name: &str| files.get(name).and_then(|values| values.last().cloned());
@@ -108,9 +123,7 @@ fn k3s(started: Started<'_>, tree: &Tree) -> Result<Option<Vec<String>>> {
         let flag = started.flags(flags).last().map(|value| (*value).to_owned());
         flag.or_else(|| started.variable(variable).map(str::to_owned)).or_else(|| of_file(name))
     };
-    let data =
-        one(&["--data-dir", "-d"], "K3S_DATA_DIR", "data-dir").unwrap_or_else(|| "/var/lib/rancher/k3s".to_owned());
-    let agent = Path::new(&data).join("agent");
+    let agent = Path::new(&k3s_data(started, &files)).join("agent");
     let kubeconfig = agent.join("kubelet.kubeconfig");
     if gone(tree.kind(&kubeconfig))?.is_none() {
         return Ok(None);
@@ -157,14 +170,7 @@ fn k3s_files(started: Started<'_>, tree: &Tree) -> Result<BTreeMap<String, Vec<S
     let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for path in paths {
         let Some(text) = gone(tree.read(&path))? else { continue };
-        let options = serde_saphyr::options! { with_snippet: false };
-        let mut bytes = text.as_bytes();
-        let parsed: Option<BTreeMap<String, Value>> = match serde_saphyr::read_with_options(&mut bytes, options).next()
-        {
-            None => None,
-            Some(parsed) => parsed.map_err(|error| Error::malformed(format!("{}: {error}", path.display())))?,
-        };
-        for (name, value) in parsed.unwrap_or_default() {
+        for (name, value) in settings(&text, &path)? {
             let values = match value {
                 Value::Array(values) => values,
                 value => vec![value],
@@ -177,6 +183,17 @@ fn k3s_files(started: Started<'_>, tree: &Tree) -> Result<BTreeMap<String, Vec<S
         }
     }
     Ok(all)
+}
+
+/// The settings of a YAML file, by name.
+pub(super) fn settings(text: &str, path: &Path) -> Result<BTreeMap<String, Value>> {
+    let options = serde_saphyr::options! { with_snippet: false };
+    let mut bytes = text.as_bytes();
+    let parsed: Option<BTreeMap<String, Value>> = match serde_saphyr::read_with_options(&mut bytes, options).next() {
+        None => None,
+        Some(parsed) => parsed.map_err(|error| Error::malformed(format!("{}: {error}", path.display())))?,
+    };
+    Ok(parsed.unwrap_or_default())
 }
 
 fn microk8s(started: Started<'_>, tree: &Tree) -> Result<Vec<String>> {
@@ -208,7 +225,7 @@ fn expand(text: &str, started: Started<'_>) -> String {
 }
 
 /// What is not there is nothing.
-fn gone<T>(result: Result<T>) -> Result<Option<T>> {
+pub(super) fn gone<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.is_gone() => Ok(None),

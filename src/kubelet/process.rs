@@ -24,11 +24,15 @@ const SWEEP_HOLDS: Duration = Duration::from_secs(60);
 const SWEEP_HOLDS_WITHOUT_KUBELET: Duration = Duration::from_secs(10);
 
 /// Names of processes that only a control-plane node runs, if they are its own.
-const CONTROL_PLANE: [&str; 2] = ["kube-apiserver", "etcd"];
+const CONTROL_PLANE: [&str; 2] = ["kube-apiserver", ETCD];
+const ETCD: &str = "etcd";
 
 /// Names of processes that may be a kubelet by their arguments: shells that run a script, the program of many commands.
 /// What is named otherwise and cannot be read is taken for none.
 const BY_ARGUMENTS: [&str; 8] = ["hyperkube", "sh", "bash", "dash", "ash", "ksh", "zsh", "busybox"];
+
+/// More etcds than this are not told of: kops runs two.
+const MOST_ETCDS: usize = 4;
 
 /// More who look like a kubelet, or cannot be read, are not told of.
 const MOST_PASSED_OVER: usize = 16;
@@ -56,6 +60,19 @@ pub struct Found {
     pub passed_over: Vec<PassedOver>,
     /// The apiserver or etcd runs here.
     pub control_plane: bool,
+    /// Who keeps the cluster's data: this node's etcds, or the program that has one inside.
+    pub datastores: Vec<DatastoreProcess>,
+}
+
+/// A process of the control plane that keeps the cluster's data.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DatastoreProcess {
+    /// Its process.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// With the pid it is one process for ever.
+    pub started: u64,
 }
 
 /// A process that looks like this node's kubelet, and is not.
@@ -84,6 +101,7 @@ struct Sweep {
     kubelet: Option<Candidate>,
     passed_over: Vec<PassedOver>,
     control_plane: Option<Known>,
+    etcds: Vec<Known>,
     /// Whose command lines could not be read.
     unread: Vec<Known>,
     /// Why it is not known whether one of these is a kubelet.
@@ -182,8 +200,9 @@ impl Finder {
             None => sweep.unsure.clone().map_or(Ok(None), Err),
         };
         let (passed_over, control_plane) = (sweep.passed_over.clone(), sweep.control_plane.is_some());
+        let datastores = sweep.datastores();
         *self.lock() = Some(sweep);
-        Ok(Found { kubelet: kubelet?, passed_over, control_plane })
+        Ok(Found { kubelet: kubelet?, passed_over, control_plane, datastores })
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Sweep>> {
@@ -194,8 +213,17 @@ impl Finder {
 impl Sweep {
     fn holds(&self, pids: &Pids) -> bool {
         let limit = if self.kubelet.is_some() { SWEEP_HOLDS } else { SWEEP_HOLDS_WITHOUT_KUBELET };
-        let known = self.kubelet.iter().map(|kubelet| &kubelet.known).chain(&self.control_plane);
+        let known = self.kubelet.iter().map(|kubelet| &kubelet.known).chain(&self.control_plane).chain(&self.etcds);
         self.at.elapsed() < limit && known.into_iter().all(|known| known.is_there(pids))
+    }
+
+    fn datastores(&self) -> Vec<DatastoreProcess> {
+        let embedder = self.control_plane.iter().filter(|known| Embedder::of_comm(&known.comm).is_some());
+        let known = self.etcds.iter().chain(embedder);
+        let told = known.filter_map(|Known { pid, comm, started }| {
+            Some(DatastoreProcess { pid: *pid, comm: comm.clone(), started: (*started)? })
+        });
+        told.collect()
     }
 
     /// Says which kubelet counts and which do not, where that changed.
@@ -233,6 +261,7 @@ impl Sweep {
             kubelet: None,
             passed_over: Vec::new(),
             control_plane: None,
+            etcds: Vec::new(),
             unread: Vec::new(),
             unsure: None,
         };
@@ -250,11 +279,15 @@ impl Sweep {
                 named.push(Known::of(pids, pid, comm));
             } else if let Some(embedder) = Embedder::of_comm(&comm) {
                 embedders.push((embedder, Known::of(pids, pid, comm)));
-            } else if sweep.control_plane.is_none()
-                && CONTROL_PLANE.contains(&comm.as_str())
+            } else if CONTROL_PLANE.contains(&comm.as_str())
+                && (sweep.control_plane.is_none() || comm == ETCD && sweep.etcds.len() < MOST_ETCDS)
                 && identity::is_of_the_control_plane(pids, pid).unwrap_or(false)
             {
-                sweep.control_plane = Some(Known::of(pids, pid, comm));
+                let known = Known::of(pids, pid, comm);
+                if known.comm == ETCD {
+                    sweep.etcds.push(known.clone());
+                }
+                sweep.control_plane.get_or_insert(known);
             }
         }
         // Who it is first: a command line can be made to block by its process.
