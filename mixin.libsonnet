@@ -16,6 +16,7 @@ local groups = std.flatMap(
     importstr 'alerts/node_status/rules.yaml',
     importstr 'alerts/open_files/rules.yaml',
     importstr 'alerts/pod_interface/rules.yaml',
+    importstr 'alerts/system_filesystem/rules.yaml',
   ]
 );
 

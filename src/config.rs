@@ -283,7 +283,8 @@ mod tests {
                 "memory_volume",
                 "pod_interface",
                 "apiserver_connection",
-                "node_status"
+                "node_status",
+                "system_filesystem"
             ]
         );
         assert_eq!(ids(&["--no-collector.kmem", "--collector.kmem"]).len(), MODES.len());

@@ -13,6 +13,7 @@ pub mod node_status;
 pub mod open_files;
 pub mod pod_interface;
 mod schedule;
+pub mod system_filesystem;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -145,4 +146,5 @@ pub static MODES: &[&Mode] = &[
     &pod_interface::MODE,
     &apiserver_connection::MODE,
     &node_status::MODE,
+    &system_filesystem::MODE,
 ];

@@ -87,6 +87,16 @@ const ROWS: &[Row] = &[
         },
     },
     Row {
+        mode: "system_filesystem",
+        used: "1 - headroom_system_filesystem_headroom_ratio",
+        limit: "headroom_system_filesystem_headroom_ratio * 0 + 1",
+        slope: Some("headroom_system_filesystem_headroom_ratio"),
+        text: |used, limit, labels| {
+            let (mountpoint, resource) = (labels.get("mountpoint"), labels.get("resource"));
+            format!("{mountpoint} has {} of its {resource} left", humanize::percentage(limit - used))
+        },
+    },
+    Row {
         mode: "node_status",
         used: "headroom_node_lease_age_seconds",
         limit: "headroom_node_lease_duration_seconds",
@@ -105,7 +115,7 @@ pub struct Figure {
     pub text: String,
     /// Used of the limit.
     pub ratio: f64,
-    /// Change per second over all that the history has: of what is used, for eviction of the headroom ratio. `None`
+    /// Change per second over all that the history has: of what is used, or of a headroom ratio. `None`
     /// if the series covers less than ten minutes, and where a slope says nothing.
     pub rate: Option<f64>,
     /// When the limit is met at that rate, if it is met within 24 times the time that the series covers.
@@ -170,7 +180,8 @@ pub fn figure(mode: &str, history: &History) -> Option<Figure> {
     let covered = parsed.row.slope.and_then(|slope| covered(history, slope, &worst.labels));
     let rate = covered.and_then(|_| parsed.rate.as_ref().and_then(of));
     // What is left of a headroom falls; what is used grows.
-    let towards = rate.map(|rate| if parsed.row.mode == "eviction" { -rate } else { rate });
+    let falls = parsed.row.slope.is_some_and(|slope| slope.contains("_headroom_ratio"));
+    let towards = rate.map(|rate| if falls { -rate } else { rate });
     let left = towards.filter(|rate| *rate > 0.0).map(|rate| (limit - used).max(0.0) / rate);
     let labels = worst.labels.iter().filter(|(name, _)| !matches!(*name, "instance" | "job"));
     Some(Figure {

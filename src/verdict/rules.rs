@@ -47,6 +47,7 @@ pub static FOLDERS: &[Folder] = &[
     folder!("node_status"),
     folder!("open_files"),
     folder!("pod_interface"),
+    folder!("system_filesystem"),
 ];
 
 /// One group: its rules are evaluated in order.

@@ -66,7 +66,8 @@ fn helm_and_kustomize_make_the_same() {
     assert_eq!(base.len(), 10);
     same("default", template("", "1.33.0", &[]), base);
     let all = kustomize("deploy/kustomize/prometheus-operator");
-    assert_eq!(all.len(), 10 + 1 + 9 + 3);
+    // A rule file for each mode and one for the exporter.
+    assert_eq!(all.len(), 10 + 1 + (headroom::modes::MODES.len() + 1) + 3);
     same("with the operator", template("dashboards: {enabled: true}", "1.33.0", &OPERATOR), all);
     for (component, values, version) in [
         ("kubernetes-before-1.30", "", "1.29.4"),

@@ -14,7 +14,7 @@ use lab::{Lab, Without};
 use crate::common::fake_runtime;
 use crate::common::{self, Page};
 
-const MODES: [&str; 8] = [
+const MODES: [&str; 9] = [
     "cgroup_leak",
     "kmem",
     "eviction",
@@ -23,6 +23,7 @@ const MODES: [&str; 8] = [
     "pod_interface",
     "apiserver_connection",
     "node_status",
+    "system_filesystem",
 ];
 
 fn words(words: &[&str]) -> Vec<String> {

@@ -220,7 +220,9 @@ fn under_the_unit_the_page_is_complete() {
         );
         (unit, unrestricted) = (page(unit_address), page(unrestricted_address));
     }
-    for collector in ["cgroup_leak", "kmem", "eviction", "open_files", "memory_volume", "pod_interface"] {
+    for collector in
+        ["cgroup_leak", "kmem", "eviction", "open_files", "memory_volume", "pod_interface", "system_filesystem"]
+    {
         assert_eq!(unit.outcome(collector), "ok", "{collector}: {:?}: {unit:#?}", errors(&unit));
     }
     for name in ["headroom_filesystem_readonly", "headroom_eviction_capacity_bytes", "headroom_inotify_instances_limit"]

@@ -17,5 +17,6 @@ mod pod_interface;
 mod runtime_sockets;
 mod sockets;
 mod stacked_interfaces;
+mod system_filesystem;
 mod tenants;
 mod vm;

@@ -8,4 +8,5 @@ mod churn;
 mod cri;
 mod docker;
 mod fake;
+mod full_run;
 mod page;
