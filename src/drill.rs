@@ -31,6 +31,7 @@ mod kubelet;
 mod paths;
 mod runtime_socket;
 mod stop;
+mod system_filesystem;
 mod volume;
 
 use std::fmt;
@@ -235,6 +236,7 @@ fn plan(drill: &Drill) -> Result<Vec<String>> {
         Drill::MemoryVolume(options) => volume::plan(options),
         Drill::Disk(options) => disk::plan(options, disk::What::Bytes),
         Drill::Inodes(options) => disk::plan(options, disk::What::Inodes),
+        Drill::SystemFilesystem(options) => system_filesystem::plan(options),
         Drill::StalledConnection(options) => connection::plan(options),
         Drill::PodInterface(options) => interface::plan(options),
         Drill::Clean | Drill::Panic | Drill::Helper(_) | Drill::Watchdog { .. } => Ok(Vec::new()),
@@ -249,6 +251,7 @@ fn make(drill: &Drill, run: &mut Run) -> Result<()> {
         Drill::MemoryVolume(options) => volume::make(options, run),
         Drill::Disk(options) => disk::make(options, disk::What::Bytes, run),
         Drill::Inodes(options) => disk::make(options, disk::What::Inodes, run),
+        Drill::SystemFilesystem(options) => system_filesystem::make(options, run),
         Drill::StalledConnection(options) => connection::make(options, run),
         Drill::PodInterface(options) => interface::make(options, run),
         Drill::Panic => panic(run),

@@ -51,6 +51,8 @@ pub(super) enum Drill {
     Disk(Disk),
     /// A file system without free inodes (eviction)
     Inodes(Disk),
+    /// A file system that nobody evicts for, without free bytes or inodes (system_filesystem)
+    SystemFilesystem(SystemFilesystem),
     /// A connection whose replies vanish while new ones work (apiserver_connection)
     StalledConnection(StalledConnection),
     /// A pod that loses its network interface (pod_interface)
@@ -173,6 +175,22 @@ pub(super) struct Disk {
     /// Where the image of the ext4 is made, as a sparse file
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     pub(super) image_dir: PathBuf,
+    /// Fill it little by little over this time
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub(super) over: Duration,
+}
+
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct SystemFilesystem {
+    /// Mount a tmpfs here and fill that: a directory that the exporter watches and this node has not
+    #[arg(long, value_name = "DIR", default_value = "/run/k0s")]
+    pub(super) mount: PathBuf,
+    /// Size of the tmpfs
+    #[arg(long, value_name = "BYTES", default_value = "16Mi", value_parser = bytes)]
+    pub(super) size: u64,
+    /// Use up its inodes instead of its bytes
+    #[arg(long)]
+    pub(super) inodes: bool,
     /// Fill it little by little over this time
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub(super) over: Duration,

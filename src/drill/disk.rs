@@ -121,49 +121,66 @@ pub(super) fn make(options: &Disk, what: What, run: &mut Run) -> Result<()> {
     } else {
         run.journal.note(if what == What::Bytes { Item::File(fill.clone()) } else { Item::Tree(fill.clone()) })?;
     }
-    let stat = tried(on.display(), statvfs(on))?;
-    let capacity = if what == What::Bytes { stat.f_blocks * stat.f_frsize } else { stat.f_files };
-    let leave = options.leave.unwrap_or(capacity / 50);
-    let whole = left(what, &stat).saturating_sub(leave);
-    let begin = std::time::Instant::now();
-    let mut filler = Filler { what, on, fill, leave, count: 0, file: None };
-    while !run.stop.asked() && std::time::Instant::now() < run.until {
-        let part = if options.over.is_zero() {
-            1.0
-        } else {
-            begin.elapsed().div_f64(options.over.as_secs_f64()).as_secs_f64().min(1.0)
-        };
-        run.journal.check()?;
-        filler.check(options.mount.as_deref())?;
-        let full = filler.fill_to((whole as f64 * part) as u64, run)?;
-        let now = left(what, &tried(on.display(), statvfs(on))?);
-        super::say(format_args!("t={}s {now} of {capacity} left on {}", begin.elapsed().as_secs(), on.display()));
-        if full || part >= 1.0 {
-            break;
-        }
-        run.stop.wait(Duration::from_millis(500));
-    }
-    run.every_second(|_, _| {
-        filler.check(options.mount.as_deref())?;
-        let now = left(what, &tried(on.display(), statvfs(on))?);
-        Ok(format!("{now} of {capacity} left on {}", on.display()))
-    })
+    Filler::new(what, on, options.mount.is_some(), fill, options.leave)?.run(options.over, run)
 }
 
-struct Filler<'a> {
+/// Fills a file system by one entry.
+pub(super) struct Filler<'a> {
     what: What,
     on: &'a Path,
+    /// It is mounted for the drill.
+    mounted: bool,
     fill: PathBuf,
+    capacity: u64,
+    /// What may be taken.
+    whole: u64,
     leave: u64,
     /// Bytes written or files made.
     count: u64,
     file: Option<File>,
 }
 
-impl Filler<'_> {
+impl<'a> Filler<'a> {
+    /// Of what is mounted right there for the drill, until 2 % are left.
+    pub(super) fn of_a_mount(what: What, on: &'a Path, fill: PathBuf) -> Result<Self> {
+        Filler::new(what, on, true, fill, None)
+    }
+
+    fn new(what: What, on: &'a Path, mounted: bool, fill: PathBuf, leave: Option<u64>) -> Result<Self> {
+        let stat = tried(on.display(), statvfs(on))?;
+        let capacity = if what == What::Bytes { stat.f_blocks * stat.f_frsize } else { stat.f_files };
+        let leave = leave.unwrap_or(capacity / 50);
+        let whole = left(what, &stat).saturating_sub(leave);
+        Ok(Filler { what, on, mounted, fill, capacity, whole, leave, count: 0, file: None })
+    }
+
+    /// Fills it over this time, and stays until the drill ends.
+    pub(super) fn run(&mut self, over: Duration, run: &mut Run) -> Result<()> {
+        let (what, on, capacity) = (self.what, self.on, self.capacity);
+        let begin = std::time::Instant::now();
+        while !run.stop.asked() && std::time::Instant::now() < run.until {
+            let part =
+                if over.is_zero() { 1.0 } else { begin.elapsed().div_f64(over.as_secs_f64()).as_secs_f64().min(1.0) };
+            run.journal.check()?;
+            self.check()?;
+            let full = self.fill_to((self.whole as f64 * part) as u64, run)?;
+            let now = left(what, &tried(on.display(), statvfs(on))?);
+            super::say(format_args!("t={}s {now} of {capacity} left on {}", begin.elapsed().as_secs(), on.display()));
+            if full || part >= 1.0 {
+                break;
+            }
+            run.stop.wait(Duration::from_millis(500));
+        }
+        run.every_second(|_, _| {
+            self.check()?;
+            let now = left(what, &tried(on.display(), statvfs(on))?);
+            Ok(format!("{now} of {capacity} left on {}", on.display()))
+        })
+    }
+
     /// An error once what was taken is free again, or taken from another file system than was meant.
-    fn check(&self, mounted: Option<&Path>) -> Result<()> {
-        if let Some(at) = mounted.filter(|at| !is_mounted(at)) {
+    fn check(&self) -> Result<()> {
+        if let Some(at) = Some(self.on).filter(|at| self.mounted && !is_mounted(at)) {
             return failed(format_args!("{} was unmounted by somebody else", at.display()));
         }
         let there = fs::metadata(&self.fill).map(|meta| if meta.is_dir() { u64::MAX } else { meta.len() });

@@ -51,6 +51,14 @@ fn pages(drill: &Drill) -> Vec<Page> {
                 "with --over 20m or more, if what is left then is less than a quarter of an hour away, by a trend of that time",
             ),
         ],
+        Drill::SystemFilesystem(_) => vec![
+            page("HeadroomSystemFilesystemNearFull", 115, "once less than a tenth is left"),
+            page(
+                "HeadroomSystemFilesystemPredicted",
+                1060,
+                "with --over 20m or more, by a trend of a quarter of an hour",
+            ),
+        ],
         Drill::StalledConnection(options) if options.pid.is_some() => {
             vec![page("HeadroomApiserverConnectionStalled", 42, "of a kubelet")]
         }

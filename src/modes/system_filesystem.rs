@@ -207,7 +207,10 @@ impl Collector for SystemFilesystem {
         }
         datastores.forget(|path| asked.contains(&path) && !located.iter().any(|one| one.path == path));
         if located.is_empty() && samples.errors().is_empty() {
-            return Err(Error::absent("none of the directories that a node needs is on this machine"));
+            // No machine is without /run and /tmp.
+            let what =
+                "none of the directories that a node needs is there: is the machine's / where --path.rootfs says?";
+            samples.fail(Error::absent(what));
         }
         let databases = datastores.measure(host, deadline, &mut samples);
         assess(&located, evicted, &databases, &mut samples);

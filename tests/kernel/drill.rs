@@ -129,6 +129,8 @@ fn refusals_and_a_dry_run_change_nothing() {
         "open-files --runtime-socket /x --count 2001".to_owned(),
         "cgroup-leak --kubepods ../escape --make-kubepods".to_owned(),
         "disk --mount /proc".to_owned(),
+        "system-filesystem --mount /run".to_owned(),
+        format!("system-filesystem --mount {}/x --size 2Gi", lab.dir.path().display()),
     ] {
         assert_eq!(lab.output(&format!("--i-know-this-node {beyond}")).status.code(), Some(2), "{beyond}");
     }
@@ -435,6 +437,12 @@ fn what_is_taken_from_a_drill_ends_it() {
             format!("rm -r {}", fill.replace(&dir, &format!("{dir}/full"))),
             "was removed or cut",
         ),
+        (
+            format!("system-filesystem --mount {dir}/full"),
+            "t=1s",
+            format!("umount -l {dir}/full"),
+            "was unmounted by somebody else",
+        ),
         ("open-files --limit 100".to_owned(), "t=1s", format!("rm {dir}/state/*"), "the journal"),
         (
             "open-files --limit 100".to_owned(),
@@ -612,6 +620,26 @@ fn a_full_disk_and_one_without_inodes() {
 }
 
 #[test]
+fn a_system_file_system_of_its_own_that_is_full() {
+    let Some(lab) = Lab::open("system") else { return };
+    let at = lab.path("run");
+    for (more, signal) in [("", Signal::TERM), ("--inodes", Signal::KILL)] {
+        let running = lab.start(&format!("system-filesystem --mount {} {more}", at.display()));
+        eventually("it is full", || {
+            let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap().contains(at.to_str().unwrap());
+            let few = |left: u64, of: u64| left > 0 && left * 40 < of;
+            mounted
+                && rustix::fs::statvfs(&at).is_ok_and(|stat| {
+                    if more.is_empty() { few(stat.f_bavail, stat.f_blocks) } else { few(stat.f_favail, stat.f_files) }
+                })
+        });
+        running.end(signal);
+        lab.nothing_left();
+        eventually("mount and directory are gone", || !at.exists());
+    }
+}
+
+#[test]
 fn one_connection_stalls_and_new_ones_work() {
     let Some(lab) = Lab::open("stall") else { return };
     if !common::has("iptables") {
@@ -689,6 +717,7 @@ fn the_pages_that_drills_promise_are_alerts_and_documented() {
         format!("memory-volume --near-for 2m --kubelet-root-dir {dir} {kubepods}"),
         format!("disk --mount {dir}/disk --image-dir {dir}"),
         format!("inodes --mount {dir}/disk --image-dir {dir}"),
+        format!("system-filesystem --mount {dir}/run"),
         format!("stalled-connection --pid {} --port {port}", std::process::id()),
         format!("pod-interface --kubelet-root-dir {dir} {kubepods}"),
     ] {

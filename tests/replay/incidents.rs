@@ -22,6 +22,7 @@ mod machine;
 mod pace;
 mod stack;
 mod status;
+mod system_filesystem;
 mod webhook;
 
 use std::time::Instant;
@@ -85,6 +86,8 @@ fn the_machine_itself() {
         kernel::i2_a_kernel_that_leaks,
         disk::i3_disk_pressure_evicts_the_control_plane,
         disk::i3_a_disk_without_inodes,
+        system_filesystem::i3_etcd_on_a_disk_that_other_things_fill,
+        system_filesystem::a_run_without_inodes,
         files::i4_a_client_that_leaks_connections_to_the_runtime,
     ]);
 }

@@ -21,6 +21,7 @@ pub(super) struct Datastores(Vec<Known>);
 #[derive(Debug)]
 struct Known {
     process: DatastoreProcess,
+    runs: bool,
     data: Data,
 }
 
@@ -71,10 +72,13 @@ impl Datastores {
         deadline: Deadline,
         samples: &mut Samples,
     ) {
+        for known in &mut self.0 {
+            known.runs = running.contains(&known.process);
+        }
         for process in running {
             if !self.0.iter().any(|known| known.process == *process) {
                 match read(host, process, deadline) {
-                    Ok(data) => self.learn(Known { process: process.clone(), data }, running),
+                    Ok(data) => self.learn(Known { process: process.clone(), runs: true, data }),
                     // It ended meanwhile.
                     Err(_) if !host.pids().is_ok_and(|pids| pids.started(process.pid).is_ok()) => {}
                     Err(error) => {
@@ -83,7 +87,7 @@ impl Datastores {
                 }
             }
         }
-        for Known { process: DatastoreProcess { pid, comm, .. }, data } in &self.0 {
+        for Known { process: DatastoreProcess { pid, comm, .. }, data, .. } in &self.0 {
             if let Data::Layer(dir) = data {
                 let dir = dir.display();
                 samples.note(format!(
@@ -94,11 +98,9 @@ impl Datastores {
     }
 
     /// It takes the place of who had the same data before, and of who ended and has none here.
-    fn learn(&mut self, new: Known, running: &[DatastoreProcess]) {
+    fn learn(&mut self, new: Known) {
         let data_dir = |known: &Known| known.place().map(|place| place.data_dir.clone());
-        self.0.retain(|known| {
-            running.contains(&known.process) || known.place().is_some() && data_dir(known) != data_dir(&new)
-        });
+        self.0.retain(|known| known.runs || known.place().is_some() && data_dir(known) != data_dir(&new));
         self.0.push(new);
         let beyond = self.0.len().saturating_sub(MOST);
         self.0.drain(..beyond);
@@ -116,9 +118,9 @@ impl Datastores {
         })
     }
 
-    /// Forgets those whose directory is not there any more.
+    /// Forgets those that ended and whose directory is not there any more.
     pub(super) fn forget(&mut self, is_gone: impl Fn(&Path) -> bool) {
-        self.0.retain(|known| known.place().is_none_or(|place| !is_gone(&place.data_dir)));
+        self.0.retain(|known| known.runs || known.place().is_some_and(|place| !is_gone(&place.data_dir)));
     }
 
     /// How large their databases are.
