@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use super::embedded::{Started, gone, k3s_data_dir, settings};
 use crate::error::{Error, Result};
-use crate::host::filesystem::MountRow;
+use crate::host::filesystem::{DeviceNumber, MountRow};
 use crate::host::rootfs::Tree;
 
 /// etcd's own default (`DefaultQuotaBytes`).
@@ -156,9 +156,9 @@ impl Datastore {
     }
 }
 
-/// What the machine calls the absolute `path` of a process, by the process's mount table and the machine's. `None` if
-/// no mount of the machine shows it: it is the container's own.
-pub fn on_machine(path: &Path, own: &str, machine: &str) -> Option<PathBuf> {
+/// What the machine calls the absolute `path` of a process, by the process's mount table and the machine's, and the
+/// number of the file system that it is on. `None` if no mount of the machine shows it: it is the container's own.
+pub fn on_machine(path: &Path, own: &str, machine: &str) -> Option<(PathBuf, DeviceNumber)> {
     let holder = holder(path, own)?;
     let inside = holder.root.join(path.strip_prefix(&holder.mountpoint).ok()?);
     let seen =
@@ -166,11 +166,11 @@ pub fn on_machine(path: &Path, own: &str, machine: &str) -> Option<PathBuf> {
             let at = joined(&row.mountpoint, inside.strip_prefix(&row.root).ok()?);
             // Nothing else may be mounted over it.
             let is_seen = self::holder(&at, machine).is_some_and(|of| of.number == row.number && of.root == row.root);
-            is_seen.then_some(at)
+            is_seen.then_some((at, row.number))
         });
     // Its own name is the one that people know.
     let mut seen: Vec<_> = seen.collect();
-    seen.sort_by_key(|at| at != path);
+    seen.sort_by_key(|(at, _)| at != path);
     seen.into_iter().next()
 }
 
@@ -289,15 +289,18 @@ mod tests {
 
     #[test]
     fn a_directory_of_a_container_is_found_on_the_machine() {
-        let at = |path: &str, own: &str| on_machine(Path::new(path), own, MACHINE);
-        assert_eq!(at("/var/lib/etcd", MACHINE), Some("/var/lib/etcd".into()), "no container");
+        let at = |path: &str, own: &str| {
+            let found = on_machine(Path::new(path), own, MACHINE);
+            found.map(|(at, number)| (at.display().to_string(), (number.major, number.minor)))
+        };
+        assert_eq!(at("/var/lib/etcd", MACHINE), Some(("/var/lib/etcd".into(), (254, 0))), "no container");
         // kubeadm: the host's directory at the same place.
         let kubeadm =
             "90 80 0:70 / / rw - overlay overlay rw\n91 90 254:0 /var/lib/etcd /var/lib/etcd rw - ext4 /dev/vda rw\n";
-        assert_eq!(at("/var/lib/etcd", kubeadm), Some("/var/lib/etcd".into()));
+        assert_eq!(at("/var/lib/etcd", kubeadm), Some(("/var/lib/etcd".into(), (254, 0))));
         // A disk of its own, at another place.
         let kops = "90 80 0:70 / / rw - overlay overlay rw\n91 90 254:16 / /rootfs/vol rw - ext4 /dev/vdb rw\n";
-        assert_eq!(at("/rootfs/vol/data/x", kops), Some("/mnt/master-vol/data/x".into()));
+        assert_eq!(at("/rootfs/vol/data/x", kops), Some(("/mnt/master-vol/data/x".into(), (254, 16))));
         assert_eq!(at("/var/lib/etcd", kops), None, "the container's own layer");
         let hidden = "91 90 254:0 /var/lib/hidden/etcd /data rw - ext4 /dev/vda rw\n";
         assert_eq!(at("/data", hidden), None, "the machine has something else mounted over it");

@@ -54,6 +54,7 @@ use crate::runtime::Runtime;
 use crate::services::node_filesystems::NodeFilesystems;
 use assess::{Located, assess};
 use datastores::Datastores;
+use paths::Holds;
 
 const FILESYSTEM: &[&str] = &["mountpoint", "holds"];
 
@@ -200,6 +201,11 @@ impl Collector for SystemFilesystem {
         let mut located = Vec::new();
         for ((path, holds), answer) in paths.iter().zip(answers) {
             match answer {
+                Ok(filesystem) if *holds == Holds::Datastore && !datastores.is_meant(path, &filesystem) => {
+                    let what = "not the file system on which etcd has its data: it was unmounted, something is mounted \
+                                over it, or --path.rootfs is mounted without mountPropagation: HostToContainer";
+                    samples.fail(Error::malformed(format!("{}: {what}", path.display())));
+                }
                 Ok(filesystem) => located.push(Located { path: path.clone(), holds: *holds, filesystem }),
                 Err(error) if error.is_gone() => {}
                 Err(error) => samples.fail(error),

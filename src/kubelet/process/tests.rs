@@ -88,6 +88,29 @@ fn the_control_plane() {
     }
 }
 
+#[test]
+fn who_keeps_the_clusters_data() {
+    let (dir, host) = procfs(&[
+        (5, 1, "kube-apiserver", "kube-apiserver"),
+        (6, 1, "etcd", "etcd --data-dir=/main"),
+        (7, 1, "etcd", "etcd --data-dir=/events"),
+        (8, 1, "etcd", "etcd --data-dir=/of-a-pod"),
+        (9, 1, "k3s-agent", "k3s agent"),
+    ]);
+    for pid in 5..10 {
+        let pod = "/kubepods/burstable/pod11111111-2222-3333-4444-555555555555/x";
+        stand(&dir, pid, 0, if pid == 8 { pod } else { "/system.slice/x.service" });
+    }
+    let of = |host: &Host| {
+        let found = Finder::default().find(host, soon(), Instant::now()).unwrap();
+        found.datastores.into_iter().map(|one| (one.pid, one.comm, one.started)).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&host), [(6, "etcd".to_owned(), 1006), (7, "etcd".to_owned(), 1007)]);
+    let (dir, host) = procfs(&[(9, 1, "k3s-server", "k3s server")]);
+    stand(&dir, 9, 0, "/system.slice/k3s.service");
+    assert_eq!(of(&host), [(9, "k3s-server".to_owned(), 1009)]);
+}
+
 /// Whatever its pid: a pod's processes may be older than the kubelet that was restarted.
 #[test]
 fn who_is_in_a_pod_or_a_container_is_not_the_nodes() {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::host::filesystem::{DeviceNumber, Filesystem};
 use crate::host::{Deadline, Host};
 use crate::kubelet::datastore::{self, Datastore};
 use crate::kubelet::process::DatastoreProcess;
@@ -39,6 +40,8 @@ enum Data {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     data_dir: PathBuf,
+    /// Which file system it is on by the mount tables.
+    number: Option<DeviceNumber>,
     wal_dir: Option<PathBuf>,
     database: Option<PathBuf>,
     quota: Option<u64>,
@@ -118,6 +121,13 @@ impl Datastores {
         })
     }
 
+    /// True unless `path` is the data directory of one, and on another file system here than it is by the mount tables.
+    pub(super) fn is_meant(&self, path: &Path, filesystem: &Filesystem) -> bool {
+        let is = filesystem.mount.as_ref().and_then(|mount| mount.number);
+        let mut places = self.places().filter(|place| place.data_dir == path);
+        places.all(|place| place.number.zip(is).is_none_or(|(meant, is)| meant == is))
+    }
+
     /// Forgets those that ended and whose directory is not there any more.
     pub(super) fn forget(&mut self, is_gone: impl Fn(&Path) -> bool) {
         self.0.retain(|known| known.runs || known.place().is_some_and(|place| !is_gone(&place.data_dir)));
@@ -162,12 +172,17 @@ fn read(host: &Host, process: &DatastoreProcess, deadline: Deadline) -> Result<D
     };
     let (data_dir, wal_dir) = (whole(data_dir)?, wal_dir.map(whole).transpose()?);
     let (own, machine) = (host.mount_table(pid, deadline)?, host.mount_table(1, deadline)?);
-    // Among the same mounts links are followed as the process follows them.
     let place = |path: &Path| {
-        if own == machine { Some(path.to_owned()) } else { datastore::on_machine(path, &own, &machine) }
+        // Among the same mounts links are followed as the process follows them; the tables know none.
+        if own == machine {
+            let at = host.resolve(path, deadline.part(FILES)).unwrap_or_else(|_| path.to_owned());
+            let number = datastore::on_machine(&at, &machine, &machine).map(|(_, number)| number);
+            return Some((path.to_owned(), number));
+        }
+        datastore::on_machine(path, &own, &machine).map(|(at, number)| (at, Some(number)))
     };
-    let Some(at) = place(&data_dir) else { return Ok(Data::Layer(data_dir)) };
+    let Some((at, number)) = place(&data_dir) else { return Ok(Data::Layer(data_dir)) };
     let database = database.map(|database| at.join(database));
-    let wal_dir = wal_dir.and_then(|dir| place(&dir));
-    Ok(Data::Here(Place { data_dir: at, wal_dir, database, quota, unread }))
+    let wal_dir = wal_dir.and_then(|dir| place(&dir)).map(|(at, _)| at);
+    Ok(Data::Here(Place { data_dir: at, number, wal_dir, database, quota, unread }))
 }

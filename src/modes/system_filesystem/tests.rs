@@ -256,6 +256,22 @@ fn an_etcd_in_a_container() {
     assert_eq!(told(&collect(&*collector, &node)), [None; 3]);
 }
 
+/// Its disk was unmounted: what is below is not what it fills.
+#[test]
+fn an_etcd_whose_disk_is_not_there() {
+    let mut node = with_etcd("etcd --data-dir=/data/etcd", MACHINE);
+    let (major, minor) = (254, 16);
+    node.mount("/data").number = Some(DeviceNumber { major, minor });
+    let collector = collector(Runtime::default());
+    let of_disk = |node: &Node| {
+        let samples = collect(&*collector, node);
+        (samples.value(&READONLY, &["/data", "datastore"]), reasons(&samples))
+    };
+    assert_eq!(of_disk(&node), (Some(0.0), vec![]));
+    node.mount("/data").number = Some(DeviceNumber { major, minor: 0 });
+    assert_eq!(of_disk(&node), (None, vec![Reason::Malformed]));
+}
+
 #[test]
 fn an_etcd_that_is_set_up_or_keeps_its_data_in_its_container() {
     let own = "90 80 0:70 / / rw - overlay overlay rw\n";
