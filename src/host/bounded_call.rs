@@ -5,6 +5,9 @@
 //! request path; one dead NFS server there loses every metric of the node.
 
 use std::collections::{HashMap, VecDeque};
+use std::ffi::CStr;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,10 +22,19 @@ const MOST_STUCK: usize = 8;
 /// How long one of many calls waits for another under its key.
 const OTHERS: Duration = Duration::from_millis(200);
 
+/// How long a thread waits for the next call: longer than the pause between two scrapes.
+const IDLE: Duration = Duration::from_secs(150);
+/// Threads that wait at the most; as many calls are seldom under way at once.
+const MOST_IDLE: usize = 3;
+/// The names of a thread that runs a call, and of one that waits for the next.
+const AT_WORK: &CStr = c"guarded-call";
+const IDLE_NAME: &CStr = c"idle-guard";
+
 /// Calls under way, by key.
 #[derive(Default)]
 pub(super) struct Guard {
     under_way: Arc<UnderWay>,
+    threads: Threads,
 }
 
 #[derive(Default)]
@@ -49,16 +61,13 @@ impl Guard {
     ) -> Result<T> {
         let finished = Self::admit(&self.under_way, key, deadline)?;
         let (sender, receiver) = mpsc::sync_channel(1);
-        thread::Builder::new()
-            .name("guarded-call".into())
-            .stack_size(256 << 10)
-            .spawn(move || {
-                let result = call();
-                drop(finished);
-                // The receiver is gone if the deadline passed first.
-                let _ = sender.send(result);
-            })
-            .map_err(|error| Error::os(format_args!("{key}: thread"), &error))?;
+        let work = move || {
+            let result = call();
+            drop(finished);
+            // The receiver is gone if the deadline passed first.
+            let _ = sender.send(result);
+        };
+        self.threads.run(Box::new(work)).map_err(|error| Error::os(format_args!("{key}: thread"), &error))?;
         match receiver.recv_timeout(deadline.remaining()) {
             Ok(result) => result,
             Err(mpsc::RecvTimeoutError::Timeout) => {
@@ -119,8 +128,7 @@ impl Guard {
                     }
                 }
             };
-            let spawned = thread::Builder::new().name("guarded-calls".into()).stack_size(256 << 10).spawn(work);
-            if let Err(error) = spawned {
+            if let Err(error) = self.threads.run(Box::new(work)) {
                 let error = Error::os("thread", &error);
                 answers.iter_mut().for_each(|answer| _ = answer.get_or_insert(Err(error.clone())));
                 break;
@@ -151,6 +159,75 @@ impl Guard {
         }
         let lost = || Err(Error::new(Reason::Panic, "a guarded call was lost"));
         answers.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect()
+    }
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// The threads that calls run on. To start one and to end it costs more than most calls, so one that came back waits
+/// for the next, under another name: whoever counts the threads called `guarded-call` counts calls under way.
+#[derive(Clone, Default)]
+struct Threads(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    pool: Mutex<Pool>,
+    given: Condvar,
+}
+
+#[derive(Default)]
+struct Pool {
+    /// Threads that wait and have no work coming.
+    idle: usize,
+    /// Work for threads that wait.
+    given: VecDeque<Work>,
+}
+
+impl Threads {
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.0.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs it on a thread that waits, or on a new one.
+    fn run(&self, mut work: Work) -> io::Result<()> {
+        let mut pool = self.pool();
+        if pool.idle > 0 {
+            pool.idle -= 1;
+            pool.given.push_back(work);
+            drop(pool);
+            self.0.given.notify_one();
+            return Ok(());
+        }
+        drop(pool);
+        let threads = self.clone();
+        let all = move || {
+            loop {
+                // Whoever waits for it is told by what it drops.
+                let _ = catch_unwind(AssertUnwindSafe(work));
+                let Some(next) = threads.next() else { return };
+                work = next;
+            }
+        };
+        thread::Builder::new().name(AT_WORK.to_string_lossy().into()).stack_size(256 << 10).spawn(all).map(drop)
+    }
+
+    /// Waits for what comes next; `None` if enough others wait, or nothing comes.
+    fn next(&self) -> Option<Work> {
+        let mut pool = self.pool();
+        if pool.idle >= MOST_IDLE {
+            return None;
+        }
+        pool.idle += 1;
+        // A thread that keeps its name counts as one at work, which is the safe side.
+        let _ = rustix::thread::set_name(IDLE_NAME);
+        let wait = self.0.given.wait_timeout_while(pool, IDLE, |pool| pool.given.is_empty());
+        (pool, _) = wait.unwrap_or_else(PoisonError::into_inner);
+        let next = pool.given.pop_front();
+        match next {
+            Some(_) => _ = rustix::thread::set_name(AT_WORK),
+            None => pool.idle -= 1,
+        }
+        next
     }
 }
 
@@ -211,6 +288,34 @@ mod tests {
         drop(release);
         while guard.run("/mnt", soon(), || Ok(4)).is_err() {
             thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn calls_one_after_the_other_share_a_thread_that_says_what_it_does() {
+        let guard = Guard::default();
+        let mut threads = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let call = || Ok((thread::current().id(), rustix::thread::name().unwrap()));
+            let (id, name) = guard.run("k", Deadline::after(Duration::from_secs(60)), call).unwrap();
+            assert_eq!(name.as_c_str(), AT_WORK);
+            threads.insert(format!("{id:?}"));
+            let until = Instant::now() + Duration::from_secs(20);
+            while guard.threads.pool().idle == 0 {
+                assert!(Instant::now() < until, "it never waits");
+                thread::yield_now();
+            }
+        }
+        assert_eq!(threads.len(), 1);
+        let named = |name: &CStr| {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+            let comm = |task: io::Result<std::fs::DirEntry>| std::fs::read(task.ok()?.path().join("comm")).ok();
+            tasks.filter_map(comm).filter(|comm| comm.trim_ascii() == name.to_bytes()).count()
+        };
+        let until = Instant::now() + Duration::from_secs(20);
+        while named(IDLE_NAME) == 0 {
+            assert!(Instant::now() < until, "a thread that waits says so");
+            thread::yield_now();
         }
     }
 

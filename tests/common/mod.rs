@@ -102,6 +102,14 @@ pub fn patience(seconds: u64) -> Duration {
     Duration::from_secs(if vm::inside() { 6 * seconds } else { seconds })
 }
 
+/// How many threads of a process do something, or hang in it: those of its guarded calls that wait for the next one
+/// have a name of their own.
+pub fn threads_at_work(pid: u32) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let name = |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("comm")).ok();
+    tasks.filter_map(name).filter(|name| name != "idle-guard\n").count()
+}
+
 /// Looks until it is so, for at most ten seconds, or as long as that takes here.
 pub fn eventually(what: &str, so: impl FnMut() -> bool) {
     eventually_within(10, what, so);
