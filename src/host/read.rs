@@ -76,7 +76,8 @@ pub(super) fn small_beside(dir: BorrowedFd<'_>, path: &[u8]) -> Option<String> {
 }
 
 pub(super) fn contents(file: File) -> io::Result<String> {
-    let mut bytes = Vec::new();
+    // As much as the kernel gives of most of its files at once. An empty vector grows from 32 bytes, by a read each.
+    let mut bytes = Vec::with_capacity(4096);
     file.take(LIMIT + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LIMIT {
         return Err(io::Error::other(format!("larger than {LIMIT} bytes")));
