@@ -33,6 +33,8 @@ const HEADER: usize = 16;
 pub(super) enum Table {
     /// Sockets, of a family that the request names.
     Sockets,
+    /// TCP sockets of both families, by the request of before `SOCK_DIAG_BY_FAMILY`, which names none.
+    TcpSockets,
     /// Network interfaces.
     Links,
     /// The addresses that interfaces take, and those that bridges have learned.
@@ -44,13 +46,14 @@ pub(super) enum Table {
 impl Table {
     fn protocol(self) -> isize {
         match self {
-            Table::Sockets => NETLINK_SOCK_DIAG,
+            Table::Sockets | Table::TcpSockets => NETLINK_SOCK_DIAG,
             Table::Links | Table::Addresses | Table::IpAddresses => NETLINK_ROUTE,
         }
     }
 
     /// The types of a request and of its replies (`include/uapi/linux/rtnetlink.h`).
     fn message_types(self) -> (u16, u16) {
+        const TCPDIAG_GETSOCK: u16 = 18;
         const RTM_NEWLINK: u16 = 16;
         const RTM_GETLINK: u16 = 18;
         const RTM_NEWADDR: u16 = 20;
@@ -59,6 +62,8 @@ impl Table {
         const RTM_GETNEIGH: u16 = 30;
         match self {
             Table::Sockets => (SOCK_DIAG_BY_FAMILY, SOCK_DIAG_BY_FAMILY),
+            // Of include/uapi/linux/inet_diag.h; a reply has the type of its request.
+            Table::TcpSockets => (TCPDIAG_GETSOCK, TCPDIAG_GETSOCK),
             Table::Links => (RTM_GETLINK, RTM_NEWLINK),
             Table::Addresses => (RTM_GETNEIGH, RTM_NEWNEIGH),
             Table::IpAddresses => (RTM_GETADDR, RTM_NEWADDR),
@@ -89,7 +94,19 @@ pub(super) fn sockets<T>(
     most: usize,
     parse: impl Fn(&[u8]) -> Result<Option<T>>,
 ) -> Result<Vec<T>> {
-    collect(what, most, parse, |visit| Dump::new(Table::Sockets, what).run(request, deadline, visit))
+    dump(Table::Sockets, what, request, deadline, most, parse)
+}
+
+/// As [`sockets`], from this table of them.
+pub(super) fn dump<T>(
+    table: Table,
+    what: &str,
+    request: &[u8],
+    deadline: Deadline,
+    most: usize,
+    parse: impl Fn(&[u8]) -> Result<Option<T>>,
+) -> Result<Vec<T>> {
+    collect(what, most, parse, |visit| Dump::new(table, what).run(request, deadline, visit))
 }
 
 /// Asks for single sockets, one after the other, and reads each reply with `parse`. `None` for one that is not there.
@@ -264,10 +281,10 @@ impl<'a> Dump<'a> {
     fn kernels(&self, error: &io::Error) -> Error {
         let what = self.what;
         match Errno::from_io_error(error) {
-            Some(Errno::NOENT) if self.table == Table::Sockets => {
+            Some(Errno::NOENT) if self.table.protocol() == NETLINK_SOCK_DIAG => {
                 Error::absent(format!("{what}: this kernel has no such dump (tcp_diag, unix_diag): {error}"))
             }
-            Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) if self.table == Table::Sockets => {
+            Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) if self.table.protocol() == NETLINK_SOCK_DIAG => {
                 Error::absent(format!("{what}: this kernel has no sock_diag: {error}"))
             }
             _ => Error::os(what, error),

@@ -9,8 +9,8 @@ use netlink_packet_sock_diag::{
     AF_INET, AF_INET6, INET_DIAG_INFO, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_SYN_SENT,
 };
 
-use super::super::netlink;
-use crate::error::{Error, Result};
+use super::super::netlink::{self, Table};
+use crate::error::{Error, Reason, Result};
 use crate::host::Deadline;
 
 /// More than this many matching connections are an error, not a list that takes our memory.
@@ -169,7 +169,7 @@ pub(in crate::host) enum Ports {
     Any,
 }
 
-/// The established connections to these ports of whichever peers: one dump per family and port, filtered by the kernel.
+/// The established connections to these ports of whichever peers: one dump per port, filtered by the kernel.
 ///
 /// A byte code could ask for several ports at once, but there are one or two, and an empty walk of the table takes well
 /// below a millisecond.
@@ -232,35 +232,50 @@ pub(super) fn all(state: TcpState, deadline: Deadline) -> Result<Vec<TcpConnecti
 }
 
 fn in_state(ports: Ports, state: TcpState, most: usize, deadline: Deadline) -> Result<Vec<TcpConnection>> {
-    let mut connections = Vec::new();
-    for (family, name) in [(AF_INET, "IPv4"), (AF_INET6, "IPv6")] {
-        let what = match ports {
-            Ports::Peer(port) => format!("sock_diag: {name} connections to port {port}"),
-            Ports::Local(port) => format!("sock_diag: {name} connections of port {port}"),
-            Ports::Any => format!("sock_diag: {name} connections"),
-        };
-        let request = request(family, ports, state);
-        let most = most - connections.len();
-        connections.extend(netlink::sockets(&what, &request, deadline, most, |payload| {
-            Ok(parse(payload)?.filter(|connection| connection.state == state))
-        })?);
-    }
-    Ok(connections)
+    dump(ports, state, most, deadline, Some)
 }
 
 /// The inode numbers of all sockets in this state: nothing else of them is kept, so there may be very many.
 pub(super) fn inodes(state: TcpState, deadline: Deadline) -> Result<Vec<u32>> {
-    let mut inodes = Vec::new();
-    for (family, name) in [(AF_INET, "IPv4"), (AF_INET6, "IPv6")] {
-        let what = format!("sock_diag: {name} sockets in {state:?}");
-        let request = request(family, Ports::Any, state);
-        let most = MOST_INODES - inodes.len();
-        let of_family = netlink::sockets(&what, &request, deadline, most, |payload| {
-            Ok(parse(payload)?.filter(|socket| socket.state == state && socket.inode != 0).map(|socket| socket.inode))
-        })?;
-        inodes.extend(of_family);
+    dump(Ports::Any, state, MOST_INODES, deadline, |socket| Some(socket.inode).filter(|inode| *inode != 0))
+}
+
+/// What `of` makes of the sockets of both families. The kernel walks its table once for each dump, and that is what a
+/// dump costs. The request that it keeps for programs of before 2012 (`TCPDIAG_GETSOCK`) names no family, so that one
+/// walk is enough. A kernel that has it no more is asked for each family.
+fn dump<T>(
+    ports: Ports,
+    state: TcpState,
+    most: usize,
+    deadline: Deadline,
+    of: impl Fn(TcpConnection) -> Option<T>,
+) -> Result<Vec<T>> {
+    let what = match ports {
+        Ports::Peer(port) => format!("connections to port {port}"),
+        Ports::Local(port) => format!("connections of port {port}"),
+        Ports::Any => format!("sockets in {state:?}"),
+    };
+    let read = |payload: &[u8]| Ok(parse(payload)?.filter(|socket| socket.state == state).and_then(&of));
+    let what_of_both = format!("sock_diag: {what}");
+    let both = netlink::dump(Table::TcpSockets, &what_of_both, &of_both(ports, state), deadline, most, read);
+    match both {
+        Err(error) if matches!(error.reason(), Reason::Absent | Reason::Io) => {}
+        both => return both,
     }
-    Ok(inodes)
+    let mut sockets = Vec::new();
+    for (family, name) in [(AF_INET, "IPv4"), (AF_INET6, "IPv6")] {
+        let (what, request) = (format!("sock_diag: {name} {what}"), request(family, ports, state));
+        sockets.extend(netlink::sockets(&what, &request, deadline, most - sockets.len(), read)?);
+    }
+    Ok(sockets)
+}
+
+/// The older request for the same, `struct inet_diag_req` of include/uapi/linux/inet_diag.h: the kernel does not look
+/// at the family in it (`inet_diag_dump_compat` in net/ipv4/inet_diag.c).
+pub(in crate::host) fn of_both(ports: Ports, state: TcpState) -> Vec<u8> {
+    let newer = request(AF_INET, ports, state);
+    let (extensions, states, socket_id) = (newer[2], &newer[4..8], &newer[8..]);
+    [&[AF_INET, 0, 0, extensions], socket_id, states, &[0; 4]].concat()
 }
 
 pub(in crate::host) fn request(family: u8, ports: Ports, state: TcpState) -> Vec<u8> {

@@ -165,6 +165,14 @@ fn requests_are_what_the_kernel_reads() {
     expected[4..8].copy_from_slice(&(1u32 << 8).to_ne_bytes());
     expected[8..12].fill(0);
     assert_eq!(tcp::request(10, tcp::Ports::Any, TcpState::CloseWait), expected);
+    // struct inet_diag_req: the same fields in another order.
+    let mut expected = vec![2, 0, 0, 1 << 1];
+    expected.extend([0, 0, 0x19, 0x2b]);
+    expected.extend([0; 36]);
+    expected.extend([0xff; 8]);
+    expected.extend((1u32 << 1).to_ne_bytes());
+    expected.extend([0; 4]);
+    assert_eq!(tcp::of_both(tcp::Ports::Peer(6443), TcpState::Established), expected);
     let mut expected = vec![1, 0, 0, 0];
     expected.extend(u32::MAX.to_ne_bytes());
     expected.extend(0u32.to_ne_bytes());
