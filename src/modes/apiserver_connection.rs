@@ -92,7 +92,7 @@ pub static MODE: Mode = Mode {
 #[group(skip)]
 #[command(next_help_heading = "Apiserver")]
 pub struct Settings {
-    /// From one probe of a kind to the next, give or take a tenth; docs/performance.md has its cost at the apiserver
+    /// From one probe of a kind to the next; docs/performance.md has its cost at the apiserver
     #[arg(id = "apiserver.probe-interval", long = "apiserver.probe-interval", value_name = "DURATION", default_value = "15s", value_parser = some_time)]
     pub interval: Duration,
     /// Ask the apiserver to ask this node's kubelet for /healthz; it needs the verb get on nodes/proxy, which lets its

@@ -55,7 +55,7 @@ pub static MODE: Mode = Mode {
 #[group(skip)]
 #[command(next_help_heading = "Collector node_status")]
 pub struct Settings {
-    /// From one read of this node's lease to the next, give or take a tenth
+    /// From one read of this node's lease to the next
     #[arg(long = "collector.node_status.lease-interval", value_name = "DURATION", default_value = "10s", value_parser = some_time)]
     pub lease_interval: Duration,
     /// From one read of this node's object to the next

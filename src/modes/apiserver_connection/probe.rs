@@ -1,7 +1,7 @@
 //! What works on clocks of its own: the probes, the looks between scrapes, and the search for addresses.
 //!
 //! **What it costs the apiserver** is in docs/performance.md, for one node and for five thousand.
-//! `--apiserver.probe-interval` turns it down. Clocks start at a random moment and wander by a tenth, so that a fleet
+//! `--apiserver.probe-interval` turns it down. Clocks tick together from a random moment on, so that a fleet
 //! does not come all at once.
 
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use crate::apiserver::{Apiserver, Client, Exchange, Outcome};
 use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
 use crate::kubelet::handle::Kubelet;
-use crate::modes::{Probe, Work, schedule};
+use crate::modes::schedule::Clock;
+use crate::modes::{Probe, Work};
 
 /// How often the endpoints behind the service address are asked for, and how long the apiserver may tell us to wait.
 const SLICE_EVERY: Duration = Duration::from_secs(300);
@@ -107,16 +108,19 @@ impl Shared {
     async fn ask(self: Arc<Self>, kind: Kind, host: Arc<Host>) {
         let Some(client) = self.apiserver.client(&host) else { return };
         self.instruments.begin(kind);
-        let interval = self.settings.interval;
-        sleep(schedule::first(interval)).await;
+        let mut clock = Clock::of(self.settings.interval);
+        // Its handshake would be in the times of the others.
+        if kind == Kind::Fresh {
+            clock = clock.apart();
+        }
+        sleep_until(clock.tick(Instant::now())).await;
         loop {
-            let began = Instant::now();
             let result = match kind {
                 Kind::Reused => self.reused(&client).await,
                 Kind::Fresh => client.fresh(&client.settings().path).await,
                 Kind::ToKubelet => self.to_kubelet(&client, &host).await,
             };
-            let next = schedule::next(began, interval, result.as_ref().ok());
+            let next = clock.next(result.as_ref().ok());
             match result {
                 Ok(exchange) => {
                     self.instruments.hindered(kind, refusal(kind.permission(), &exchange));
@@ -159,7 +163,7 @@ impl Shared {
     /// kept where a scrape shows it; its errors are those that the next scrape meets as well.
     async fn look(self: Arc<Self>, host: Arc<Host>) {
         loop {
-            sleep(self.passive.period()).await;
+            sleep_until(Clock::of(self.passive.period()).next(None)).await;
             let (passive, host) = (Arc::clone(&self.passive), Arc::clone(&host));
             let look = tokio::task::spawn_blocking(move || passive.watch(&host, Deadline::after(LOOK)));
             match look.await {
@@ -173,7 +177,8 @@ impl Shared {
 
     async fn slice(self: Arc<Self>, host: Arc<Host>) {
         let Some(client) = self.apiserver.client(&host) else { return };
-        sleep(schedule::first(self.settings.interval)).await;
+        let clock = Clock::of(self.settings.interval);
+        sleep_until(clock.tick(Instant::now())).await;
         loop {
             let pause = match client.get(SLICE, LARGEST_SLICE).await {
                 // The token is not known: that shows at the probes, and a new one may come at any moment.
@@ -194,7 +199,7 @@ impl Shared {
                 // The probes say so, for everybody to see.
                 Err(_) => SLICE_EVERY,
             };
-            sleep(schedule::about(pause)).await;
+            sleep_until(clock.tick(Instant::now() + pause)).await;
         }
     }
 }

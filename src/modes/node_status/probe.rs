@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::Settings;
 use super::objects::{self, Lease, Node as NodeObject};
@@ -14,7 +14,8 @@ use crate::error::{Error, Reason, Result};
 use crate::host::Host;
 use crate::kubelet::handle::Kubelet;
 use crate::kubelet::version::Version;
-use crate::modes::{Probe, Work, schedule};
+use crate::modes::schedule::Clock;
+use crate::modes::{Probe, Work};
 
 /// A node with 50 images and many managed fields has some hundred kilobytes.
 const LARGEST: usize = 4 << 20;
@@ -160,17 +161,17 @@ impl Shared {
         let Some(client) = self.apiserver.client(&host) else { return };
         self.begin();
         let interval = self.interval(object);
+        let clock = Clock::of(interval);
         // The first read of both soon, so that a new exporter has something to tell; then each on its own clock. The
         // node object says by which kubelet's arithmetic the first scrape is made.
         let soon = match object {
             Object::Node => interval.min(Duration::from_secs(1)),
             Object::Lease => interval,
         };
-        sleep(schedule::first(soon)).await;
+        sleep_until(Clock::of(soon).tick(Instant::now())).await;
         loop {
-            let began = Instant::now();
             let asked = self.ask(object, &client, &host).await;
-            let next = schedule::next(began, interval, asked.as_ref().ok());
+            let next = clock.next(asked.as_ref().ok());
             let answered = asked.as_ref().is_ok_and(|exchange| exchange.outcome == Outcome::Ok);
             self.note(object, asked);
             if object == Object::Node && answered && self.version_is_due() {
