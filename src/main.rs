@@ -74,8 +74,8 @@ fn examine(options: &doctor::Options, config: Config) -> ExitCode {
 /// what they hold.
 fn threads() -> io::Result<tokio::runtime::Runtime> {
     const KEEP_ALIVE: Duration = Duration::from_secs(150);
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(2).thread_keep_alive(KEEP_ALIVE).enable_all().build()
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.thread_keep_alive(KEEP_ALIVE).enable_all().build()
 }
 
 fn serve(config: Config) -> ExitCode {

@@ -1,11 +1,11 @@
-//! Runs the modes for one scrape: at once, under one deadline, each at most once at a time.
+//! Runs the modes for one scrape: under one deadline, each at most once at a time, and none held up by another.
 //!
 //! This is the only place that knows concurrency, deadlines and panics, and the only one that decides an outcome.
 //! Whatever a collector does (hang in the kernel, panic, return half of its numbers) the page comes, on time, with
 //! everything else on it.
 //!
 //! ```text
-//! scrape ──► slot per mode ──► no run under way   start one on a blocking thread, wait for it until the deadline
+//! scrape ──► slot per mode ──► no run under way   start one on the scrape's thread, wait for it until the deadline
 //!                              a run under way    wait for that one: two Prometheis at once cost one read
 //!                              an overdue run     answer `busy` at once: however many scrapes come, a hung
 //!                                                 collector holds one thread
@@ -16,18 +16,21 @@
 //! it, or of the most patient who waits; whoever joined one with less time than his own, and got what time had cut
 //! short, has it made again. An error counts if the run had the time it was given, not if a reader left before.
 
+mod runners;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::error::{Error, Reason, Result};
 use crate::host::{Deadline, Host};
 use crate::metric::{Metric, Samples, Unit};
 use crate::modes::{Collector, Context, Mode};
 use crate::services::Services;
+use runners::Runners;
 
 static OUTCOME: Metric = Metric::gauge(
     "headroom_collector_outcome",
@@ -140,6 +143,16 @@ impl From<Deadline> for Terms {
 /// A deadline that ends this much before another is the same one: of two scrapes at once.
 const AS_GOOD: Duration = Duration::from_millis(250);
 
+/// What a scrape starts runs with.
+#[derive(Clone)]
+struct Start {
+    host: Arc<Host>,
+    runners: Arc<Runners>,
+    terms: Terms,
+    /// When the scrape began.
+    began: Instant,
+}
+
 /// A run under way.
 #[derive(Clone)]
 struct Flight {
@@ -182,7 +195,8 @@ impl Slot {
     }
 
     /// Joins the run under way or starts one; an error if that run is overdue.
-    fn join(self: &Arc<Self>, host: &Arc<Host>, terms: Terms, began: Instant) -> Result<Flight> {
+    fn join(self: &Arc<Self>, by: &Start) -> Result<Flight> {
+        let &Start { terms, began, .. } = by;
         let mut flight = self.lock();
         if let Some(flight) = &*flight {
             if flight.overdue.expired() {
@@ -198,8 +212,8 @@ impl Slot {
         let overdue = terms.overdue.or_at(deadline.instant());
         let new = Flight { started, deadline, overdue, result, late: false };
         *flight = Some(new.clone());
-        let (slot, host) = (Arc::clone(self), Arc::clone(host));
-        tokio::task::spawn_blocking(move || {
+        let (slot, host) = (Arc::clone(self), Arc::clone(&by.host));
+        by.runners.run(move || {
             let context = Context { host: &host, deadline, began };
             let result = catch_unwind(AssertUnwindSafe(|| slot.collector.collect(context)))
                 .unwrap_or_else(|panic| Err(Error::new(Reason::Panic, panic_text(&*panic))));
@@ -220,10 +234,10 @@ impl Slot {
     }
 
     /// A run, and whether it is one that this scrape did not wait for long enough to say anything about it.
-    async fn run(self: Arc<Self>, host: Arc<Host>, terms: Terms, began: Instant) -> (Arc<Run>, bool) {
-        let patience = terms.run.instant();
+    async fn run(self: Arc<Self>, by: Start) -> (Arc<Run>, bool) {
+        let patience = by.terms.run.instant();
         self.waiting().push(patience);
-        let result = self.fly(&host, terms, began).await;
+        let result = self.fly(&by).await;
         let mut waiting = self.waiting();
         if let Some(index) = waiting.iter().position(|other| *other == patience) {
             waiting.swap_remove(index);
@@ -232,10 +246,11 @@ impl Slot {
         result
     }
 
-    async fn fly(self: &Arc<Self>, host: &Arc<Host>, terms: Terms, began: Instant) -> (Arc<Run>, bool) {
+    async fn fly(self: &Arc<Self>, by: &Start) -> (Arc<Run>, bool) {
+        let terms = by.terms;
         let mut again = true;
         loop {
-            let mut flight = match self.join(host, terms, began) {
+            let mut flight = match self.join(by) {
                 Ok(joined) => joined,
                 Err(busy) => return (self.failed(busy, Duration::ZERO), false),
             };
@@ -358,7 +373,7 @@ impl Scraper {
         &self.host
     }
 
-    /// Runs the modes that `selected` picks, all at once, and waits for them as `terms` say.
+    /// Runs the modes that `selected` picks, and waits for them as `terms` say.
     ///
     /// # Panics
     /// Outside a tokio runtime with a blocking pool.
@@ -366,10 +381,19 @@ impl Scraper {
         let terms = terms.into();
         let picked: Vec<_> = self.slots.iter().filter(|slot| selected(slot.mode)).collect();
         let began = Instant::now();
-        let start = |slot: &&Arc<Slot>| tokio::spawn(Arc::clone(slot).run(Arc::clone(&self.host), terms, began));
-        let waiting: Vec<_> = picked.iter().map(start).collect();
+        let (runners, _watch) = Runners::start();
+        let start = Start { host: Arc::clone(&self.host), runners: Arc::clone(&runners), terms, began };
+        let waiting: Vec<_> = picked.iter().map(|slot| tokio::spawn(Arc::clone(slot).run(start.clone()))).collect();
         let (services, host) = (self.services.clone(), Arc::clone(&self.host));
-        let node = tokio::task::spawn_blocking(move || services.samples(&host, terms.run, began));
+        let (sender, node) = oneshot::channel();
+        // After the modes, which ask for the same.
+        tokio::spawn(async move {
+            runners.run(move || {
+                let samples = catch_unwind(AssertUnwindSafe(|| services.samples(&host, terms.run, began)));
+                let _ = sender.send(samples.unwrap_or_default());
+            });
+        });
+        drop(start);
         let runs = Vec::with_capacity(picked.len());
         let mut scrape = Scrape { runs, about: Samples::new(), node: Samples::new(), hasty: false };
         for (slot, waiting) in picked.into_iter().zip(waiting) {
