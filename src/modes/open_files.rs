@@ -28,6 +28,7 @@
 mod assess;
 mod few;
 mod inotify;
+mod kinds;
 mod names;
 mod namespaces;
 mod pods;
@@ -50,7 +51,7 @@ use crate::runtime::{Runtime, endpoint_path};
 use crate::services::Services;
 use crate::values::defaults;
 use runtime_sockets::Look;
-use snapshot::{Snapshot, Wanted};
+use snapshot::{Closer, Snapshot, Wanted};
 
 /// This mode.
 pub static MODE: Mode = Mode {
@@ -119,7 +120,8 @@ pub struct Settings {
     /// File descriptors read in one scrape at the most to find inotify instances
     #[arg(long = "collector.open_files.inotify-max-readlinks", value_name = "N", default_value_t = 10_000)]
     pub inotify_max_readlinks: usize,
-    /// Of these, file descriptors read again in turn although nothing says that they changed
+    /// Of these, file descriptors read again in turn although nothing says that they changed; an eighth of all if that
+    /// is less
     #[arg(long = "collector.open_files.inotify-reexamine", value_name = "N", default_value_t = 500)]
     pub inotify_reexamine: usize,
 }
@@ -182,6 +184,7 @@ struct OpenFiles {
 struct Memory {
     processes: Known,
     inotify: inotify::Index,
+    kinds: kinds::KnownKinds,
     namespaces: namespaces::Namespaces,
     pods: pods::Pods,
     clients: Owners,
@@ -239,7 +242,7 @@ impl Collector for OpenFiles {
         let pids = host.pids_since(began, deadline)?;
         // A panic of ours half-way leaves it outdated at worst, and it is checked against the kernel each time.
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let Memory { processes: known, inotify, namespaces, pods, clients, listed } = &mut *memory;
+        let Memory { processes: known, inotify, kinds, namespaces, pods, clients, listed } = &mut *memory;
         let own = host.own_network_namespace().ok();
         let searching = clients.is_searching();
         inotify.begin();
@@ -261,7 +264,10 @@ impl Collector for OpenFiles {
         let (look, close_wait) = self.sockets(host, listed, namespaces, pods, deadline, &mut samples);
         let wanted = Wanted { clients: look.as_ref().map(Look::clients).unwrap_or_default(), close_wait };
         samples.ok(host.knows_cgroups_of_processes());
-        let met = snapshot.look_closer(few, &wanted, self.settings.max_readlinks, pods, deadline);
+        kinds.begin();
+        let with = Closer { wanted: &wanted, known: &mut *kinds, whose: &mut *pods, deadline };
+        let met = snapshot.look_closer(few, self.settings.max_readlinks, with);
+        kinds.end();
         if let Some(own) = own {
             // The list is of our own namespace.
             let outside = snapshot.detailed.iter_mut().filter(|detail| namespaces.may_be_outside(detail.pid, own));

@@ -77,8 +77,8 @@ pub(super) static PROCESS_FDS: Metric = Metric::gauge(
     &["pid", "comm", "kind"],
     "File descriptors of a process by kind (links in /proc/PID/fd). The sum over kinds, unexamined included, is \
      exact.\n\n\
-     For the processes of headroom_process_open_fds but those shown only as their pod's share, read a moment later \
-     than that count. unexamined: what the budget of readlinks did not reach. A kind of which a process has none has \
+     For the processes of headroom_process_open_fds but those shown only as their pod's share. Read a moment later than \
+     that count when it changes, and else at every fourth scrape. unexamined: what the budget of readlinks did not reach. A kind of which a process has none has \
      no series. A directory or a named pipe is a file.",
 );
 pub(super) static CLOSE_WAIT: Metric = Metric::gauge(
@@ -87,7 +87,8 @@ pub(super) static CLOSE_WAIT: Metric = Metric::gauge(
     &["pid", "comm"],
     "TCP sockets of a process whose peer has closed and that the process has not closed (CLOSE_WAIT). Steady growth \
      is a leak.\n\n\
-     A lower bound while headroom_process_fds has kind=unexamined for the process. Missing for a process in a network \
+     A lower bound while headroom_process_fds has kind=unexamined for the process, and of the sockets that it had when \
+     its kinds were read. Missing for a process in a network \
      namespace of its own, whose sockets the host's list does not have.",
 );
 pub(super) static COMMAND_OPEN_FDS: Metric = Metric::gauge(

@@ -7,10 +7,10 @@
 //! which are inotify.
 //!
 //! On each scrape: processes that are new or whose number of fds changed are examined (one with more than 1,000 fds
-//! only every fds/1,000 scrapes); then a fixed number of further fds in turn, so that one closed and another opened in
-//! between is found in the end; then every known instance is checked and its watches counted. Each step has a budget,
-//! and every pod its turn in it: what one does costs its own numbers. A process some of whose instances are not known
-//! counts with what it had when they were, for [`index::HELD`] rounds.
+//! only every fds/1,000 scrapes); then an eighth of all fds in turn, or a fixed number if that is less, so that one
+//! closed and another opened in between is found in the end; then every known instance is checked and its watches
+//! counted. Each step has a budget, and every pod its turn in it: what one does costs its own numbers. A process some
+//! of whose instances are not known counts with what it had when they were, for [`index::HELD`] rounds.
 //!
 //! **Whom the kernel charges** is the effective user of the creator at that moment and, if that is in a user namespace,
 //! who made the namespace, in the one above. Shown is the charge in the first namespace, whose limit is the one that

@@ -11,7 +11,7 @@ use crate::host::process::Process;
 
 /// New processes that one scrape asks.
 const MOST_NEW: usize = 2_000;
-/// Known processes that one scrape asks again, in turn.
+/// Known processes that one scrape asks again, in turn: an eighth of them, and at the most so many.
 const AGAIN: usize = 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,8 @@ pub(super) struct Namespaces {
 impl Namespaces {
     /// Begins a round.
     pub(super) fn begin(&mut self) {
-        (self.at, self.new_left, self.again_left) = (0, MOST_NEW, AGAIN);
+        let again = (self.entries.len() / 8 + 1).min(AGAIN);
+        (self.at, self.new_left, self.again_left) = (0, MOST_NEW, again);
         self.observed = Vec::with_capacity(self.entries.len() + 16);
         self.met.clear();
     }

@@ -17,6 +17,7 @@ use crate::kubelet::cgroup_name::PodPlace;
 
 use super::Settings;
 use super::few::{Choice, Few};
+use super::kinds::KnownKinds;
 use super::names::Names;
 use super::pods::{Pods, Whose};
 
@@ -65,6 +66,14 @@ pub(super) struct Wanted {
     pub(super) clients: HashSet<u32>,
     /// `None` if the kernel did not tell.
     pub(super) close_wait: Option<HashSet<u32>>,
+}
+
+/// With what the few are looked at.
+pub(super) struct Closer<'a> {
+    pub(super) wanted: &'a Wanted,
+    pub(super) known: &'a mut KnownKinds,
+    pub(super) whose: &'a mut Pods,
+    pub(super) deadline: Deadline,
 }
 
 /// What one sweep found.
@@ -135,14 +144,7 @@ impl Snapshot {
     /// what the node's own need.
     ///
     /// Returns the owners of wanted sockets that were met.
-    pub(super) fn look_closer(
-        &mut self,
-        choice: Choice,
-        wanted: &Wanted,
-        budget: usize,
-        whose: &mut Pods,
-        deadline: Deadline,
-    ) -> HashMap<u32, Owner> {
+    pub(super) fn look_closer(&mut self, choice: Choice, budget: usize, mut with: Closer<'_>) -> HashMap<u32, Owner> {
         let mut met = HashMap::new();
         let Choice { nodes, mut pods, plain, .. } = choice;
         let of_pods: u64 = pods.iter().filter_map(|process| process.fds).sum();
@@ -158,7 +160,7 @@ impl Snapshot {
                 left += kept;
             }
             let sharers = if done < of_nodes { of_nodes - done } else { many - done };
-            let looked_at = self.look_at(&process, wanted, left / sharers, whose, &mut met, deadline);
+            let looked_at = self.look_at(&process, left / sharers, &mut with, &mut met);
             left = left.saturating_sub(looked_at);
         }
         self.detailed.extend(plain.into_iter().map(|row| Detail {
@@ -180,12 +182,11 @@ impl Snapshot {
     fn look_at(
         &mut self,
         process: &Process,
-        wanted: &Wanted,
         most: usize,
-        whose: &mut Pods,
+        with: &mut Closer<'_>,
         met: &mut HashMap<u32, Owner>,
-        deadline: Deadline,
     ) -> usize {
+        let wanted = with.wanted;
         let fds = process.fds.unwrap_or(0);
         let comm = process.comm.map(|comm| comm.text().into_owned()).unwrap_or_default();
         let mut close_wait = wanted.close_wait.as_ref().map(|_| 0);
@@ -199,10 +200,10 @@ impl Snapshot {
                 *count += 1;
             }
         };
-        let (kinds, looked_at) = if deadline.expired() {
+        let (kinds, looked_at) = if with.deadline.expired() {
             (Some(Kinds::unexamined(fds)), 0)
         } else {
-            match process.kinds(most, socket) {
+            match with.known.of(process, most, socket) {
                 Ok((kinds, examined)) => (Some(kinds), examined),
                 Err(error) => {
                     if !error.is_gone() {
@@ -212,7 +213,7 @@ impl Snapshot {
                 }
             }
         };
-        let whose = whose.learn(process, &process.cgroup());
+        let whose = with.whose.learn(process, &process.cgroup());
         self.detailed.push(Detail {
             pid: process.pid,
             comm,

@@ -432,7 +432,7 @@ fn inotify_follows_what_changes() {
     assert_eq!(instances(&fake.collect(&mode)), Some(1.0));
     // And the other way round it is found in turn.
     fake.process(1, b"a", 100, &["anon_inode:inotify", "anon_inode:inotify", FILE]);
-    assert_eq!(instances(&fake.collect(&mode)), Some(2.0));
+    assert!((0..9).any(|_| instances(&fake.collect(&mode)) == Some(2.0)), "an eighth of all at each scrape");
     // The pid now belongs to another program with as many fds.
     fake.process(1, b"b", 100, &[FILE, FILE, "anon_inode:inotify"]);
     assert_eq!(instances(&fake.collect(&mode)), Some(1.0));
