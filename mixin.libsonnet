@@ -9,6 +9,7 @@ local groups = std.flatMap(
   [
     importstr 'alerts/apiserver_connection/rules.yaml',
     importstr 'alerts/cgroup_leak/rules.yaml',
+    importstr 'alerts/cni_leak/rules.yaml',
     importstr 'alerts/eviction/rules.yaml',
     importstr 'alerts/exporter/rules.yaml',
     importstr 'alerts/kmem/rules.yaml',

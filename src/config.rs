@@ -284,7 +284,8 @@ mod tests {
                 "pod_interface",
                 "apiserver_connection",
                 "node_status",
-                "system_filesystem"
+                "system_filesystem",
+                "cni_leak"
             ]
         );
         assert_eq!(ids(&["--no-collector.kmem", "--collector.kmem"]).len(), MODES.len());

@@ -14,6 +14,7 @@ mod file_version;
 pub mod filesystem;
 pub mod iflink;
 pub mod links;
+pub mod mount_table;
 mod netlink;
 pub mod netns;
 mod pid_namespace;

@@ -6,6 +6,7 @@
 
 pub mod apiserver_connection;
 pub mod cgroup_leak;
+pub mod cni_leak;
 pub mod eviction;
 pub mod kmem;
 pub mod memory_volume;
@@ -14,6 +15,7 @@ pub mod open_files;
 pub mod pod_interface;
 mod schedule;
 pub mod system_filesystem;
+mod unknown_to_runtime;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -134,6 +136,9 @@ pub struct Settings {
     /// Of [`node_status`].
     #[command(flatten)]
     pub node_status: node_status::Settings,
+    /// Of [`cni_leak`].
+    #[command(flatten)]
+    pub cni_leak: cni_leak::Settings,
 }
 
 /// Every mode, in the order of the page.
@@ -147,4 +152,5 @@ pub static MODES: &[&Mode] = &[
     &apiserver_connection::MODE,
     &node_status::MODE,
     &system_filesystem::MODE,
+    &cni_leak::MODE,
 ];

@@ -69,7 +69,7 @@ impl Mount {
 }
 
 /// Undoes the kernel's `\040` style escapes (space, tab, newline, backslash).
-fn unescape(field: &str) -> String {
+pub(super) fn unescape(field: &str) -> String {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {

@@ -1,13 +1,15 @@
 //! A root file system that is not ours: the machine's, or the one that another process sees.
 
 use std::ffi::OsString;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Dir, FileType, OFlags};
+use rustix::fs::{Dir, FileType, Mode, OFlags};
 
-use super::{Host, read};
-use crate::error::{Error, Result};
+use super::{Deadline, FileVersion, Host, read};
+use crate::error::{Error, Reason, Result};
 
 /// No directory that we list for its configuration files is anywhere near this long.
 const MOST_ENTRIES: usize = 4096;
@@ -125,6 +127,101 @@ impl Tree {
     }
 }
 
+/// How long a directory must have been as it is before it is taken to be unchanged.
+const SETTLED: Duration = Duration::from_secs(2);
+/// How much of a small file is read.
+const SMALL: u64 = 512;
+
+/// The small files of a directory.
+#[derive(Clone, Debug, Default)]
+pub struct SmallFiles {
+    /// Name and beginning of each; a subdirectory is none.
+    pub files: Vec<(OsString, String)>,
+    /// False if there are more than were to be read.
+    pub whole: bool,
+    /// Of the directory; `None` if it may yet change without a trace.
+    pub version: Option<FileVersion>,
+}
+
+impl Tree {
+    /// The first half KiB of each file in a directory, at most `most` of them; `None`, and no file is opened, if the
+    /// directory is as it was when it had this version. That is for files that are written once, when they are made.
+    /// While one is still empty there is no version.
+    ///
+    /// # Errors
+    /// The operating system's, with the path; timeout.
+    pub fn small_files(
+        &self,
+        path: impl AsRef<Path>,
+        most: usize,
+        before: Option<FileVersion>,
+        deadline: Deadline,
+    ) -> Result<Option<SmallFiles>> {
+        let path = path.as_ref();
+        let os = |error: std::io::Error| Error::os(path.display(), &error);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = std::fs::File::from(read::open_in_root(&self.root, path, flags).map_err(os)?);
+        let now = SystemTime::now();
+        let version = directory.metadata().map(|metadata| FileVersion::from(&metadata)).map_err(os)?;
+        if before == Some(version) {
+            return Ok(None);
+        }
+        let mut read = SmallFiles { whole: true, ..SmallFiles::default() };
+        for entry in Dir::read_from(&directory).map_err(|errno| os(errno.into()))? {
+            let entry = entry.map_err(|errno| os(errno.into()))?;
+            if !matches!(entry.file_type(), FileType::RegularFile | FileType::Unknown) {
+                continue;
+            }
+            if read.files.len() >= most {
+                read.whole = false;
+                break;
+            }
+            if deadline.expired() {
+                return Err(Error::new(Reason::Timeout, format!("{}: not read before the deadline", path.display())));
+            }
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            // What is removed meanwhile is no longer there.
+            let Ok(file) = rustix::fs::openat(&directory, entry.file_name(), flags, Mode::empty()) else { continue };
+            let file = std::fs::File::from(file);
+            if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                continue;
+            }
+            let mut bytes = Vec::new();
+            if file.take(SMALL).read_to_end(&mut bytes).is_ok() {
+                let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
+                read.files.push((name, String::from_utf8_lossy(&bytes).into_owned()));
+            }
+        }
+        let written = read.files.iter().all(|(_, text)| !text.is_empty());
+        read.version = Some(version).filter(|version| written && version.had_settled(now, SETTLED));
+        Ok(Some(read))
+    }
+
+    /// The names in a directory, at most `most` of them in no order, and whether these are all.
+    ///
+    /// # Errors
+    /// The operating system's, with the path.
+    pub fn names(&self, path: impl AsRef<Path>, most: usize) -> Result<(Vec<OsString>, bool)> {
+        let path = path.as_ref();
+        let os = |error: std::io::Error| Error::os(path.display(), &error);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = read::open_in_root(&self.root, path, flags).map_err(os)?;
+        let mut names = Vec::new();
+        for entry in Dir::new(fd).map_err(|errno| os(errno.into()))? {
+            let entry = entry.map_err(|errno| os(errno.into()))?;
+            let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            if names.len() >= most {
+                return Ok((names, false));
+            }
+            names.push(name.to_owned());
+        }
+        Ok((names, true))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +249,30 @@ mod tests {
         assert_eq!(tree.length("/conf.d/05.conf").unwrap(), 1);
         assert!(tree.length("/conf.d").is_err(), "a directory has no length");
         assert_eq!(tree.kind("/none").unwrap_err().reason(), Reason::Absent);
+    }
+
+    #[test]
+    fn small_files_are_read_again_only_where_something_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Host::new(Roots { root: dir.path().into(), ..Roots::default() }).tree();
+        let soon = || Deadline::after(Duration::from_secs(20));
+        let read = |before| tree.small_files("/a", 10, before, soon()).unwrap();
+        assert!(tree.small_files("/a", 10, None, soon()).unwrap_err().is_gone());
+        std::fs::create_dir_all(dir.path().join("a/sub")).unwrap();
+        std::fs::write(dir.path().join("a/one"), "1").unwrap();
+        std::fs::write(dir.path().join("a/long"), "x".repeat(600)).unwrap();
+        let mut first = read(None).unwrap();
+        first.files.sort();
+        assert_eq!(first.files, [("long".into(), "x".repeat(512)), ("one".into(), "1".into())]);
+        assert!(first.whole && first.version.is_none(), "it has just changed");
+        let version = FileVersion::of(&dir.path().join("a")).unwrap();
+        assert!(read(Some(version)).is_none(), "as it was");
+        std::fs::write(dir.path().join("a/two"), "2").unwrap();
+        assert_eq!(read(Some(version)).unwrap().files.len(), 3);
+        let few = tree.small_files("/a", 2, None, soon()).unwrap().unwrap();
+        assert!(few.files.len() == 2 && !few.whole);
+        assert_eq!(tree.names("/a", 10).map(|(names, whole)| (names.len(), whole)).unwrap(), (4, true));
+        assert_eq!(tree.names("/a", 3).map(|(names, whole)| (names.len(), whole)).unwrap(), (3, false));
     }
 
     #[test]

@@ -23,7 +23,7 @@
 //! age tells it from a leak. Ages start with the exporter, and stand still while the runtime does not answer. Without a
 //! runtime, "live" means "has a process", pause containers included. On v1 that takes the host's process namespace:
 //! without it nothing is said of what has a process (denied). How a directory is proven unknown, and why no race makes
-//! a false one, is in `cgroup_leak/unknown_to_runtime.rs`.
+//! a false one, is in `unknown_to_runtime.rs`.
 
 mod assess;
 mod containers;
@@ -31,11 +31,11 @@ mod idle;
 mod snapshot;
 #[cfg(test)]
 mod tests;
-mod unknown_to_runtime;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::unknown_to_runtime::{Span, UnknownToRuntime};
 use super::{Collector, Context, Mode};
 use crate::error::{Reason, Result};
 use crate::kubelet::kubepods::Kubepods;
@@ -44,7 +44,6 @@ use crate::runtime::Runtime;
 use crate::services::Services;
 use crate::values::{defaults, duration_flag};
 use assess::RuntimeAnswer;
-use unknown_to_runtime::Span;
 
 /// Ids that the kernel has for memory cgroups: `MEM_CGROUP_ID_MAX`, 16 bits without 0, in every version.
 pub const MEMCG_IDS: u64 = 65_535;
@@ -200,7 +199,7 @@ struct Memories {
     /// Without a process.
     idle: idle::Ages,
     /// Not known to the runtime.
-    strangers: unknown_to_runtime::UnknownToRuntime,
+    strangers: UnknownToRuntime<u64>,
 }
 
 impl CgroupLeak {

@@ -106,6 +106,18 @@ const ROWS: &[Row] = &[
             format!("the lease was {age} old when it was read, and expires after {duration}")
         },
     },
+    Row {
+        mode: "cni_leak",
+        used: "headroom_cni_addresses_used or sum by (instance, mount_namespace) (headroom_mounts)",
+        limit: "headroom_cni_addresses_used + headroom_cni_addresses_free \
+                or 0 * sum by (instance, mount_namespace) (headroom_mounts) \
+                + on (instance) group_left () headroom_mounts_limit",
+        slope: Some("headroom_cni_addresses_used"),
+        text: |used, limit, labels| match labels.get("network") {
+            "" => format!("{} mounts of the {}", share(used, limit, grouped), labels.get("mount_namespace")),
+            network => format!("{} addresses of network {network}", share(used, limit, grouped)),
+        },
+    },
 ];
 
 /// The number that a mode's verdict turns on: how full the fullest thing is, or how near the nearest threshold.

@@ -40,6 +40,7 @@ pub struct Folder {
 pub static FOLDERS: &[Folder] = &[
     folder!("apiserver_connection"),
     folder!("cgroup_leak"),
+    folder!("cni_leak"),
     folder!("eviction"),
     folder!("exporter"),
     folder!("kmem"),

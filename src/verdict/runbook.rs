@@ -12,12 +12,13 @@ use super::rules::FOLDERS;
 use super::{Finding, History};
 
 /// Each placeholder that is filled in, and the label that has its value.
-const PLACEHOLDERS: [(&str, &str); 12] = [
+const PLACEHOLDERS: [(&str, &str); 13] = [
     ("<apiserver>", "peer"),
     ("<collector>", "collector"),
     ("<device>", "device"),
     ("<interface>", "interface"),
     ("<namespace>", "namespace"),
+    ("<network>", "network"),
     ("<node>", "instance"),
     ("<pid>", "pid"),
     ("<pod>", "pod"),

@@ -30,7 +30,7 @@ pub(crate) fn page(files: &[&str]) -> Page {
 pub(crate) const HEALTHY: [&str; 2] = ["node/k8s-1.36-cgroupv2/page.prom", "dashboards/healthy.prom"];
 pub(crate) const FAILING: [&str; 3] = [HEALTHY[0], HEALTHY[1], "dashboards/failing.prom"];
 
-pub(crate) const MODES: [&str; 9] = [
+pub(crate) const MODES: [&str; 10] = [
     "cgroup_leak",
     "kmem",
     "eviction",
@@ -40,6 +40,7 @@ pub(crate) const MODES: [&str; 9] = [
     "apiserver_connection",
     "node_status",
     "system_filesystem",
+    "cni_leak",
 ];
 
 pub(crate) fn start() -> SystemTime {

@@ -14,7 +14,7 @@ use lab::{Lab, Without};
 use crate::common::fake_runtime;
 use crate::common::{self, Page};
 
-const MODES: [&str; 9] = [
+const MODES: [&str; 10] = [
     "cgroup_leak",
     "kmem",
     "eviction",
@@ -24,6 +24,7 @@ const MODES: [&str; 9] = [
     "apiserver_connection",
     "node_status",
     "system_filesystem",
+    "cni_leak",
 ];
 
 fn words(words: &[&str]) -> Vec<String> {

@@ -5,6 +5,7 @@
 mod common;
 
 mod churn;
+mod cni_leak;
 mod cri;
 mod docker;
 mod fake;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::snapshot::{Memory, Snapshot};
-use super::unknown_to_runtime::{SETTLE, Span};
 use super::{
     CGROUPS, DIRECTORIES, DYING, KUBEPODS, MEMCG_IDS, MEMCG_IDS_LIMIT, MEMCG_IDS_USED, Memories, ORPHANED, containers,
 };
@@ -13,6 +12,7 @@ use crate::error::Error;
 use crate::kubelet::cgroup_name::Qos;
 use crate::kubelet::kubepods::{Directory, Kind};
 use crate::metric::Samples;
+use crate::modes::unknown_to_runtime::{SETTLE, Span};
 use crate::runtime::Inventory;
 
 /// Held, visible, dying, and the ids.
@@ -123,7 +123,7 @@ pub(super) fn kubepods(
         }
         RuntimeAnswer::Failed | RuntimeAnswer::Inventory(..) => {
             if let RuntimeAnswer::Inventory(inventory, _) = word {
-                let old = |one: &&&Directory| memories.strangers.reached(one.inode, grace);
+                let old = |one: &&&Directory| memories.strangers.reached(&one.inode, grace);
                 let orphans: Vec<_> = unknown.iter().filter(old).collect();
                 let mine = directories.iter().filter(|one| one.kind != Kind::Other).count();
                 if unknown.len() == mine && orphans.iter().any(|one| one.populated == Some(true)) {

@@ -1,11 +1,12 @@
-//! Since when the runtime has not known each directory below kubepods.
+//! Since when the runtime has not known each thing that a walk sees: a directory below kubepods, a reserved address, a
+//! mount.
 //!
-//! A directory and the runtime's list are never read at the same moment, and pods come and go in between. What makes
-//! a false orphan of a race impossible is a bracket around the runtime's answer. A poll proves that a directory was
-//! unknown only if
+//! What follows is said of directories. A directory and the runtime's list are never read at the same moment, and pods
+//! come and go in between. What makes a false orphan of a race impossible is a bracket around the runtime's answer. A
+//! poll proves that a directory was unknown only if
 //!
-//! 1. an earlier scrape saw it (by inode number, which kernfs gives to no other directory): its walk and its poll had
-//!    both ended when this poll began,
+//! 1. an earlier scrape saw it (by a key that no other has: kernfs gives an inode number to no other directory): its
+//!    walk and its poll had both ended when this poll began,
 //! 2. this poll did not know it, and no poll since then did,
 //! 3. a walk that began after this poll had ended sees it again.
 //!
@@ -30,9 +31,11 @@
 //! after its last. This is what the grace period is for, and why no grace period counts as less than [`SETTLE`].
 
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-use super::idle::MOST;
+/// More than these are not remembered.
+pub(super) const MOST: usize = 100_000;
 
 /// A sandbox is registered within a second or two of its cgroup on a slow machine; with a shorter grace period each
 /// would be an orphan for a moment.
@@ -45,7 +48,7 @@ pub(super) struct Span {
     pub(super) ended: Instant,
 }
 
-/// One directory that the runtime does not know.
+/// One thing that the runtime does not know.
 #[derive(Clone, Copy, Debug)]
 struct Stranger {
     /// The end of the first walk that saw it while it was unknown, and of the poll that did not know it then.
@@ -54,11 +57,11 @@ struct Stranger {
     proven: Option<Instant>,
 }
 
-/// The directories that the runtime does not know. Holds only what the last complete walk saw, so it is as bounded as
+/// What the runtime does not know. Holds only what the last complete walk saw, so it is as bounded as
 /// that.
-#[derive(Debug, Default)]
-pub(super) struct UnknownToRuntime {
-    known: HashMap<u64, Stranger>,
+#[derive(Debug)]
+pub(super) struct UnknownToRuntime<K> {
+    known: HashMap<K, Stranger>,
     /// When the last poll that the runtime answered began.
     asked: Option<Instant>,
     /// When the last poll began that a walk has followed: ages count until then.
@@ -69,10 +72,16 @@ pub(super) struct UnknownToRuntime {
     paused: bool,
 }
 
-impl UnknownToRuntime {
+impl<K> Default for UnknownToRuntime<K> {
+    fn default() -> Self {
+        UnknownToRuntime { known: HashMap::new(), asked: None, confirmed: None, pending: None, paused: false }
+    }
+}
+
+impl<K: Eq + Hash> UnknownToRuntime<K> {
     /// Takes in what of that which `walk` saw was unknown to `poll`. What the runtime knows, and what is gone, is
     /// forgotten; if the walk was cut short (`complete` is false), what was not seen is not.
-    pub(super) fn update(&mut self, unknown: impl Iterator<Item = u64>, poll: Span, walk: Span, complete: bool) {
+    pub(super) fn update(&mut self, unknown: impl Iterator<Item = K>, poll: Span, walk: Span, complete: bool) {
         if let (true, Some(last)) = (self.paused, self.asked) {
             let gap = poll.began.saturating_duration_since(last);
             let times = self.known.values_mut().filter_map(|one| one.proven.as_mut());
@@ -90,13 +99,13 @@ impl UnknownToRuntime {
             self.pending.get_or_insert(poll);
         }
         let seen = walk.ended.max(poll.ended);
-        let mut now: HashMap<u64, Stranger> = HashMap::new();
-        for inode in unknown.take(MOST) {
-            let mut one = self.known.get(&inode).copied().unwrap_or(Stranger { seen, proven: None });
+        let mut now: HashMap<K, Stranger> = HashMap::new();
+        for key in unknown.take(MOST) {
+            let mut one = self.known.get(&key).copied().unwrap_or(Stranger { seen, proven: None });
             if one.proven.is_none() && one.seen <= poll.began {
                 one.proven = Some(poll.began);
             }
-            now.insert(inode, one);
+            now.insert(key, one);
         }
         if complete {
             self.known = now;
@@ -107,10 +116,10 @@ impl UnknownToRuntime {
 
     /// The runtime did not answer: nobody becomes an orphan by that, and nobody's age is lost. Only what is gone is
     /// forgotten.
-    pub(super) fn pause(&mut self, present: &HashSet<u64>, complete: bool) {
+    pub(super) fn pause(&mut self, present: &HashSet<K>, complete: bool) {
         self.paused = true;
         if complete {
-            self.known.retain(|inode, _| present.contains(inode));
+            self.known.retain(|key, _| present.contains(key));
         }
     }
 
@@ -119,10 +128,10 @@ impl UnknownToRuntime {
         self.known.is_empty()
     }
 
-    /// True if the runtime has not known a directory that the last walk saw for `grace` or longer, by proof at both
+    /// True if the runtime has not known a thing that the last walk saw for `grace` or longer, by proof at both
     /// ends.
-    pub(super) fn reached(&self, inode: u64, grace: Duration) -> bool {
-        let proven = self.known.get(&inode).and_then(|one| one.proven);
+    pub(super) fn reached(&self, key: &K, grace: Duration) -> bool {
+        let proven = self.known.get(key).and_then(|one| one.proven);
         let age = proven.zip(self.confirmed).map(|(proven, until)| until.saturating_duration_since(proven));
         age.is_some_and(|age| age >= grace.max(SETTLE))
     }
@@ -141,7 +150,7 @@ mod tests {
     }
 
     /// One scrape: the runtime is asked, then a walk of 0.1 s.
-    fn scrape(strangers: &mut UnknownToRuntime, start: Instant, seconds: f64, unknown: &[u64]) {
+    fn scrape(strangers: &mut UnknownToRuntime<u64>, start: Instant, seconds: f64, unknown: &[u64]) {
         let (poll, walk) = (span(start, seconds, seconds), span(start, seconds, seconds + 0.1));
         strangers.update(unknown.iter().copied(), poll, walk, true);
     }
@@ -154,14 +163,14 @@ mod tests {
         scrape(&mut strangers, start, 0.0, &[1]);
         scrape(&mut strangers, start, 30.0, &[1]);
         scrape(&mut strangers, start, 89.0, &[1]);
-        assert!(!strangers.reached(1, grace), "proven at 30, not at 0");
+        assert!(!strangers.reached(&1, grace), "proven at 30, not at 0");
         scrape(&mut strangers, start, 90.0, &[1]);
-        assert!(strangers.reached(1, grace));
+        assert!(strangers.reached(&1, grace));
         scrape(&mut strangers, start, 120.0, &[]);
-        assert!(!strangers.reached(1, grace) && strangers.is_empty(), "gone, or known after all");
+        assert!(!strangers.reached(&1, grace) && strangers.is_empty(), "gone, or known after all");
         scrape(&mut strangers, start, 150.0, &[1]);
         scrape(&mut strangers, start, 180.0, &[1]);
-        assert!(!strangers.reached(1, Duration::ZERO), "begins anew");
+        assert!(!strangers.reached(&1, Duration::ZERO), "begins anew");
     }
 
     #[test]
@@ -182,10 +191,10 @@ mod tests {
         let mut strangers = UnknownToRuntime::default();
         for second in [0.0, 2.0, 6.9] {
             scrape(&mut strangers, start, second, &[1]);
-            assert!(!strangers.reached(1, Duration::ZERO), "{second}");
+            assert!(!strangers.reached(&1, Duration::ZERO), "{second}");
         }
         scrape(&mut strangers, start, 7.0, &[1]);
-        assert!(strangers.reached(1, Duration::ZERO));
+        assert!(strangers.reached(&1, Duration::ZERO));
     }
 
     #[test]
@@ -200,11 +209,11 @@ mod tests {
         strangers.pause(&[].into(), false);
         assert_eq!(strangers.known.len(), 1, "2 is gone; a cut walk says nothing about 1");
         scrape(&mut strangers, start, 1000.0, &[1]);
-        assert!(!strangers.reached(1, grace), "30 s before, none between");
+        assert!(!strangers.reached(&1, grace), "30 s before, none between");
         scrape(&mut strangers, start, 1029.0, &[1]);
-        assert!(!strangers.reached(1, grace));
+        assert!(!strangers.reached(&1, grace));
         scrape(&mut strangers, start, 1030.0, &[1]);
-        assert!(strangers.reached(1, grace), "30 s before and 30 s after");
+        assert!(strangers.reached(&1, grace), "30 s before and 30 s after");
     }
 
     #[test]
@@ -215,7 +224,7 @@ mod tests {
             scrape(&mut strangers, start, second, &[1]);
         }
         strangers.update([].into_iter(), span(start, 30.0, 30.0), span(start, 30.0, 31.0), false);
-        assert!(strangers.reached(1, Duration::from_secs(20)));
+        assert!(strangers.reached(&1, Duration::from_secs(20)));
         for round in 0..3 {
             let many = (0..MOST as u64).map(|inode| inode + round * MOST as u64);
             strangers.update(many, span(start, 40.0, 40.0), span(start, 40.0, 41.0), false);
@@ -234,7 +243,7 @@ mod tests {
         let mut reached = |moment: &f64| {
             let [poll, walk] = [poll, walk].map(|(began, ended)| span(start, moment + began, moment + ended));
             strangers.update([1].into_iter(), poll, walk, true);
-            strangers.reached(1, Duration::from_secs(60))
+            strangers.reached(&1, Duration::from_secs(60))
         };
         moments.iter().copied().filter(|moment| reached(moment)).collect()
     }
@@ -276,7 +285,7 @@ mod tests {
             );
         }
         strangers.update([1].into_iter(), span(start, 20.2, 20.3), span(start, 20.0, 20.1), true);
-        assert!(!strangers.reached(1, Duration::ZERO));
+        assert!(!strangers.reached(&1, Duration::ZERO));
         strangers.update([].into_iter(), span(start, 30.2, 30.3), span(start, 30.0, 30.1), true);
         assert!(strangers.is_empty());
         // The same of one that was unknown before: what the pending poll said counts only of what is still there.
@@ -287,10 +296,10 @@ mod tests {
                 span(start, second, second),
                 true,
             );
-            assert!(!strangers.reached(2, Duration::ZERO), "{second}");
+            assert!(!strangers.reached(&2, Duration::ZERO), "{second}");
         }
         strangers.update([].into_iter(), span(start, 60.2, 60.3), span(start, 60.0, 60.1), true);
-        assert!(strangers.is_empty() && !strangers.reached(2, Duration::ZERO));
+        assert!(strangers.is_empty() && !strangers.reached(&2, Duration::ZERO));
     }
 
     #[test]
@@ -315,12 +324,12 @@ mod tests {
         scrape(&mut strangers, start, 10.0, &[1]);
         let poll = span(start, 20.0, 21.0);
         strangers.update([1].into_iter(), poll, span(start, 20.5, 20.6), true);
-        assert!(!strangers.reached(1, Duration::from_secs(10)), "begun before the poll had ended");
+        assert!(!strangers.reached(&1, Duration::from_secs(10)), "begun before the poll had ended");
         // Asked for again, and with the same answer.
         strangers.update([1].into_iter(), poll, span(start, 20.9, 21.5), true);
-        assert!(!strangers.reached(1, Duration::from_secs(10)));
+        assert!(!strangers.reached(&1, Duration::from_secs(10)));
         strangers.update([1].into_iter(), poll, span(start, 21.0, 21.5), true);
-        assert!(strangers.reached(1, Duration::from_secs(10)));
+        assert!(strangers.reached(&1, Duration::from_secs(10)));
     }
 
     #[test]
@@ -330,7 +339,7 @@ mod tests {
         let mut update = |seconds: f64| {
             let poll = span(start, seconds + 0.2, seconds + 0.3);
             strangers.update([1].into_iter(), poll, span(start, seconds, seconds + 0.1), true);
-            (strangers.reached(1, Duration::from_secs(10)), strangers.reached(1, Duration::from_secs(20)))
+            (strangers.reached(&1, Duration::from_secs(10)), strangers.reached(&1, Duration::from_secs(20)))
         };
         assert_eq!(
             [0.0, 10.0, 20.0, 30.0].map(&mut update),
@@ -340,7 +349,7 @@ mod tests {
         let mut update = |seconds: f64| {
             let poll = span(start, seconds + 0.2, seconds + 0.3);
             strangers.update([1].into_iter(), poll, span(start, seconds, seconds + 0.1), true);
-            (strangers.reached(1, Duration::from_secs(20)), strangers.reached(1, Duration::from_secs(30)))
+            (strangers.reached(&1, Duration::from_secs(20)), strangers.reached(&1, Duration::from_secs(30)))
         };
         // From the poll at 10 to that at 30, which the first walk after the silence confirms; the silence itself
         // counts for nothing.
@@ -357,7 +366,7 @@ mod tests {
         }
         strangers.pause(&[1].into(), true);
         strangers.update([1].into_iter(), span(start, 1000.2, 1000.3), span(start, 1000.0, 1000.1), true);
-        assert!(strangers.reached(1, Duration::from_secs(20)) && !strangers.reached(1, Duration::from_secs(21)));
+        assert!(strangers.reached(&1, Duration::from_secs(20)) && !strangers.reached(&1, Duration::from_secs(21)));
     }
 
     #[test]
@@ -370,7 +379,7 @@ mod tests {
             let began = 3.0 * f64::from(number) + 3.0;
             let (poll, walk) = (span(start, began, began + 2.9), span(start, began - 0.5, began - 0.4));
             strangers.update([1].into_iter(), poll, walk, true);
-            reached.push(strangers.reached(1, Duration::from_secs(15)));
+            reached.push(strangers.reached(&1, Duration::from_secs(15)));
         }
         assert_eq!(reached.iter().position(|reached| *reached), Some(8), "{reached:?}");
     }
@@ -420,9 +429,9 @@ mod tests {
             strangers.update(unknown.iter().copied(), span(start, asked, answered), span(start, walk, walked), true);
             for inode in unknown.into_iter().filter(|inode| *inode != left_over) {
                 let life = lives[inode as usize];
-                assert!(!strangers.reached(inode, Duration::ZERO), "{life:?} at {asked}, every {pause} s");
+                assert!(!strangers.reached(&inode, Duration::ZERO), "{life:?} at {asked}, every {pause} s");
             }
-            if strangers.reached(left_over, Duration::ZERO) {
+            if strangers.reached(&left_over, Duration::ZERO) {
                 found.get_or_insert(asked - 10.0);
             }
             clock = answered.max(walked) + pause + random(0.1);
