@@ -28,6 +28,7 @@ mod files;
 mod interface;
 mod journal;
 mod kubelet;
+mod orphaned_mounts;
 mod paths;
 mod runtime_socket;
 mod stop;
@@ -237,6 +238,7 @@ fn plan(drill: &Drill) -> Result<Vec<String>> {
         Drill::Disk(options) => disk::plan(options, disk::What::Bytes),
         Drill::Inodes(options) => disk::plan(options, disk::What::Inodes),
         Drill::SystemFilesystem(options) => system_filesystem::plan(options),
+        Drill::OrphanedMounts(options) => orphaned_mounts::plan(options),
         Drill::StalledConnection(options) => connection::plan(options),
         Drill::PodInterface(options) => interface::plan(options),
         Drill::Clean | Drill::Panic | Drill::Helper(_) | Drill::Watchdog { .. } => Ok(Vec::new()),
@@ -252,6 +254,7 @@ fn make(drill: &Drill, run: &mut Run) -> Result<()> {
         Drill::Disk(options) => disk::make(options, disk::What::Bytes, run),
         Drill::Inodes(options) => disk::make(options, disk::What::Inodes, run),
         Drill::SystemFilesystem(options) => system_filesystem::make(options, run),
+        Drill::OrphanedMounts(options) => orphaned_mounts::make(options, run),
         Drill::StalledConnection(options) => connection::make(options, run),
         Drill::PodInterface(options) => interface::make(options, run),
         Drill::Panic => panic(run),

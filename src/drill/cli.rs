@@ -53,6 +53,8 @@ pub(super) enum Drill {
     Inodes(Disk),
     /// A file system that nobody evicts for, without free bytes or inodes (system_filesystem)
     SystemFilesystem(SystemFilesystem),
+    /// Mounts of a pod that no longer exists (cni_leak)
+    OrphanedMounts(OrphanedMounts),
     /// A connection whose replies vanish while new ones work (apiserver_connection)
     StalledConnection(StalledConnection),
     /// A pod that loses its network interface (pod_interface)
@@ -194,6 +196,16 @@ pub(super) struct SystemFilesystem {
     /// Fill it little by little over this time
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub(super) over: Duration,
+}
+
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct OrphanedMounts {
+    /// So many mounts, and the tmpfs that they are in
+    #[arg(long, value_name = "N", default_value_t = 24)]
+    pub(super) count: u32,
+    /// The kubelet's root directory [default: that of the running kubelet, else /var/lib/kubelet]
+    #[arg(long, value_name = "DIR")]
+    pub(super) kubelet_root_dir: Option<PathBuf>,
 }
 
 #[derive(clap::Args, Debug)]

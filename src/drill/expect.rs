@@ -59,6 +59,9 @@ fn pages(drill: &Drill) -> Vec<Page> {
                 "with --over 20m or more, by a trend of a quarter of an hour",
             ),
         ],
+        Drill::OrphanedMounts(_) => {
+            vec![page("HeadroomOrphanedMounts", 655, "twenty at least, with a container runtime that answers")]
+        }
         Drill::StalledConnection(options) if options.pid.is_some() => {
             vec![page("HeadroomApiserverConnectionStalled", 42, "of a kubelet")]
         }

@@ -130,6 +130,7 @@ fn refusals_and_a_dry_run_change_nothing() {
         "cgroup-leak --kubepods ../escape --make-kubepods".to_owned(),
         "disk --mount /proc".to_owned(),
         "system-filesystem --mount /run".to_owned(),
+        "orphaned-mounts --count 1001".to_owned(),
         format!("system-filesystem --mount {}/x --size 2Gi", lab.dir.path().display()),
     ] {
         assert_eq!(lab.output(&format!("--i-know-this-node {beyond}")).status.code(), Some(2), "{beyond}");
@@ -640,6 +641,24 @@ fn a_system_file_system_of_its_own_that_is_full() {
 }
 
 #[test]
+fn mounts_of_a_pod_that_nobody_knows() {
+    let Some(lab) = Lab::open("mounts") else { return };
+    let root = lab.path("kubelet");
+    fs::create_dir(&root).unwrap();
+    for signal in [Signal::TERM, Signal::KILL] {
+        let running = lab.start(&format!("orphaned-mounts --count 5 --kubelet-root-dir {}", root.display()));
+        let mounted = || {
+            let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            table.lines().filter(|row| row.contains(&format!("{}/pods/", root.display()))).count()
+        };
+        eventually("all are mounted", || mounted() == 6);
+        running.end(signal);
+        lab.nothing_left();
+        eventually("its directories are gone", || mounted() == 0 && fs::read_dir(&root).unwrap().count() == 0);
+    }
+}
+
+#[test]
 fn one_connection_stalls_and_new_ones_work() {
     let Some(lab) = Lab::open("stall") else { return };
     if !common::has("iptables") {
@@ -718,6 +737,7 @@ fn the_pages_that_drills_promise_are_alerts_and_documented() {
         format!("disk --mount {dir}/disk --image-dir {dir}"),
         format!("inodes --mount {dir}/disk --image-dir {dir}"),
         format!("system-filesystem --mount {dir}/run"),
+        format!("orphaned-mounts --kubelet-root-dir {dir}"),
         format!("stalled-connection --pid {} --port {port}", std::process::id()),
         format!("pod-interface --kubelet-root-dir {dir} {kubepods}"),
     ] {

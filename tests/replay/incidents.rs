@@ -12,6 +12,7 @@
 #![allow(clippy::print_stdout, reason = "times to notification, for whoever reads them")]
 #![allow(unreachable_pub, missing_docs, reason = "modules of one test binary")]
 
+mod addresses;
 mod connection;
 mod disk;
 mod drill;
@@ -88,6 +89,7 @@ fn the_machine_itself() {
         disk::i3_a_disk_without_inodes,
         system_filesystem::i3_etcd_on_a_disk_that_other_things_fill,
         system_filesystem::a_run_without_inodes,
+        addresses::host_local_has_no_address_left,
         files::i4_a_client_that_leaks_connections_to_the_runtime,
     ]);
 }
