@@ -3,6 +3,9 @@
 //! h2 is used directly, because only there one gets at the PING. A task drives the connection: it answers the server's
 //! own PINGs between two checks and sees the end when it comes. The task and its socket end with [`Connection`].
 
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use h2::client::{self, SendRequest};
@@ -87,6 +90,8 @@ pub(crate) struct Connection {
     sender: SendRequest<Bytes>,
     ping: PingPong,
     task: JoinHandle<()>,
+    /// What broke it, once it is known.
+    broke: Arc<OnceLock<io::ErrorKind>>,
     /// Of the trust and credentials it was made with.
     pub(crate) generation: u64,
 }
@@ -108,11 +113,18 @@ impl Connection {
         let Some(ping) = connection.ping_pong() else {
             return Err(Failure::unexpected("HTTP/2: no PING on this connection"));
         };
+        let broke = Arc::<OnceLock<io::ErrorKind>>::default();
+        let tell = Arc::clone(&broke);
         let task = tokio::spawn(async move {
-            // How it ended is known to every sender.
-            let _ = connection.await;
+            // Senders hear of it when the connection is dropped, after this; and of one that broke while it was written
+            // to, no more than that.
+            if let Err(error) = Pin::new(&mut connection).await
+                && let Some(cause) = error.get_io()
+            {
+                let _ = tell.set(cause.kind());
+            }
         });
-        Ok(Connection { sender, ping, task, generation })
+        Ok(Connection { sender, ping, task, broke, generation })
     }
 
     /// A handle for requests beside those of the checks.
@@ -125,9 +137,9 @@ impl Connection {
         match self.sender.clone().ready().await {
             Ok(_) => None,
             Err(error) if error.is_go_away() && error.is_remote() => Some(ReconnectReason::Goaway),
-            Err(error) => Some(match error.get_io().map(std::io::Error::kind) {
+            Err(error) => Some(match self.broke.get().copied().or(error.get_io().map(io::Error::kind)) {
                 // The first is h2's name for an orderly end, the second is one without TLS's close_notify.
-                Some(std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::UnexpectedEof) => ReconnectReason::Closed,
+                Some(io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof) => ReconnectReason::Closed,
                 _ => ReconnectReason::Reset,
             }),
         }
