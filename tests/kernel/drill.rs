@@ -624,8 +624,8 @@ fn a_full_disk_and_one_without_inodes() {
 fn a_system_file_system_of_its_own_that_is_full() {
     let Some(lab) = Lab::open("system") else { return };
     let at = lab.path("run");
-    for (more, signal) in [("", Signal::TERM), ("--inodes", Signal::KILL)] {
-        let running = lab.start(&format!("system-filesystem --mount {} {more}", at.display()));
+    for (more, signal) in [("", Signal::TERM), (" --inodes", Signal::KILL)] {
+        let running = lab.start(&format!("system-filesystem --mount {}{more}", at.display()));
         eventually("it is full", || {
             let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap().contains(at.to_str().unwrap());
             let few = |left: u64, of: u64| left > 0 && left * 40 < of;
