@@ -35,7 +35,7 @@ use crate::error::{Error, Reason, Result};
 use cgroup::vantage::Vantage;
 pub use deadline::{CallBudget, Deadline};
 pub use file_version::FileVersion;
-use filesystem::{DeviceNumber, Filesystem, Filesystems, Usage};
+use filesystem::{DeviceNumber, Filesystem, Filesystems, MountView, Usage};
 use rootfs::Tree;
 use single_flight::SingleFlight;
 use sockets::Sockets;
@@ -228,12 +228,25 @@ impl Host {
     /// # Errors
     /// The operating system's; `timeout` for the first call that hangs, `busy` for later ones.
     pub fn filesystem(&self, path: impl AsRef<Path>, deadline: Deadline) -> Result<Filesystem> {
-        self.filesystems.of(&self.roots, path.as_ref(), deadline)
+        self.filesystems.of(&self.roots, path.as_ref(), &MountView::default(), deadline)
     }
 
-    /// The same of many paths, on one thread as long as none hangs and with one look at the mount table.
-    pub fn filesystem_of_each(&self, paths: &[&Path], patience: &mut CallBudget) -> Vec<Result<Filesystem>> {
-        self.filesystems.of_each(&self.roots, paths, patience)
+    /// The same with the mount table that several looks share.
+    ///
+    /// # Errors
+    /// As [`Host::filesystem`].
+    pub fn filesystem_seen(&self, path: impl AsRef<Path>, seen: &MountView, deadline: Deadline) -> Result<Filesystem> {
+        self.filesystems.of(&self.roots, path.as_ref(), seen, deadline)
+    }
+
+    /// The same of many paths, on one thread as long as none hangs.
+    pub fn filesystem_of_each(
+        &self,
+        paths: &[&Path],
+        seen: &MountView,
+        patience: &mut CallBudget,
+    ) -> Vec<Result<Filesystem>> {
+        self.filesystems.of_each(&self.roots, paths, seen, patience)
     }
 
     /// How full the file systems are that `tree` has at these paths, as far as they are the ones of these numbers;

@@ -1,10 +1,11 @@
 //! File systems: how much is left on the one that holds a path, and which one that is.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fd::{AsRawFd as _, OwnedFd};
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, OFlags, StatxFlags};
 
 use super::CallBudget;
 use super::bounded_call::Guard;
@@ -152,25 +153,30 @@ impl Filesystems {
         Filesystems::Recorded(table)
     }
 
-    pub(super) fn of(&self, roots: &Roots, path: &Path, deadline: Deadline) -> Result<Filesystem> {
+    pub(super) fn of(&self, roots: &Roots, path: &Path, seen: &MountView, deadline: Deadline) -> Result<Filesystem> {
         match self {
             Filesystems::Live(guard) => {
                 let key = path.display().to_string();
-                let (roots, path) = (roots.clone(), path.to_owned());
-                guard.run(&key, deadline, move || live(&roots, &path, &Seen::default()))
+                let (roots, path, seen) = (roots.clone(), path.to_owned(), seen.clone());
+                guard.run(&key, deadline, move || live(&roots, &path, &seen))
             }
             Filesystems::Recorded(table) => recorded(table, path),
         }
     }
 
-    /// The same of many paths: one thread and one look at the mount table serve all of them.
-    pub(super) fn of_each(&self, roots: &Roots, paths: &[&Path], patience: &mut CallBudget) -> Vec<Result<Filesystem>> {
+    /// The same of many paths, on one thread.
+    pub(super) fn of_each(
+        &self,
+        roots: &Roots,
+        paths: &[&Path],
+        seen: &MountView,
+        patience: &mut CallBudget,
+    ) -> Vec<Result<Filesystem>> {
         match self {
             Filesystems::Live(guard) => {
-                let (roots, seen) = (Arc::new(roots.clone()), Arc::new(Seen::default()));
-                let item = |path: &&Path| {
-                    (path.display().to_string(), (Arc::clone(&roots), path.to_path_buf(), Arc::clone(&seen)))
-                };
+                let roots = Arc::new(roots.clone());
+                let item =
+                    |path: &&Path| (path.display().to_string(), (Arc::clone(&roots), path.to_path_buf(), seen.clone()));
                 guard.run_each(paths.iter().map(item).collect(), patience, |(roots, path, seen)| {
                     live(&roots, &path, &seen)
                 })
@@ -259,23 +265,47 @@ fn recorded(table: &[(PathBuf, Filesystem)], path: &Path) -> Result<Filesystem> 
         .ok_or_else(|| Error::absent(format!("{}: not in the recording", path.display())))
 }
 
-/// What looks at several paths share. No lock is held over a call that may hang.
+/// Our own mount table, read when it is first needed, for all who look at file systems in one scrape: on a node full of
+/// pods it has hundreds of rows. A clone shares it. No lock is held over a call that may hang.
+#[derive(Clone, Default)]
+pub struct MountView(Arc<Seen>);
+
 #[derive(Default)]
 struct Seen {
-    /// Our own mount table.
-    mountinfo: OnceLock<Option<String>>,
+    table: Mutex<Option<Arc<str>>>,
     /// By mount id: several paths mostly lie on few mounts.
     mounts: Mutex<Vec<(u64, Option<Mount>)>>,
 }
 
-fn live(roots: &Roots, path: &Path, seen: &Seen) -> Result<Filesystem> {
+impl fmt::Debug for MountView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MountView").finish_non_exhaustive()
+    }
+}
+
+impl MountView {
+    /// The row of a mount; the table is read again if it was mounted since.
+    fn row(&self, id: u64) -> Option<Mount> {
+        let table = || self.0.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = table().clone();
+        if let Some(mount) = known.and_then(|table| Mount::find(&table, id)) {
+            return Some(mount);
+        }
+        let fresh: Arc<str> = read::text(Path::new("/proc/self/mountinfo")).ok()?.into();
+        let mount = Mount::find(&fresh, id);
+        *table() = Some(fresh);
+        mount
+    }
+}
+
+fn live(roots: &Roots, path: &Path, seen: &MountView) -> Result<Filesystem> {
     let os = |error: std::io::Error| Error::os(path.display(), &error);
     let fd = read::open_in_root(&roots.root, path, OFlags::PATH | OFlags::CLOEXEC).map_err(os)?;
     let stat = rustix::fs::fstatvfs(&fd).map_err(|errno| os(errno.into()))?;
-    let mount = match mount_id(fd.as_raw_fd()) {
+    let mount = match mount_id(&fd) {
         None => None,
         Some(id) => {
-            let known = || seen.mounts.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = || seen.0.mounts.lock().unwrap_or_else(PoisonError::into_inner);
             let before = known().iter().find(|(known, _)| *known == id).map(|(_, mount)| mount.clone());
             match before {
                 Some(mount) => mount,
@@ -306,16 +336,22 @@ fn is_dead(directory: &OwnedFd) -> bool {
 }
 
 /// The mount that an open file lies on: exact where a device number is not (btrfs subvolumes, stacked mounts).
-fn mount_id(fd: i32) -> Option<u64> {
-    let fdinfo = read::text(Path::new(&format!("/proc/self/fdinfo/{fd}"))).ok()?;
+fn mount_id(fd: &OwnedFd) -> Option<u64> {
+    let (at, wanted) = (AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID);
+    if let Ok(stat) = rustix::fs::statx(fd, c"", at, wanted)
+        && stat.stx_mask & wanted.bits() != 0
+    {
+        return Some(stat.stx_mnt_id);
+    }
+    // Before Linux 5.8.
+    let fdinfo = read::text(Path::new(&format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))).ok()?;
     fdinfo.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
 }
 
 /// The mount with this id, which holds `fd`. The id and the table are both of *our* mount namespace, whatever
 /// `--path.procfs` says.
-fn mount_of(roots: &Roots, fd: &OwnedFd, id: u64, seen: &Seen) -> std::io::Result<Option<Mount>> {
-    let mountinfo = seen.mountinfo.get_or_init(|| read::text(Path::new("/proc/self/mountinfo")).ok());
-    let Some(mut mount) = mountinfo.as_ref().and_then(|table| Mount::find(table, id)) else { return Ok(None) };
+fn mount_of(roots: &Roots, fd: &OwnedFd, id: u64, seen: &MountView) -> std::io::Result<Option<Mount>> {
+    let Some(mut mount) = seen.row(id) else { return Ok(None) };
     if let Ok(below) = mount.mountpoint.strip_prefix(&roots.root) {
         mount.mountpoint = Path::new("/").join(below);
     }
@@ -411,7 +447,10 @@ mod tests {
             |capacity_bytes| Filesystem { capacity_bytes, available_bytes: 0, inodes: 0, inodes_free: 0, mount: None };
         let table = Filesystems::recorded(vec![("/".into(), of(1)), ("/var/lib/kubelet".into(), of(2))]);
         let capacity = |path: &str| {
-            table.of(&Roots::default(), Path::new(path), Deadline::after(Duration::ZERO)).unwrap().capacity_bytes
+            table
+                .of(&Roots::default(), Path::new(path), &MountView::default(), Deadline::after(Duration::ZERO))
+                .unwrap()
+                .capacity_bytes
         };
         assert_eq!((capacity("/var/lib/kubelet/pods"), capacity("/var/lib")), (2, 1));
     }

@@ -197,7 +197,7 @@ impl Collector for SystemFilesystem {
         let paths =
             paths::candidates(endpoint.map(String::as_str), store.map(PathBuf::as_path), datastores.directories());
         let asked: Vec<&Path> = paths.iter().map(|(path, _)| path.as_path()).collect();
-        let answers = host.filesystem_of_each(&asked, &mut CallBudget::new(deadline));
+        let answers = host.filesystem_of_each(&asked, &disks.mounts, &mut CallBudget::new(deadline));
         let mut located = Vec::new();
         for ((path, holds), answer) in paths.iter().zip(answers) {
             match answer {

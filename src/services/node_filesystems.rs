@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Reason, Result};
-use crate::host::filesystem::Filesystem;
+use crate::host::filesystem::{Filesystem, MountView};
 use crate::host::single_flight::SingleFlight;
 use crate::host::{CallBudget, Deadline, Host};
 use crate::kubelet::handle::Kubelet;
@@ -49,6 +49,8 @@ pub struct Disks {
     pub imagefs_untold: bool,
     /// What could not be read.
     pub errors: Vec<Error>,
+    /// The mount table that this look used, for others of the same scrape.
+    pub mounts: MountView,
 }
 
 /// Looks at them once a scrape. A clone shares that look.
@@ -78,7 +80,8 @@ impl NodeFilesystems {
 impl Disks {
     fn read(host: &Host, kubelet: &Kubelet, runtime: &Runtime, deadline: Deadline, since: Instant) -> Result<Self> {
         let mut disks = Disks::default();
-        let mut statfs = Statfs { host, budget: CallBudget::new(deadline), asked: Vec::new() };
+        let mounts = disks.mounts.clone();
+        let mut statfs = Statfs { host, mounts, budget: CallBudget::new(deadline), asked: Vec::new() };
         let version = kubelet.version();
         let before = |minor| version::before(version.as_ref(), minor);
         let look = kubelet.look(host, deadline, since)?;
@@ -149,6 +152,7 @@ impl Disks {
 /// Asks each path for its file system once per scrape.
 struct Statfs<'a> {
     host: &'a Host,
+    mounts: MountView,
     budget: CallBudget,
     asked: Vec<(PathBuf, Result<Filesystem>)>,
 }
@@ -168,7 +172,7 @@ impl Statfs<'_> {
         if let Some((_, answer)) = self.asked.iter().find(|(asked, _)| asked == path) {
             return answer.clone();
         }
-        let answer = self.host.filesystem(path, self.budget.next());
+        let answer = self.host.filesystem_seen(path, &self.mounts, self.budget.next());
         self.budget.note(&answer);
         self.asked.push((path.to_owned(), answer.clone()));
         answer
@@ -261,7 +265,8 @@ mod tests {
         let table = disks.iter().map(|&(path, device, size)| (path.into(), on(device, size))).collect();
         let host = Host::recorded(Roots { root: dir.path().into(), ..Roots::default() }, table);
         let deadline = Deadline::after(Duration::from_secs(5));
-        let mut statfs = Statfs { host: &host, budget: CallBudget::new(deadline), asked: Vec::new() };
+        let (budget, mounts) = (CallBudget::new(deadline), MountView::default());
+        let mut statfs = Statfs { host: &host, mounts, budget, asked: Vec::new() };
         statfs.of_image_store(endpoint).unwrap().map(|filesystem| filesystem.capacity_bytes)
     }
 

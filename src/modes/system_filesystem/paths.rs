@@ -33,19 +33,20 @@ impl Holds {
     }
 }
 
-/// Where runtimes, CNI plugins and the node keep these unless they are told otherwise. Those that are there count.
-const KNOWN: [(&str, Holds); 23] = [
+/// Where runtimes, CNI plugins and the node keep these unless they are told otherwise. Those that are there count. None
+/// below a directory that only root may look into.
+const KNOWN: [(&str, Holds); 22] = [
     ("/run", Holds::RuntimeState),
     ("/run/containerd", Holds::RuntimeState),
     ("/run/runc", Holds::RuntimeState),
     ("/run/crio", Holds::RuntimeState),
-    ("/run/containers/storage", Holds::RuntimeState),
+    ("/run/containers", Holds::RuntimeState),
     ("/run/docker", Holds::RuntimeState),
     ("/run/k3s", Holds::RuntimeState),
     ("/run/k0s", Holds::RuntimeState),
     ("/var/snap/microk8s/common/run", Holds::RuntimeState),
     ("/var/lib/containerd", Holds::RuntimeRoot),
-    ("/var/lib/containers/storage", Holds::RuntimeRoot),
+    ("/var/lib/containers", Holds::RuntimeRoot),
     ("/var/lib/crio", Holds::RuntimeRoot),
     ("/var/lib/docker", Holds::RuntimeRoot),
     ("/var/lib/rancher/k3s/agent/containerd", Holds::RuntimeRoot),
@@ -53,15 +54,14 @@ const KNOWN: [(&str, Holds); 23] = [
     ("/var/lib/k0s/containerd", Holds::RuntimeRoot),
     ("/var/snap/microk8s/common/var/lib/containerd", Holds::RuntimeRoot),
     ("/var/lib/cni", Holds::Cni),
-    ("/etc/cni/net.d", Holds::Cni),
     ("/run/flannel", Holds::Cni),
     ("/var/log", Holds::Logs),
     ("/var/log/pods", Holds::Logs),
     ("/tmp", Holds::Tmp),
 ];
 
-/// The directory of a snapshotter in containerd's root, which is what the runtime names for its images.
-const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1.";
+/// What a runtime names for its images is this directory in its root: containerd's snapshotter, CRI-O's overlays.
+const IMAGES: [&str; 2] = ["io.containerd.snapshotter.v1.", "overlay-images"];
 
 /// Every directory to look at, each once: those that are known, where this runtime has its socket and its images, and
 /// `datastores`.
@@ -73,10 +73,11 @@ pub(super) fn candidates<'a>(
     let mut all: Vec<(PathBuf, Holds)> = KNOWN.iter().map(|&(path, holds)| (path.into(), holds)).collect();
     let socket = endpoint.map(|endpoint| endpoint.strip_prefix("unix://").unwrap_or(endpoint));
     let state = socket.map(Path::new).filter(|socket| socket.is_absolute()).and_then(Path::parent);
-    let is_snapshotter = |store: &Path| {
-        store.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(SNAPSHOTTER))
+    let is_images = |store: &&Path| {
+        let name = store.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| IMAGES.iter().any(|images| name.starts_with(images)))
     };
-    let root = image_store.filter(|store| is_snapshotter(store)).and_then(Path::parent);
+    let root = image_store.filter(is_images).and_then(Path::parent);
     let more = state.map(|path| (path, Holds::RuntimeState)).into_iter();
     let more = more.chain(root.map(|path| (path, Holds::RuntimeRoot)));
     for (path, holds) in more.chain(datastores.into_iter().map(|path| (path, Holds::Datastore))) {
@@ -103,7 +104,8 @@ mod tests {
     #[test]
     fn what_this_node_has_elsewhere_is_looked_at_too() {
         assert_eq!(more(Some("unix:///run/containerd/containerd.sock"), None, &[]), []);
-        assert_eq!(more(Some("/var/run/crio/crio.sock"), Some("/var/lib/containers/storage/overlay-images"), &[]), []);
+        let crio = more(Some("/var/run/crio/crio.sock"), Some("/var/lib/containers/storage/overlay-images"), &[]);
+        assert_eq!(crio, [("/var/lib/containers/storage".to_owned(), "runtime_root")]);
         assert_eq!(
             more(
                 Some("unix:///srv/cri/sock"),

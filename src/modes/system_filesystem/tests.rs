@@ -179,13 +179,14 @@ fn what_has_no_limit_is_absent() {
 #[test]
 fn dead_ones_and_those_that_are_made_full() {
     let line = recording("run-bytes.txt").remove(0);
-    let mut node = Node::new(&[ROOT, &line, &line.replacen("/run:", "/etc:", 1)]);
+    let mut node = Node::new(&[ROOT, &line, &line.replacen("/run:", "/var/log:", 1)]);
     node.mount("/run").readonly = true;
-    *node.mount("/etc") = Mount { fstype: "erofs".into(), device: "/dev/dm-0".into(), ..node.mount("/etc").clone() };
+    *node.mount("/var/log") =
+        Mount { fstype: "erofs".into(), device: "/dev/dm-0".into(), ..node.mount("/var/log").clone() };
     let samples = look(&node);
     assert_eq!(samples.value(&READONLY, &["/run", "runtime_state,cni"]), Some(1.0));
-    assert_eq!(judge(&samples, "/etc/cni/net.d").as_deref(), Some("none"));
-    assert_eq!(samples.value(&CAPACITY_BYTES, &["/etc", "cni"]), None);
+    assert_eq!(judge(&samples, "/var/log").as_deref(), Some("none"));
+    assert_eq!(samples.value(&CAPACITY_BYTES, &["/var/log", "logs"]), None);
 }
 
 #[test]
