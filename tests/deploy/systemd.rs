@@ -157,7 +157,11 @@ fn page(address: SocketAddr) -> Page {
 
 /// What there is on a page. Of the two exporters themselves each knows something else.
 fn series(page: &Page) -> BTreeSet<&str> {
-    let own = |series: &str| series.contains("comm=\"headroom-export\"") || series.starts_with("headroom_image");
+    let own = |series: &str| {
+        series.contains("comm=\"headroom-export\"")
+            || series.contains("mount_namespace=\"exporter\"")
+            || series.starts_with("headroom_image")
+    };
     page.0.keys().map(String::as_str).filter(|series| !own(series)).collect()
 }
 
@@ -220,9 +224,16 @@ fn under_the_unit_the_page_is_complete() {
         );
         (unit, unrestricted) = (page(unit_address), page(unrestricted_address));
     }
-    for collector in
-        ["cgroup_leak", "kmem", "eviction", "open_files", "memory_volume", "pod_interface", "system_filesystem"]
-    {
+    for collector in [
+        "cgroup_leak",
+        "kmem",
+        "eviction",
+        "open_files",
+        "memory_volume",
+        "pod_interface",
+        "system_filesystem",
+        "cni_leak",
+    ] {
         assert_eq!(unit.outcome(collector), "ok", "{collector}: {:?}: {unit:#?}", errors(&unit));
     }
     for name in ["headroom_filesystem_readonly", "headroom_eviction_capacity_bytes", "headroom_inotify_instances_limit"]

@@ -38,7 +38,7 @@ impl Lab {
 
     fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headroom-drill"));
-        command.arg("--state-dir").arg(self.path("state")).args(arguments.split(' '));
+        command.arg("--state-dir").arg(self.path("state")).args(arguments.split_whitespace());
         command
     }
 

@@ -6,6 +6,7 @@
 mod common;
 
 mod cgroup;
+mod cni_leak;
 mod configz;
 mod drill;
 mod eviction;
