@@ -234,6 +234,7 @@ struct Shared {
 struct Answer {
     endpoint: Option<String>,
     result: Result<Arc<Inventory>>,
+    server: Option<u32>,
 }
 
 impl Shared {
@@ -267,8 +268,9 @@ impl Shared {
         let mut poller =
             poller.unwrap_or_else(|| Box::new(Poller::new(endpoint.as_deref(), self.settings.store_fresh)));
         let result = poller.poll(host, deadline).map(Arc::new);
+        let server = poller.server();
         *take() = Some(poller);
-        Answer { endpoint, result }
+        Answer { endpoint, result, server }
     }
 }
 
@@ -368,7 +370,8 @@ impl Runtime {
         };
         let landed = shared.polls.get(deadline, usable, || shared.poll(host, endpoint.clone(), deadline));
         let Landed { began, ended, value } = landed.ok_or_else(late)?;
-        value.result.map(|inventory| Poll { inventory, began, ended })
+        let server = value.server;
+        value.result.map(|inventory| Poll { inventory, began, ended, server })
     }
 }
 
@@ -381,4 +384,7 @@ pub struct Poll {
     pub began: Instant,
     /// When it ended.
     pub ended: Instant,
+    /// The process that answered: the one that listens at the socket. `None` if it is not in our pid namespace. Where
+    /// systemd listens for it (`docker.socket`) this is process 1.
+    pub server: Option<u32>,
 }

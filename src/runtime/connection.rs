@@ -95,6 +95,8 @@ pub(super) struct Link<C> {
     /// `None` only while dropping.
     runtime: Option<tokio::runtime::Runtime>,
     client: C,
+    /// The process that listens there; `None` if it is not in our pid namespace.
+    pub(super) server: Option<u32>,
 }
 
 impl<C> Link<C> {
@@ -118,10 +120,13 @@ impl<C> Link<C> {
             // Through the handle rather than by the path: that has resolved the links of the observed machine inside
             // its root, and is never too long for a socket address.
             let stream = UnixStream::connect(format!("/proc/self/fd/{}", handle.as_raw_fd())).await;
-            handshake(TokioIo::new(stream.map_err(|error| Error::os(path, &error))?)).await
+            let stream = stream.map_err(|error| Error::os(path, &error))?;
+            // Who called listen(2), by the kernel's word (`SO_PEERCRED`).
+            let server = stream.peer_cred().ok().and_then(|cred| u32::try_from(cred.pid()?).ok());
+            Ok((handshake(TokioIo::new(stream)).await?, server.filter(|pid| *pid > 0)))
         }));
         match client {
-            Ok(client) => Ok(Link { runtime: Some(runtime), client }),
+            Ok((client, server)) => Ok(Link { runtime: Some(runtime), client, server }),
             Err(failure) => {
                 runtime.shutdown_background();
                 Err(failure)

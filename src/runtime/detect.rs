@@ -66,6 +66,13 @@ impl Candidate {
         Candidate { path: path.to_owned(), answered: false, link }
     }
 
+    fn server(&self) -> Option<u32> {
+        match &self.link {
+            Connected::Cri(link) => link.as_ref()?.server,
+            Connected::Docker(link) => link.as_ref()?.server,
+        }
+    }
+
     fn protocol(&self) -> Protocol {
         match self.link {
             Connected::Cri(_) => Protocol::Cri,
@@ -144,6 +151,12 @@ impl Poller {
     /// What it was made for.
     pub(super) fn endpoint(&self) -> Option<&str> {
         self.named.as_deref()
+    }
+
+    /// The process at the other end of the connection that answered last, if there is one.
+    pub(super) fn server(&self) -> Option<u32> {
+        let only = self.named.as_ref().map(|_| 0);
+        self.candidates.get(only.or(self.chosen)?)?.server()
     }
 
     /// One poll of whoever is there.

@@ -16,7 +16,9 @@ pub(super) struct Fake(Option<Arc<Answer>>);
 impl Fake {
     pub(super) fn answer(&self) -> Option<Result<Poll>> {
         let began = Instant::now();
-        self.0.as_ref().map(|answer| answer().map(|inventory| Poll { inventory, began, ended: Instant::now() }))
+        self.0
+            .as_ref()
+            .map(|answer| answer().map(|inventory| Poll { inventory, began, ended: Instant::now(), server: None }))
     }
 }
 

@@ -34,6 +34,7 @@ fn what_was_made_is_what_is_listed() {
     let empty = runtime.inventory(&host, soon()).unwrap();
     assert_eq!((empty.identity.protocol, empty.identity.name.as_str()), (Protocol::Cri, "containerd"));
     assert_eq!(empty.identity.endpoint, containerd.endpoint());
+    assert_eq!(runtime.inventory_and_when(&host, soon()).unwrap().server, containerd.pid(), "by the kernel's word");
     // As the exporter asks: for the image store once a minute, and when a container runs another image.
     let sparing =
         Runtime::new(Settings { endpoint: Some(containerd.endpoint()), fresh: Duration::ZERO, ..Settings::default() });
@@ -111,6 +112,7 @@ fn a_restart_is_an_error_and_then_an_answer() {
     containerd.launch().unwrap();
     let after = runtime.inventory(&host, soon()).unwrap();
     assert_eq!(after.sandboxes, before.sandboxes);
+    assert_eq!(runtime.inventory_and_when(&host, soon()).unwrap().server, containerd.pid(), "another process");
 
     // And a restart between two polls goes unnoticed.
     containerd.kill();
