@@ -18,6 +18,7 @@ local groups = std.flatMap(
     importstr 'alerts/open_files/rules.yaml',
     importstr 'alerts/pod_interface/rules.yaml',
     importstr 'alerts/system_filesystem/rules.yaml',
+    importstr 'alerts/task_limit/rules.yaml',
   ]
 );
 

@@ -285,7 +285,8 @@ mod tests {
                 "apiserver_connection",
                 "node_status",
                 "system_filesystem",
-                "cni_leak"
+                "cni_leak",
+                "task_limit"
             ]
         );
         assert_eq!(ids(&["--no-collector.kmem", "--collector.kmem"]).len(), MODES.len());

@@ -15,6 +15,7 @@ pub mod open_files;
 pub mod pod_interface;
 mod schedule;
 pub mod system_filesystem;
+pub mod task_limit;
 mod unknown_to_runtime;
 
 use std::pin::Pin;
@@ -130,6 +131,9 @@ pub struct Settings {
     /// Of [`memory_volume`].
     #[command(flatten)]
     pub memory_volume: memory_volume::Settings,
+    /// Of [`task_limit`].
+    #[command(flatten)]
+    pub task_limit: task_limit::Settings,
     /// Of [`pod_interface`].
     #[command(flatten)]
     pub pod_interface: pod_interface::Settings,
@@ -153,4 +157,5 @@ pub static MODES: &[&Mode] = &[
     &node_status::MODE,
     &system_filesystem::MODE,
     &cni_leak::MODE,
+    &task_limit::MODE,
 ];

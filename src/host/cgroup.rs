@@ -14,6 +14,7 @@
 pub mod held;
 #[cfg(test)]
 pub(crate) mod recorded;
+pub mod tasks;
 pub(super) mod vantage;
 pub mod walk;
 

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use super::cgroup::vantage::Vantage;
@@ -223,6 +223,20 @@ impl Pids {
         let stat = self.read(pid, "stat", 4096)?;
         let stat = String::from_utf8_lossy(&stat);
         Ok(stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(field).map(str::to_owned)))
+    }
+
+    /// How many threads it has, by one `stat`: `/proc/PID/task` has as many directories (`proc_task_getattr`).
+    ///
+    /// # Errors
+    /// The operating system's; gone if it exited.
+    pub fn threads(&self, pid: u32) -> Result<u64> {
+        let stat = rustix::fs::statat(&self.dir, format!("{pid}/task"), AtFlags::empty())
+            .map_err(|errno| Error::os(format_args!("{}/{pid}/task", self.path.display()), &io::Error::from(errno)))?;
+        #[allow(clippy::useless_conversion, reason = "32 bits wide on some architectures")]
+        let links = u64::from(stat.st_nlink);
+        // Of one that ends no thread is left.
+        let gone = || Error::new(Reason::Vanished, format!("{}/{pid}/task: no thread", self.path.display()));
+        links.checked_sub(2).filter(|threads| *threads > 0).ok_or_else(gone)
     }
 
     /// Its working directory: where `/proc/PID/cwd` leads.

@@ -71,6 +71,20 @@ const ROWS: &[Row] = &[
         },
     },
     Row {
+        mode: "task_limit",
+        used: "headroom_node_cgroup_tasks or headroom_pod_tasks",
+        limit: "headroom_node_cgroup_tasks_limit or headroom_pod_tasks_limit",
+        slope: None,
+        text: |used, limit, labels| {
+            let whose = match (labels.get("role"), labels.get("pod")) {
+                ("", "") => format!("pod {}", labels.get("pod_uid")),
+                ("", pod) => format!("pod {}/{pod}", labels.get("namespace")),
+                (role, _) => format!("{role} ({})", labels.get("cgroup")),
+            };
+            format!("{} processes and threads of {whose}", share(used, limit, grouped))
+        },
+    },
+    Row {
         mode: "pod_interface",
         used: "headroom_pods_without_network_interface",
         limit: "headroom_pods_with_network_namespace > 0",

@@ -49,6 +49,7 @@ pub static FOLDERS: &[Folder] = &[
     folder!("open_files"),
     folder!("pod_interface"),
     folder!("system_filesystem"),
+    folder!("task_limit"),
 ];
 
 /// One group: its rules are evaluated in order.

@@ -30,7 +30,7 @@ pub(crate) fn page(files: &[&str]) -> Page {
 pub(crate) const HEALTHY: [&str; 2] = ["node/k8s-1.36-cgroupv2/page.prom", "dashboards/healthy.prom"];
 pub(crate) const FAILING: [&str; 3] = [HEALTHY[0], HEALTHY[1], "dashboards/failing.prom"];
 
-pub(crate) const MODES: [&str; 10] = [
+pub(crate) const MODES: [&str; 11] = [
     "cgroup_leak",
     "kmem",
     "eviction",
@@ -41,6 +41,7 @@ pub(crate) const MODES: [&str; 10] = [
     "node_status",
     "system_filesystem",
     "cni_leak",
+    "task_limit",
 ];
 
 pub(crate) fn start() -> SystemTime {

@@ -14,7 +14,7 @@ use lab::{Lab, Without};
 use crate::common::fake_runtime;
 use crate::common::{self, Page};
 
-const MODES: [&str; 10] = [
+const MODES: [&str; 11] = [
     "cgroup_leak",
     "kmem",
     "eviction",
@@ -25,6 +25,7 @@ const MODES: [&str; 10] = [
     "node_status",
     "system_filesystem",
     "cni_leak",
+    "task_limit",
 ];
 
 fn words(words: &[&str]) -> Vec<String> {

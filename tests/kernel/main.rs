@@ -19,5 +19,6 @@ mod runtime_sockets;
 mod sockets;
 mod stacked_interfaces;
 mod system_filesystem;
+mod task_limit;
 mod tenants;
 mod vm;

@@ -23,6 +23,16 @@ const MEMVOL_V2: [&str; 3] = [
     "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-poddffe967d_a11f_417e_8310_08020db089c7.slice/cri-containerd-d88fcaa715e9d276d183597b1e6912e7c96cf71eb75399adc78ba506767c4e51.scope",
 ];
 
+macro_rules! tasks {
+    ($folder:literal) => {
+        [
+            ("pids.current", include_str!(concat!("../../../tests/fixtures/task_limit/", $folder, "/pids.current"))),
+            ("pids.max", include_str!(concat!("../../../tests/fixtures/task_limit/", $folder, "/pids.max"))),
+            ("pids.events", include_str!(concat!("../../../tests/fixtures/task_limit/", $folder, "/pids.events"))),
+        ]
+    };
+}
+
 /// A machine made of folders, removed when dropped.
 pub(crate) struct Machine {
     dir: tempfile::TempDir,
@@ -78,7 +88,13 @@ impl Machine {
             machine.cgroup(&format!("{directory}/memory.limit_in_bytes"), limit);
             machine.cgroup(&format!("{directory}/memory.oom_control"), kills);
         }
+        let pids = MEMVOL_V1.map(|path| path.replacen("memory", "pids", 1));
+        machine.tasks("pids/kubepods", tasks!("v1/kubepods"));
+        machine.tasks(&pids[0], tasks!("v1/pod"));
+        machine.tasks(&pids[1], tasks!("v1/container"));
+        machine.tasks(&pids[2], tasks!("v1/pause"));
         let procs = fixture!("k8s-1.36-cgroupv1/cgroup/memory/container/cgroup.procs");
+        machine.cgroup(&format!("{}/cgroup.procs", pids[1]), procs);
         machine.cgroup(&format!("{}/cgroup.procs", MEMVOL_V1[1]), procs);
         machine
     }
@@ -124,9 +140,18 @@ impl Machine {
             machine.cgroup(&format!("{directory}/memory.max"), max);
             machine.cgroup(&format!("{directory}/memory.events"), events);
         }
+        machine.tasks("kubepods.slice", tasks!("v2/kubepods"));
+        machine.tasks("kubepods.slice/kubepods-burstable.slice", tasks!("v2/qos"));
+        machine.tasks(MEMVOL_V2[0], tasks!("v2/pod"));
+        machine.tasks(MEMVOL_V2[1], tasks!("v2/container"));
+        machine.tasks(MEMVOL_V2[2], tasks!("v2/pause"));
         // Not recorded; subject.txt has the pid.
         machine.cgroup(&format!("{}/cgroup.procs", MEMVOL_V2[1]), "2870\n");
         machine
+    }
+
+    fn tasks(&self, directory: &str, files: [(&str, &str); 3]) {
+        files.iter().for_each(|(name, text)| self.cgroup(&format!("{directory}/{name}"), text));
     }
 
     fn kernel(&self, release: &str, meminfo: &str) {
