@@ -33,6 +33,7 @@ mod paths;
 mod runtime_socket;
 mod stop;
 mod system_filesystem;
+mod tasks;
 mod volume;
 
 use std::fmt;
@@ -235,6 +236,7 @@ fn plan(drill: &Drill) -> Result<Vec<String>> {
         Drill::OpenFiles(options) => files::plan_open(options),
         Drill::Inotify(options) => files::plan_inotify(options),
         Drill::MemoryVolume(options) => volume::plan(options),
+        Drill::TaskLimit(options) => tasks::plan(options),
         Drill::Disk(options) => disk::plan(options, disk::What::Bytes),
         Drill::Inodes(options) => disk::plan(options, disk::What::Inodes),
         Drill::SystemFilesystem(options) => system_filesystem::plan(options),
@@ -251,6 +253,7 @@ fn make(drill: &Drill, run: &mut Run) -> Result<()> {
         Drill::OpenFiles(options) => files::make_open(options, run),
         Drill::Inotify(options) => files::make_inotify(options, run),
         Drill::MemoryVolume(options) => volume::make(options, run),
+        Drill::TaskLimit(options) => tasks::make(options, run),
         Drill::Disk(options) => disk::make(options, disk::What::Bytes, run),
         Drill::Inodes(options) => disk::make(options, disk::What::Inodes, run),
         Drill::SystemFilesystem(options) => system_filesystem::make(options, run),

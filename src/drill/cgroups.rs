@@ -183,6 +183,13 @@ impl Pod {
         Ok(())
     }
 
+    /// Where it and one of its containers are, from the hierarchy's root.
+    pub(super) fn relative(&self, place: &Place, container: usize) -> Result<(PathBuf, PathBuf)> {
+        let relative =
+            |made: &Made| tried(made.path.display(), made.path.strip_prefix(&place.mount)).map(PathBuf::from);
+        Ok((relative(&self.outer)?, relative(&self.containers[container])?))
+    }
+
     /// Moves a process into a container.
     pub(super) fn put(&self, container: usize, pid: u32) -> Result<()> {
         put(&self.containers[container].cgroup, pid)

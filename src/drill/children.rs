@@ -72,8 +72,29 @@ fn work(helper: Helper) -> std::io::Result<Box<dyn std::any::Any>> {
             }
             Ok(Box::new(()))
         }
+        Helper::Tasks { count } => {
+            threads(count)?;
+            Ok(Box::new(()))
+        }
         Helper::Sleep => Ok(Box::new(())),
     }
+}
+
+/// So many threads, this process's first one and the one that makes the others included. What is refused is tried again
+/// each second.
+fn threads(count: u64) -> std::io::Result<()> {
+    const STACK: usize = 64 << 10;
+    let thread = || std::thread::Builder::new().stack_size(STACK);
+    let make = move || {
+        let mut having = 2;
+        loop {
+            while having < count && thread().spawn(std::thread::park).is_ok() {
+                having += 1;
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    };
+    thread().spawn(make).map(drop)
 }
 
 /// Sets its own limit of open files.

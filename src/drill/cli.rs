@@ -47,6 +47,8 @@ pub(super) enum Drill {
     Inotify(Inotify),
     /// A memory-backed emptyDir whose writer is killed and started again (memory_volume)
     MemoryVolume(MemoryVolume),
+    /// A pod at its limit of processes and threads (task_limit)
+    TaskLimit(TaskLimit),
     /// A file system without free bytes (eviction)
     Disk(Disk),
     /// A file system without free inodes (eviction)
@@ -77,6 +79,7 @@ pub(super) enum Helper {
     Connections { count: u64, limit: u64, socket: PathBuf, every_ms: u64 },
     Inotify { instances: u64, watches: u64, uid: u32, directory: PathBuf },
     Write { file: PathBuf, bytes: u64 },
+    Tasks { count: u64 },
     Sleep,
 }
 
@@ -155,6 +158,21 @@ pub(super) struct MemoryVolume {
     /// Time between a kill and the next start
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = duration)]
     pub(super) restart_after: Duration,
+    #[command(flatten)]
+    pub(super) kubepods: Kubepods,
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct TaskLimit {
+    /// The kubelet's root directory [default: that of the running kubelet, else /var/lib/kubelet]
+    #[arg(long, value_name = "DIR")]
+    pub(super) kubelet_root_dir: Option<PathBuf>,
+    /// Processes and threads that the pod may have
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(20..=1000))]
+    pub(super) limit: u64,
+    /// Stay at nine tenths of the limit for this time first, with nothing refused
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub(super) near_for: Duration,
     #[command(flatten)]
     pub(super) kubepods: Kubepods,
 }

@@ -22,7 +22,7 @@ const fn page(alert: &'static str, within: u64, note: &'static str) -> Page {
 
 const HOUR: u64 = 3600;
 
-/// `headroom_memory_volume_*` of a pod that the runtime does not know.
+/// Series of a pod that the runtime does not know.
 const UNNAMED: &str =
     "a minute earlier without a container runtime: else the exporter waits for a name that never comes";
 
@@ -42,6 +42,11 @@ fn pages(drill: &Drill) -> Vec<Page> {
             let (within, note) =
                 if options.near_for.is_zero() { (175, UNNAMED) } else { (115, "after the first kill") };
             vec![near, page("HeadroomMemoryVolumeOomLoop", within, note)]
+        }
+        Drill::TaskLimit(options) => {
+            let refused = page("HeadroomForksRefused", 40, "after the first refused fork");
+            let near = page("HeadroomPodTasksNearLimit", 175, UNNAMED);
+            if options.near_for.is_zero() { vec![refused, near] } else { vec![near, refused] }
         }
         Drill::Disk(_) | Drill::Inodes(_) => vec![
             page("HeadroomEvictionNear", 115, "once less than 1.3 times the threshold is left of nodefs or imagefs"),

@@ -594,6 +594,37 @@ fn a_volume_whose_writer_is_killed_again_and_again() {
 }
 
 #[test]
+fn a_pod_at_its_limit_of_tasks() {
+    let Some(lab) = Lab::open("tasks") else { return };
+    let root = lab.path("kubelet");
+    fs::create_dir(&root).unwrap();
+    let words = format!("task-limit --kubelet-root-dir {} --limit 30 {}", root.display(), lab.kubepods());
+    let pids = if *hierarchies::PURE_V2 { lab.memory } else { Path::new("/sys/fs/cgroup/pids") };
+    let base = pids.join(&lab.cgroup);
+    // Of the pod and of its container.
+    let read = |file: &str| {
+        let find = format!("find {} -path '*pod{}*' -name {file}", base.display(), &HEX[..8]);
+        shell(&format!("{find} 2>/dev/null | xargs -r cat || true"))
+    };
+    let have = |tasks: &str| read("pids.current").lines().filter(|line| *line == tasks).count() == 2;
+    let drill = lab.start(&format!("{words} --near-for 1h"));
+    eventually("nine tenths", || have("27"));
+    assert_eq!(read("pids.events").replace("max 0", "").trim(), "", "nothing was refused");
+    assert_eq!(drill.end(Signal::TERM), Some(0));
+    lab.nothing_left();
+
+    let drill = lab.start(&words);
+    eventually("forks were refused, again and again", || {
+        let counts = read("pids.events");
+        counts.lines().any(|line| line.strip_prefix("max ").is_some_and(|count| count.parse::<u64>().unwrap() >= 2))
+    });
+    assert!(have("30"));
+    drill.end(Signal::KILL);
+    lab.nothing_left();
+    eventually("its directories are gone", || !base.exists() && fs::read_dir(&root).unwrap().count() == 0);
+}
+
+#[test]
 fn a_full_disk_and_one_without_inodes() {
     let Some(lab) = Lab::open("disk") else { return };
     let at = lab.path("full");
@@ -734,6 +765,7 @@ fn the_pages_that_drills_promise_are_alerts_and_documented() {
         "open-files --runtime-socket /run/none.sock".to_owned(),
         format!("inotify --scratch {dir}"),
         format!("memory-volume --near-for 2m --kubelet-root-dir {dir} {kubepods}"),
+        format!("task-limit --near-for 4m --kubelet-root-dir {dir} {kubepods}"),
         format!("disk --mount {dir}/disk --image-dir {dir}"),
         format!("inodes --mount {dir}/disk --image-dir {dir}"),
         format!("system-filesystem --mount {dir}/run"),

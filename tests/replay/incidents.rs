@@ -94,12 +94,13 @@ fn the_machine_itself() {
     ]);
 }
 
-/// I1, I6 and I7, one after the other: the machine has one tree of a kubelet's cgroups.
+/// I1, I6, I7 and a pod at its limit of tasks, one after the other: the machine has one tree of a kubelet's cgroups.
 #[test]
 fn the_pods() {
     kubepods::i1_cgroups_leak();
     kubepods::i6_a_memory_volume_over_its_limit();
     kubepods::i7_a_pods_interface_vanishes();
+    kubepods::a_pod_at_its_limit_of_tasks();
 }
 
 /// What Prometheus says of the rules as they are rewritten.

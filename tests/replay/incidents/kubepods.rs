@@ -133,6 +133,35 @@ pub fn i6_a_memory_volume_over_its_limit() {
     stack.only_or(&["HeadroomMemoryVolumeNearLimit", "HeadroomMemoryVolumeOomLoop"], perhaps);
 }
 
+/// A pod that has nine tenths of its processes and threads, and then wants more than there are.
+pub fn a_pod_at_its_limit_of_tasks() {
+    if !Path::new("/sys/fs/cgroup/pids/cgroup.procs").exists() {
+        common::say_skip("no cgroup v1 pids hierarchy");
+        return;
+    }
+    let Some(_kubepods) = Kubepods::open() else { return };
+    let pace = Pace::of_this_run();
+    let machine = Machine::new().with("", &["--no-collector.memory_volume"]);
+    let stack = Stack::start(&machine.namespace, machine.exporter().address, pace, Release::Three);
+    stack.is_calm();
+    let near_for = pace.short(Duration::from_secs(360)).as_secs();
+    let words = format!("task-limit --kubelet-root-dir {} --near-for {near_for}s", machine.root_dir().display());
+    let mut drill = Drill::start(&machine.namespace, &words);
+    let fault = drill.says(": 90 tasks of a limit of 100, 0 forks refused");
+    let near = stack.arrives("HeadroomPodTasksNearLimit", &[("mode", "task_limit")]);
+    tell("task_limit, before", pace, fault, &near);
+    assert_eq!(near.label("severity"), "warning");
+    near.says("description", &["has 90% of the processes and threads", near.label("pod_uid")]);
+    let fault = drill.says(", 1 forks refused");
+    let notice = stack.arrives("HeadroomForksRefused", &[("mode", "task_limit")]);
+    tell("task_limit", pace, fault, &notice);
+    assert_eq!((notice.label("severity"), notice.label("pod_uid")), ("warning", near.label("pod_uid")));
+    notice.says("description", &["were refused by a limit", near.label("pod_uid")]);
+    drill.end(&["HeadroomPodTasksNearLimit", "HeadroomForksRefused"]);
+    stack.all_resolve();
+    stack.only(&["HeadroomPodTasksNearLimit", "HeadroomForksRefused"]);
+}
+
 /// Of the whole machine, since it was started.
 fn killed() -> u64 {
     let text = fs::read_to_string("/proc/vmstat").unwrap();

@@ -99,8 +99,12 @@ impl Machine {
 }
 
 /// The collectors of what a namespace does not part from the rest of the machine, its cgroups, are left out.
-pub const NO_CGROUPS: [&str; 3] =
-    ["--no-collector.cgroup_leak", "--no-collector.memory_volume", "--no-collector.pod_interface"];
+pub const NO_CGROUPS: [&str; 4] = [
+    "--no-collector.cgroup_leak",
+    "--no-collector.memory_volume",
+    "--no-collector.pod_interface",
+    "--no-collector.task_limit",
+];
 
 /// Removes a cgroup with all below it, as far as that goes.
 pub fn remove(path: &Path) {
