@@ -111,9 +111,31 @@ pub struct Mode {
     pub title: &'static str,
     /// Every metric that it may expose.
     pub metrics: &'static [&'static Metric],
+    /// What people are told of it.
+    pub alerts: Alerts,
     /// Builds its collector.
     pub build: fn(&Settings, &Services) -> Box<dyn Collector>,
 }
+
+/// One folder below `alerts/`: the same files that Prometheus and people read are built into the program.
+#[derive(Debug)]
+pub struct Alerts {
+    /// The text of its rules.yaml.
+    pub rules: &'static str,
+    /// The text of its runbook.md.
+    pub runbook: &'static str,
+}
+
+/// The [`Alerts`] of the folder with this name.
+macro_rules! alerts {
+    ($folder:literal) => {
+        $crate::modes::Alerts {
+            rules: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/alerts/", $folder, "/rules.yaml")),
+            runbook: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/alerts/", $folder, "/runbook.md")),
+        }
+    };
+}
+pub(crate) use alerts;
 
 /// The settings of every mode, each a group of flags that its file declares.
 #[derive(clap::Args, Clone, Debug, Default)]

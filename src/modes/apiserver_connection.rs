@@ -40,7 +40,7 @@ mod way;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Collector, Context, Mode, Probe};
+use super::{Collector, Context, Mode, Probe, alerts};
 use crate::apiserver::Address;
 use crate::error::{Reason, Result};
 use crate::metric::Samples;
@@ -55,6 +55,7 @@ use probe::{Shared, Worker};
 pub static MODE: Mode = Mode {
     id: "apiserver_connection",
     title: "the kubelet's connection to the apiserver is dead, but in use",
+    alerts: alerts!("apiserver_connection"),
     metrics: &[
         &passive::ENDPOINTS,
         &passive::CONNECTIONS,

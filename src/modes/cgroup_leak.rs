@@ -36,7 +36,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::unknown_to_runtime::{Span, UnknownToRuntime};
-use super::{Collector, Context, Mode};
+use super::{Collector, Context, Mode, alerts};
 use crate::error::{Reason, Result};
 use crate::kubelet::kubepods::Kubepods;
 use crate::metric::{Metric, Samples, Unit};
@@ -141,6 +141,7 @@ pub static RUNTIME_INFO: Metric = Metric::info(
 pub static MODE: Mode = Mode {
     id: "cgroup_leak",
     title: "cgroups leak until no container can start",
+    alerts: alerts!("cgroup_leak"),
     metrics: &[
         &CGROUPS,
         &DIRECTORIES,

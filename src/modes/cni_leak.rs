@@ -50,7 +50,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::unknown_to_runtime::{Span, UnknownToRuntime};
-use super::{Collector, Context, Mode};
+use super::{Collector, Context, Mode, alerts};
 use crate::error::{Error, Reason, Result};
 use crate::kubelet::handle::Kubelet;
 use crate::kubelet::kubepods::{Kind, Kubepods};
@@ -137,6 +137,7 @@ pub static NAMED_NAMESPACES: Metric = Metric::gauge(
 pub static MODE: Mode = Mode {
     id: "cni_leak",
     title: "addresses and mounts of pods that are gone, until no pod can start",
+    alerts: alerts!("cni_leak"),
     metrics: &[&NETWORK_INFO, &USED, &FREE, &LEAKED, &MOUNTS, &MOUNTS_LIMIT, &ORPHANED_MOUNTS, &NAMED_NAMESPACES],
     build: |settings, services| Box::new(CniLeak::new(settings.cni_leak.clone(), services)),
 };

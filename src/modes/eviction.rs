@@ -45,7 +45,7 @@ mod tests;
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{Collector, Context, Mode};
+use super::{Collector, Context, Mode, alerts};
 use crate::error::{Error, Result};
 use crate::kubelet::handle::Kubelet;
 use crate::metric::{Metric, Samples, Unit};
@@ -57,6 +57,7 @@ pub use read::Snapshot;
 pub static MODE: Mode = Mode {
     id: "eviction",
     title: "disk, memory or pid pressure evicts pods, and a full disk stops what is left",
+    alerts: alerts!("eviction"),
     metrics: &[
         &AVAILABLE_BYTES,
         &AVAILABLE_INODES,

@@ -24,7 +24,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use super::{Collector, Context, Mode};
+use super::{Collector, Context, Mode, alerts};
 use crate::error::{Error, Result};
 use crate::kubelet::kubepods::{Charged, Kind, Kubepods};
 use crate::metric::{Metric, Samples, Unit};
@@ -93,6 +93,7 @@ pub static PERCPU: Metric = Metric::gauge(
 pub static MODE: Mode = Mode {
     id: "kmem",
     title: "kernel-memory accounting on a kernel that leaks with it",
+    alerts: alerts!("kmem"),
     metrics: &[&KERNEL_INFO, &ENABLED, &ACCOUNTED, &LEAK_PRONE, &USAGE, &SLAB, &PERCPU],
     build: |_settings, services| Box::new(Kmem { kubepods: services.kubepods.clone() }),
 };

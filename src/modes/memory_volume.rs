@@ -58,7 +58,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Collector, Context, Mode};
+use super::{Collector, Context, Mode, alerts};
 use crate::error::{Error, Result};
 use crate::kubelet::handle::Kubelet;
 use crate::kubelet::kubepods::{Kubepods, node_kills};
@@ -127,6 +127,7 @@ pub static NODE_KILLS: Metric = Metric::counter(
 pub static MODE: Mode = Mode {
     id: "memory_volume",
     title: "a memory-backed emptyDir over its memory limit: OOM, restart, OOM",
+    alerts: alerts!("memory_volume"),
     metrics: &[&USED, &SIZE, &LIMIT, &CGROUP_LIMIT, &KILLS, &NODE_KILLS],
     build: |settings, services| {
         Box::new(MemoryVolume {

@@ -33,7 +33,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{Collector, Context, Mode, Probe};
+use super::{Collector, Context, Mode, Probe, alerts};
 use crate::error::{Error, Result};
 use crate::metric::Samples;
 use crate::values::{defaults, some_time};
@@ -43,6 +43,7 @@ use probe::{Shared, Worker};
 pub static MODE: Mode = Mode {
     id: "node_status",
     title: "the node's lease expires, or one of its conditions is no longer updated",
+    alerts: alerts!("node_status"),
     metrics: assess::METRICS,
     build: |settings, services| {
         let (apiserver, kubelet) = (services.apiserver.clone(), services.kubelet.clone());

@@ -39,7 +39,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Collector, Context, Mode};
+use super::{Collector, Context, Mode, alerts};
 use crate::error::{Error, Result};
 use crate::host::process::Processes;
 use crate::host::process::known::Known;
@@ -57,6 +57,7 @@ use snapshot::{Closer, Snapshot, Wanted};
 pub static MODE: Mode = Mode {
     id: "open_files",
     title: "processes, the machine or a user run out of file descriptors or inotify",
+    alerts: alerts!("open_files"),
     metrics: &[
         &assess::HANDLES_ALLOCATED,
         &assess::HANDLES_LIMIT,

@@ -38,7 +38,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Collector, Context, Mode, is_whole};
+use super::{Collector, Context, Mode, alerts, is_whole};
 use crate::error::{Error, Reason, Result};
 use crate::host::Host;
 use crate::host::cgroup::Layout;
@@ -110,6 +110,7 @@ pub static PARENT_UP: Metric = Metric::gauge(
 pub static MODE: Mode = Mode {
     id: "pod_interface",
     title: "a pod's network interface, or what it sits on, vanishes",
+    alerts: alerts!("pod_interface"),
     metrics: &[&PODS, &WITHOUT, &INTERFACES, &LOST, &LOST_TOTAL, &PARENT_UP],
     build: |settings, services| Box::new(PodInterface::new(settings.pod_interface.clone(), services)),
 };

@@ -44,7 +44,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Collector, Context, Mode};
+use super::{Collector, Context, Mode, alerts};
 use crate::error::{Error, Result};
 use crate::host::CallBudget;
 use crate::host::filesystem::Filesystem;
@@ -133,6 +133,7 @@ pub static QUOTA: Metric = Metric::gauge(
 pub static MODE: Mode = Mode {
     id: "system_filesystem",
     title: "a file system that nobody evicts for is full: /run, logs, CNI's state, etcd's disk",
+    alerts: alerts!("system_filesystem"),
     metrics: &[
         &AVAILABLE_BYTES,
         &CAPACITY_BYTES,

@@ -36,7 +36,7 @@
 //! **When it misleads.** A burst that comes and goes between two scrapes shows only as refusals. Without any limit from
 //! a cgroup up to the root there is no limit here: then the machine's binds, which is signal `pid.available` of
 //! `eviction`. A runtime that systemd listens for (`docker.socket`) is not found, nor is one in a container of its own
-//! pids. A pod with more than [`MOST_OF_POD`] cgroups has no count of refusals where those must be added up. Threads
+//! pids. A pod with more than `MOST_OF_POD` cgroups has no count of refusals where those must be added up. Threads
 //! are counted of the processes directly in a cgroup that is shown, unless they are more than a thousand or so.
 
 mod assess;
@@ -51,7 +51,7 @@ mod threads;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Collector, Context, Mode, is_whole};
+use super::{Collector, Context, Mode, alerts, is_whole};
 use crate::error::{Error, Result};
 use crate::host::cgroup::Layout;
 use crate::host::cgroup::tasks::TaskFiles;
@@ -166,6 +166,7 @@ pub static KEY_LIMIT_BYTES: Metric = Metric::gauge(
 pub static MODE: Mode = Mode {
     id: "task_limit",
     title: "processes and threads, or kernel keys, run out below the machine",
+    alerts: alerts!("task_limit"),
     metrics: &[
         &NODE_TASKS,
         &NODE_LIMIT,

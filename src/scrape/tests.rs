@@ -1,12 +1,19 @@
 use super::*;
 use crate::host::Roots;
+use crate::modes::Alerts;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 
 static X: Metric = Metric::gauge("headroom_x", Unit::None, &[], "x");
 static UNDECLARED: Metric = Metric::gauge("headroom_undeclared", Unit::None, &[], "x");
-static FAST: Mode = Mode { id: "fast", title: "", metrics: &[&X], build: |_, _| unreachable!() };
-static ODD: Mode = Mode { id: "odd", title: "", metrics: &[&X], build: |_, _| unreachable!() };
+static FAST: Mode = mode("fast");
+static ODD: Mode = mode("odd");
+
+const fn mode(id: &'static str) -> Mode {
+    const METRICS: &[&Metric] = &[&X];
+    let alerts = Alerts { rules: "", runbook: "" };
+    Mode { id, title: "", metrics: METRICS, alerts, build: |_, _| unreachable!() }
+}
 
 struct Call<F>(F);
 impl<F: Fn(Context<'_>) -> Result<Samples> + Send + Sync> Collector for Call<F> {

@@ -14,43 +14,27 @@ use super::promql::eval::{Element, Evaluator};
 use super::promql::labels::{Labels, NAME};
 use super::promql::store::Store;
 use super::promql::{expression, template};
-
-macro_rules! folder {
-    ($name:literal) => {
-        Folder {
-            name: $name,
-            rules: include_str!(concat!("../../alerts/", $name, "/rules.yaml")),
-            runbook: include_str!(concat!("../../alerts/", $name, "/runbook.md")),
-        }
-    };
-}
+use crate::modes::{Alerts, MODES, alerts};
 
 /// One folder below `alerts/`.
 #[derive(Debug)]
 pub struct Folder {
     /// Its name.
     pub name: &'static str,
-    /// The text of its rules.yaml.
-    pub rules: &'static str,
-    /// The text of its runbook.md.
-    pub runbook: &'static str,
+    /// What is in it.
+    pub alerts: &'static Alerts,
 }
 
-/// Every folder below `alerts/`. A test holds this table to them.
-pub static FOLDERS: &[Folder] = &[
-    folder!("apiserver_connection"),
-    folder!("cgroup_leak"),
-    folder!("cni_leak"),
-    folder!("eviction"),
-    folder!("exporter"),
-    folder!("kmem"),
-    folder!("memory_volume"),
-    folder!("node_status"),
-    folder!("open_files"),
-    folder!("pod_interface"),
-    folder!("system_filesystem"),
-    folder!("task_limit"),
-];
+/// What is said of the exporter itself.
+static EXPORTER: Alerts = alerts!("exporter");
+
+/// Every folder below `alerts/`, by name: one of each mode, and the exporter's own.
+pub static FOLDERS: LazyLock<Vec<Folder>> = LazyLock::new(|| {
+    let of_modes = MODES.iter().map(|mode| Folder { name: mode.id, alerts: &mode.alerts });
+    let mut folders: Vec<Folder> = of_modes.chain([Folder { name: "exporter", alerts: &EXPORTER }]).collect();
+    folders.sort_unstable_by_key(|folder| folder.name);
+    folders
+});
 
 /// One group: its rules are evaluated in order.
 #[derive(Debug)]
@@ -183,7 +167,7 @@ pub fn parse(folder: &'static str, text: &str) -> Result<Vec<Group>, String> {
 }
 
 static GROUPS: LazyLock<Vec<Group>> = LazyLock::new(|| {
-    let files = FOLDERS.iter().map(|folder| parse(folder.name, folder.rules));
+    let files = FOLDERS.iter().map(|folder| parse(folder.name, folder.alerts.rules));
     let groups: Result<Vec<_>, String> = files.collect();
     // The files are part of the program, and a test parses them all.
     groups.expect("the rules that are built in can be parsed").into_iter().flatten().collect()

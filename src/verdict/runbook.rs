@@ -103,7 +103,7 @@ fn of_this_kubelet(text: &str, root: Option<&str>, config: Option<&str>) -> Stri
 
 /// The first steps for this alert as the runbook has them; empty if it has no such section.
 fn written(alert: &str) -> Steps {
-    let section = FOLDERS.iter().find_map(|folder| section(folder.runbook, "## ", alert)).unwrap_or_default();
+    let section = FOLDERS.iter().find_map(|folder| section(folder.alerts.runbook, "## ", alert)).unwrap_or_default();
     let commands =
         |text: &'static str| text.lines().filter_map(|line| line.strip_prefix("$ ").or(line.strip_prefix("# ")));
     Steps {

@@ -30,20 +30,6 @@ pub(crate) fn page(files: &[&str]) -> Page {
 pub(crate) const HEALTHY: [&str; 2] = ["node/k8s-1.36-cgroupv2/page.prom", "dashboards/healthy.prom"];
 pub(crate) const FAILING: [&str; 3] = [HEALTHY[0], HEALTHY[1], "dashboards/failing.prom"];
 
-pub(crate) const MODES: [&str; 11] = [
-    "cgroup_leak",
-    "kmem",
-    "eviction",
-    "open_files",
-    "memory_volume",
-    "pod_interface",
-    "apiserver_connection",
-    "node_status",
-    "system_filesystem",
-    "cni_leak",
-    "task_limit",
-];
-
 pub(crate) fn start() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
 }

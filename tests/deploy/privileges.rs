@@ -9,24 +9,11 @@ mod lab;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use headroom::modes::MODES;
 use lab::{Lab, Without};
 
 use crate::common::fake_runtime;
 use crate::common::{self, Page};
-
-const MODES: [&str; 11] = [
-    "cgroup_leak",
-    "kmem",
-    "eviction",
-    "open_files",
-    "memory_volume",
-    "pod_interface",
-    "apiserver_connection",
-    "node_status",
-    "system_filesystem",
-    "cni_leak",
-    "task_limit",
-];
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
@@ -270,7 +257,7 @@ fn seen(row: Row, full: &Page, page: &Page) -> Row {
     let missing = before.difference(&after).collect();
     let instead = after.difference(&before).collect();
     let stayed = after.intersection(&before).collect();
-    let failed = MODES.iter().filter(|mode| page.outcome(mode) == "failed").map(|mode| {
+    let failed = MODES.iter().map(|mode| mode.id).filter(|mode| page.outcome(mode) == "failed").map(|mode| {
         let reasons = page
             .family("headroom_collector_errors_total")
             .filter(|(series, errors)| *errors > 0.0 && series.contains(&format!("collector=\"{mode}\"")));
@@ -342,7 +329,7 @@ fn listed(name: &str) -> BTreeSet<&'static str> {
 /// What this row's page says otherwise than the document.
 fn differences(row: &Row, full: &Page, page: &Page) -> Vec<String> {
     let mut wrong = Vec::new();
-    for mode in MODES {
+    for mode in MODES.iter().map(|mode| mode.id) {
         let (outcome, reason) = match row.outcomes.get(mode).map(String::as_str) {
             Some("not_applicable") => ("not_applicable", None),
             Some(reason) => ("failed", Some(reason)),
@@ -405,7 +392,7 @@ fn every_row_of_the_document_is_true() {
     assert_eq!(known, written, "rows of the test and of {MATRIX}");
 
     let full = lab.page(&lab.exporter(&Without { setpriv: words(&["--no-new-privs"]), ..Without::default() }));
-    for mode in MODES {
+    for mode in MODES.iter().map(|mode| mode.id) {
         assert_eq!(full.outcome(mode), "ok", "{mode} with every right");
     }
     let fds = full.family("headroom_process_open_fds").find(|(series, _)| series.contains("comm=\"tail\""));

@@ -29,7 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("scrape", &["services", "modes", "host", "metric", "error"]),
     ("exposition", &["metric"]),
     ("self_metrics", &["metric"]),
-    ("verdict", &["metric"]),
+    ("verdict", &["modes", "metric"]),
     ("report", &["verdict", "scrape", "modes", "self_metrics", "metric", "printable"]),
     (
         "http",

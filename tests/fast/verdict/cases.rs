@@ -194,8 +194,8 @@ fn the_rules_that_are_built_in_are_all_there_are() {
         folders.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
     let built_in: BTreeSet<String> = rules::FOLDERS.iter().map(|folder| folder.name.to_owned()).collect();
     assert_eq!(built_in, folders);
-    for folder in rules::FOLDERS {
-        rules::parse(folder.name, folder.rules).unwrap();
+    for folder in rules::FOLDERS.iter() {
+        rules::parse(folder.name, folder.alerts.rules).unwrap();
     }
 }
 

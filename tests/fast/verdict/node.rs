@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use headroom::modes::MODES;
 use headroom::verdict::promql::eval::Evaluator;
 use headroom::verdict::{Basis, EXPORTER, History, Labels, Level, Limits, NAME, Verdict, figure, judge};
 
-use crate::common::recorded::{FAILING, HEALTHY, MODES, Page, add, page, start};
+use crate::common::recorded::{FAILING, HEALTHY, Page, add, page, start};
 
 /// Two pages, five seconds apart; counters of the second one are doubled.
 fn two(page: &Page) -> (History, SystemTime) {
@@ -20,7 +21,7 @@ fn two(page: &Page) -> (History, SystemTime) {
 }
 
 fn verdicts(history: &History, now: SystemTime) -> Vec<Verdict> {
-    judge(history, now, MODES.map(|mode| (mode, [].as_slice())))
+    judge(history, now, MODES.iter().map(|mode| (mode.id, [].as_slice())))
 }
 
 #[test]
@@ -38,7 +39,7 @@ fn a_node_on_which_all_fails_has_findings_of_each_kind() {
     let (history, now) = two(&page(&FAILING));
     let verdicts = verdicts(&history, now);
     let modes: Vec<&str> = verdicts.iter().map(|verdict| verdict.mode).collect();
-    assert_eq!(modes, [&MODES[..], &[EXPORTER]].concat());
+    assert_eq!(modes, MODES.iter().map(|mode| mode.id).chain([EXPORTER]).collect::<Vec<_>>());
     let found: Vec<(&str, Level)> =
         verdicts.iter().flat_map(|verdict| &verdict.findings).map(|finding| (finding.alert, finding.level)).collect();
     for expected in [

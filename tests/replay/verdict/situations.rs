@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use headroom::modes::MODES;
 use headroom::verdict::promql::eval::Evaluator;
 use headroom::verdict::rules::{FOLDERS, groups};
 use headroom::verdict::{EXPORTER, Finding, History, Labels, Level, Limits, NAME, Store, judge};
 
 use crate::common::prometheus::Release;
-use crate::common::recorded::{FAILING, HEALTHY, MODES, Page, add, page, start};
+use crate::common::recorded::{FAILING, HEALTHY, Page, add, page, start};
 
 /// Ten minutes, so that every `for` is over, and few enough pages that none is thinned out.
 const STEPS: u64 = 20;
@@ -32,7 +33,7 @@ fn alerts_and_verdicts_agree_on_a_healthy_node() {
 #[test]
 fn alerts_and_verdicts_agree_on_a_node_on_which_all_fails() {
     let failing = agree(&page(&FAILING), "failing", true);
-    for mode in MODES {
+    for mode in MODES.iter().map(|mode| mode.id) {
         assert!(failing.contains(mode), "nothing fires for {mode}: it proves nothing; {failing:?}");
     }
 }
@@ -47,7 +48,7 @@ fn agree(page: &Page, name: &str, counters: bool) -> BTreeSet<String> {
         let at = page.iter().map(|(labels, value)| (labels.clone(), value + growth(labels, *value) * step as f64));
         add(&mut history, now, &at.collect());
     }
-    let verdicts = judge(&history, now, MODES.map(|mode| (mode, [].as_slice())));
+    let verdicts = judge(&history, now, MODES.iter().map(|mode| (mode.id, [].as_slice())));
     let found: Vec<&Finding> = verdicts.iter().flat_map(|verdict| &verdict.findings).collect();
     // The worst of each mode is its verdict.
     for verdict in verdicts.iter().filter(|verdict| verdict.mode != EXPORTER) {
