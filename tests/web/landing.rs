@@ -133,10 +133,12 @@ fn a_hung_collector_costs_its_own_verdict() {
     }
     let threads = || std::fs::read_dir(format!("/proc/{}/task", exporter.pid())).unwrap().count();
     let before = threads();
-    for _ in 0..5 {
+    // A page takes a thread more whenever a mode holds up the others, and those wait for the next one: never more than
+    // there are modes.
+    for _ in 0..2 * MODES.len() {
         exporter.get("/", &[]);
     }
-    assert!(threads() <= before + 2, "threads grow: {before}, {}", threads());
+    assert!(threads() <= before + MODES.len() + 2, "threads grow: {before}, {}", threads());
 }
 
 #[test]

@@ -348,7 +348,12 @@ fn a_hung_filesystem_costs_its_own_series_and_no_threads() {
     let Ok(mut hung) = HungFilesystem::mount() else { skip!("this kernel cannot mount FUSE (/dev/fuse)") };
     let root_dir = format!("--kubelet.root-dir={}", hung.path().display());
     let exporter = Exporter::start(&[&root_dir, "--web.scrape-timeout=2s"]);
-    let threads = || shell(&format!("ls /proc/{}/task | wc -l", exporter.pid())).trim().parse::<usize>().unwrap();
+    // Those that hang, and perhaps one that has just answered. Others wait for the next scrape, and a busy machine has a
+    // few more of them.
+    let threads = || {
+        let script = format!("cat /proc/{}/task/*/comm | grep -c '^guarded-call'", exporter.pid());
+        shell(&script).trim().parse::<usize>().unwrap()
+    };
     let mut counts = Vec::new();
     for round in 0..10 {
         let begun = Instant::now();
@@ -363,7 +368,7 @@ fn a_hung_filesystem_costs_its_own_series_and_no_threads() {
         assert!(page.get("headroom_eviction_available_bytes{signal=\"nodefs.available\"}").is_none());
         counts.push(threads());
     }
-    assert!(counts[9] <= counts[1], "threads grow: {counts:?}");
+    assert!(counts[9] <= counts[1] + 2, "threads grow: {counts:?}");
     hung.release();
     drop(hung);
     eventually("eviction no longer times out", || {
