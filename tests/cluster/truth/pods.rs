@@ -114,7 +114,8 @@ fn names(cluster: &Cluster, exporter: &Exporter) -> Result<(), String> {
     let page = Page::of(exporter);
     let named = page.series.iter().filter(|series| series.labels.contains_key("pod_uid"));
     let ours: BTreeSet<_> = named
-        .filter(|series| !series.label("pod_uid").is_empty())
+        // Some modes sum up the pods that have no row of their own.
+        .filter(|series| !["", "other"].contains(&series.label("pod_uid")))
         .map(|series| (series.label("pod_uid"), series.label("namespace"), series.label("pod")))
         .collect();
     if ours.is_empty() {
