@@ -583,8 +583,8 @@ fn two_hundred_faults_leave_nothing_behind() {
     let errors =
         page.family("headroom_collector_errors_total").filter(|(series, _)| series.contains("apiserver_connection"));
     assert_eq!(errors.map(|(_, count)| count).sum::<f64>(), 0.0, "none of it is an error of ours: {page:#?}");
-    // A fresh probe under way has a socket or two. A scrape takes a thread more whenever a mode holds up the others, and
-    // those wait for the next one: never more than there are modes, and here are two hundred faults.
+    // A fresh probe under way has a socket or two. A scrape takes a thread more whenever a mode holds up the others,
+    // and those wait for the next one: never more than there are modes, and here are two hundred faults.
     let most = threads + headroom::modes::MODES.len() + 2;
     let (fds_now, threads_now) = wait(SOON, "as many files and threads as before", || {
         Some(holdings(&bed)).filter(|&(fds_now, threads_now)| fds_now <= fds + 2 && threads_now <= most)

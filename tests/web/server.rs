@@ -348,8 +348,8 @@ fn a_hung_filesystem_costs_its_own_series_and_no_threads() {
     let Ok(mut hung) = HungFilesystem::mount() else { skip!("this kernel cannot mount FUSE (/dev/fuse)") };
     let root_dir = format!("--kubelet.root-dir={}", hung.path().display());
     let exporter = Exporter::start(&[&root_dir, "--web.scrape-timeout=2s"]);
-    // Those that hang, and perhaps one that has just answered. Others wait for the next scrape, and a busy machine has a
-    // few more of them.
+    // Those that hang, and perhaps one that has just answered. Others wait for the next scrape, and a busy machine has
+    // a few more of them.
     let threads = || {
         let script = format!("cat /proc/{}/task/*/comm | grep -c '^guarded-call'", exporter.pid());
         shell(&script).trim().parse::<usize>().unwrap()
