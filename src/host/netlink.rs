@@ -85,20 +85,9 @@ pub(super) enum Progress {
 /// What is shown the payload of each reply; its error ends the dump.
 type Visit<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
 
-/// Asks for a dump of sockets and reads at most `most` replies with `parse`, which may pass over one. A dump that the
-/// kernel calls interrupted is asked for once more.
+/// Asks for a dump of a table of sockets and reads at most `most` replies with `parse`, which may pass over one. A dump
+/// that the kernel calls interrupted is asked for once more.
 pub(super) fn sockets<T>(
-    what: &str,
-    request: &[u8],
-    deadline: Deadline,
-    most: usize,
-    parse: impl Fn(&[u8]) -> Result<Option<T>>,
-) -> Result<Vec<T>> {
-    dump(Table::Sockets, what, request, deadline, most, parse)
-}
-
-/// As [`sockets`], from this table of them.
-pub(super) fn dump<T>(
     table: Table,
     what: &str,
     request: &[u8],
@@ -487,7 +476,10 @@ mod tests {
             super::super::sockets::TcpState::Established,
         );
         let passed = Deadline::after(std::time::Duration::ZERO);
-        assert_eq!(sockets("dump", &request, passed, 9, |_| Ok(Some(()))).unwrap_err().reason(), Reason::Timeout);
+        assert_eq!(
+            sockets(Table::Sockets, "dump", &request, passed, 9, |_| Ok(Some(()))).unwrap_err().reason(),
+            Reason::Timeout
+        );
     }
 
     #[test]
@@ -495,6 +487,9 @@ mod tests {
         // AF_UNSPEC has no handler in any kernel.
         let request = [0; 56];
         let deadline = Deadline::after(std::time::Duration::from_secs(10));
-        assert_eq!(sockets("dump", &request, deadline, 9, |_| Ok(Some(()))).unwrap_err().reason(), Reason::Absent);
+        assert_eq!(
+            sockets(Table::Sockets, "dump", &request, deadline, 9, |_| Ok(Some(()))).unwrap_err().reason(),
+            Reason::Absent
+        );
     }
 }

@@ -223,6 +223,21 @@ impl Tree {
 }
 
 #[cfg(test)]
+impl Tree {
+    /// A tree of these files, which are there as long as their directory is kept.
+    pub(crate) fn recorded(files: &[(&str, &str)]) -> (tempfile::TempDir, Self) {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let tree = Tree { root: dir.path().to_owned() };
+        (dir, tree)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::Reason;

@@ -188,21 +188,9 @@ fn joined(path: &Path, below: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{Host, Roots};
-
-    fn root(files: &[(&str, &str)]) -> (tempfile::TempDir, Tree) {
-        let dir = tempfile::tempdir().unwrap();
-        for (path, text) in files {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-        let tree = Host::new(Roots { root: dir.path().into(), ..Roots::default() }).tree();
-        (dir, tree)
-    }
 
     fn of(comm: &str, line: &str, environ: &[&str], files: &[(&str, &str)]) -> Result<Option<Datastore>> {
-        let (_dir, tree) = root(files);
+        let (_dir, tree) = Tree::recorded(files);
         let argv: Vec<String> = line.split(' ').map(str::to_owned).collect();
         told(comm, &argv, &Ok(environ.iter().map(|&variable| variable.to_owned()).collect()), &tree)
     }
@@ -240,7 +228,7 @@ mod tests {
         let odd = etcd("etcd --data-dir=/d --quota-backend-bytes=8Gi", &[], &[]);
         assert_eq!((odd.quota, odd.unread.is_some()), (None, true), "unknown is not the default");
         // Its environment cannot be read: what it does not say on its command line is unknown.
-        let (_dir, tree) = root(&[]);
+        let (_dir, tree) = Tree::recorded(&[]);
         let denied = Err(Error::new(crate::error::Reason::Denied, "environ"));
         let argv = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
         assert!(

@@ -236,18 +236,6 @@ pub(super) fn gone<T>(result: Result<T>) -> Result<Option<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{Host, Roots};
-
-    fn root(files: &[(&str, &str)]) -> (tempfile::TempDir, Tree) {
-        let dir = tempfile::tempdir().unwrap();
-        for (path, text) in files {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-        let tree = Host::new(Roots { root: dir.path().into(), ..Roots::default() }).tree();
-        (dir, tree)
-    }
 
     fn told(embedder: Embedder, line: &str, environ: &[&str], tree: &Tree) -> Result<Option<Vec<String>>> {
         let argv: Vec<String> = line.split(' ').map(str::to_owned).collect();
@@ -259,7 +247,7 @@ mod tests {
 
     #[test]
     fn k3s_as_it_comes() {
-        let (_dir, tree) = root(&[
+        let (_dir, tree) = Tree::recorded(&[
             ("var/lib/rancher/k3s/agent/kubelet.kubeconfig", ""),
             ("var/lib/rancher/k3s/agent/etc/kubelet.conf.d/00-k3s-defaults.conf", DROPIN),
         ]);
@@ -275,7 +263,7 @@ mod tests {
 
     #[test]
     fn k3s_elsewhere_with_settings_of_its_own() {
-        let (_dir, tree) = root(&[
+        let (_dir, tree) = Tree::recorded(&[
             ("data/agent/kubelet.kubeconfig", ""),
             ("etc/rancher/k3s/config.yaml", "data-dir: /data\nnode-name: One\nkubelet-arg:\n  - max-pods=50\n"),
             ("etc/rancher/k3s/config.yaml.d/10-more.yaml", "kubelet-arg+: [\"eviction-hard=nodefs.available<7%\"]\n"),
@@ -297,7 +285,7 @@ mod tests {
         let line = "k3s server --node-name=two --kubelet-arg=root-dir=/k --kubelet-arg v=2";
         let both = told(Embedder::K3s, line, &["K3S_NODE_NAME=three", "K3S_DATA_DIR=/data"], &tree).unwrap().unwrap();
         assert_eq!(both[4..], ["--hostname-override=two", "--root-dir=/k", "--v=2"]);
-        let (_dir, tree) = root(&[("etc/rancher/k3s/config.yaml", "data-dir: [")]);
+        let (_dir, tree) = Tree::recorded(&[("etc/rancher/k3s/config.yaml", "data-dir: [")]);
         let error = told(Embedder::K3s, "k3s agent", &[], &tree).unwrap_err().to_string();
         assert!(error.contains("/etc/rancher/k3s/config.yaml"), "{error}");
     }
@@ -307,7 +295,7 @@ mod tests {
         let file = "--kubeconfig=${SNAP_DATA}/credentials/kubelet.config\n--root-dir=${SNAP_COMMON}/var/lib/kubelet\n\n\
                     # a word\n--eviction-hard=\"memory.available<100Mi,nodefs.available<1Gi\"\n\
                     --container-runtime-endpoint=$SNAP_COMMON/run/containerd.sock\n--v=$UNKNOWN\n";
-        let (_dir, tree) = root(&[("var/snap/microk8s/7/args/kubelet", file)]);
+        let (_dir, tree) = Tree::recorded(&[("var/snap/microk8s/7/args/kubelet", file)]);
         let environ = ["SNAP_DATA=/var/snap/microk8s/7", "SNAP_COMMON=/var/snap/microk8s/common"];
         let line = "/snap/microk8s/7/kubelite --kubelet-args-file=/var/snap/microk8s/7/args/kubelet --start-control-plane=true";
         assert_eq!(
@@ -327,7 +315,7 @@ mod tests {
 
     #[test]
     fn microshift() {
-        let (_dir, tree) = root(&[]);
+        let (_dir, tree) = Tree::recorded(&[]);
         let told = told(Embedder::MicroShift, "microshift run", &[], &tree).unwrap().unwrap();
         assert_eq!(told[0], "--config=/var/lib/microshift/resources/kubelet/config/config.yaml");
     }

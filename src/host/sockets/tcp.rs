@@ -257,7 +257,7 @@ fn dump<T>(
     };
     let read = |payload: &[u8]| Ok(parse(payload)?.filter(|socket| socket.state == state).and_then(&of));
     let what_of_both = format!("sock_diag: {what}");
-    let both = netlink::dump(Table::TcpSockets, &what_of_both, &of_both(ports, state), deadline, most, read);
+    let both = netlink::sockets(Table::TcpSockets, &what_of_both, &of_both(ports, state), deadline, most, read);
     match both {
         Err(error) if matches!(error.reason(), Reason::Absent | Reason::Io) => {}
         both => return both,
@@ -265,7 +265,7 @@ fn dump<T>(
     let mut sockets = Vec::new();
     for (family, name) in [(AF_INET, "IPv4"), (AF_INET6, "IPv6")] {
         let (what, request) = (format!("sock_diag: {name} {what}"), request(family, ports, state));
-        sockets.extend(netlink::sockets(&what, &request, deadline, most - sockets.len(), read)?);
+        sockets.extend(netlink::sockets(Table::Sockets, &what, &request, deadline, most - sockets.len(), read)?);
     }
     Ok(sockets)
 }

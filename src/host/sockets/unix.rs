@@ -11,7 +11,7 @@ use netlink_packet_sock_diag::{
     TCP_ESTABLISHED, TCP_LISTEN, UNIX_DIAG_NAME, UNIX_DIAG_PEER, UNIX_DIAG_RQLEN, UNIX_DIAG_SHUTDOWN, UNIX_DIAG_VFS,
 };
 
-use super::super::netlink;
+use super::super::netlink::{self, Table};
 use crate::error::{Error, Result};
 use crate::host::Deadline;
 
@@ -95,7 +95,7 @@ impl UnixSocket {
 pub(super) const EVERY_STATE: u32 = u32::MAX;
 
 pub(super) fn sockets(deadline: Deadline) -> Result<Vec<UnixSocket>> {
-    netlink::sockets("sock_diag: unix sockets", &request(EVERY_STATE), deadline, MOST, |payload| {
+    netlink::sockets(Table::Sockets, "sock_diag: unix sockets", &request(EVERY_STATE), deadline, MOST, |payload| {
         parse(payload).map(Some)
     })
 }
@@ -103,19 +103,22 @@ pub(super) fn sockets(deadline: Deadline) -> Result<Vec<UnixSocket>> {
 /// The kernel leaves out the others before it writes anything.
 pub(super) fn listeners(deadline: Deadline) -> Result<Vec<UnixSocket>> {
     let request = request(1 << TCP_LISTEN);
-    netlink::sockets("sock_diag: listening unix sockets", &request, deadline, MOST, |payload| parse(payload).map(Some))
+    netlink::sockets(Table::Sockets, "sock_diag: listening unix sockets", &request, deadline, MOST, |payload| {
+        parse(payload).map(Some)
+    })
 }
 
 /// What is not kept costs its part of the dump and no memory. Returns how many were listed, too.
 pub(super) fn served_by(listeners: &[UnixSocket], deadline: Deadline) -> Result<(Vec<UnixSocket>, usize)> {
     let (request, all) = (request(1 << TCP_ESTABLISHED), Cell::new(0));
-    let served = netlink::sockets("sock_diag: unix connections", &request, deadline, MOST, |payload| {
-        all.set(all.get() + 1);
-        let socket = parse(payload)?;
-        // Most are clients and pairs, which have no name.
-        let named = socket.name.is_some();
-        Ok((named && listeners.iter().any(|listener| socket.is_served_by(listener))).then_some(socket))
-    })?;
+    let served =
+        netlink::sockets(Table::Sockets, "sock_diag: unix connections", &request, deadline, MOST, |payload| {
+            all.set(all.get() + 1);
+            let socket = parse(payload)?;
+            // Most are clients and pairs, which have no name.
+            let named = socket.name.is_some();
+            Ok((named && listeners.iter().any(|listener| socket.is_served_by(listener))).then_some(socket))
+        })?;
     Ok((served, all.get()))
 }
 

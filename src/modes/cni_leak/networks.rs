@@ -189,21 +189,9 @@ fn network_of(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{Host, Roots};
-
-    fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Tree) {
-        let dir = tempfile::tempdir().unwrap();
-        for (path, text) in files {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-        let tree = Host::new(Roots { root: dir.path().into(), ..Roots::default() }).tree();
-        (dir, tree)
-    }
 
     fn networks(files: &[(&str, &str)]) -> Vec<String> {
-        let (_dir, tree) = tree(files);
+        let (_dir, tree) = Tree::recorded(files);
         let directories = ["/etc/cni/net.d".to_owned(), "/var/lib/rancher/k3s/agent/etc/cni/net.d".to_owned()];
         let (networks, errors) = read(&tree, &directories);
         let of = |network: &Network| {
