@@ -214,10 +214,12 @@ impl Slot {
         *flight = Some(new.clone());
         let (slot, host) = (Arc::clone(self), Arc::clone(&by.host));
         by.runners.run(move || {
+            // It may have waited for other modes until now.
+            let begun = Instant::now();
             let context = Context { host: &host, deadline, began };
             let result = catch_unwind(AssertUnwindSafe(|| slot.collector.collect(context)))
                 .unwrap_or_else(|panic| Err(Error::new(Reason::Panic, panic_text(&*panic))));
-            let run = Run::of(slot.mode, result, started.elapsed());
+            let run = Run::of(slot.mode, result, begun.elapsed());
             *slot.lock() = None;
             if overdue.expired() {
                 tracing::info!(

@@ -98,6 +98,35 @@ async fn two_scrapes_at_once_share_one_run_and_both_are_full() {
     assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
 
+/// Modes share a thread: what one waits for another is no time of its own.
+#[tokio::test]
+async fn how_long_a_mode_took_is_its_own_time() {
+    let took = Arc::new(Mutex::new(Duration::ZERO));
+    let tell = Arc::clone(&took);
+    let host = Arc::new(Host::new(Roots::default()));
+    let slow = Call(|context: Context<'_>| {
+        std::thread::sleep(Duration::from_millis(100));
+        one(context)
+    });
+    let behind = Call(move |context: Context<'_>| {
+        let begun = Instant::now();
+        let samples = one(context);
+        *tell.lock().unwrap() = begun.elapsed();
+        samples
+    });
+    let scraper = Scraper::new(host, Services::default(), vec![(&FAST, Box::new(slow)), (&ODD, Box::new(behind))]);
+    let mut seen = Vec::new();
+    // The machine may stop anybody for a moment; it does not do so each time.
+    while seen.len() < 20 {
+        let scrape = scraper.scrape(Deadline::after(Duration::from_secs(60)), |_| true).await;
+        seen.push((scrape.runs[1].1.duration, *took.lock().unwrap()));
+        if seen.last().is_some_and(|(told, took)| *told < *took + Duration::from_millis(10)) {
+            return;
+        }
+    }
+    panic!("{seen:?}");
+}
+
 #[tokio::test]
 async fn outcomes_tell_absent_from_failed_and_keep_partial_numbers() {
     let absent = scraper(|_| Err(Error::absent("no such kernel")));
