@@ -49,7 +49,8 @@ static DURATION: Metric = Metric::gauge(
 static ERRORS: Metric = Metric::counter(
     "headroom_collector_errors_total",
     &["collector", "reason"],
-    "What the collector could not read since the exporter started, by reason (absent, denied, malformed, vanished, timeout, busy, panic, io); the log says what and where",
+    "What the collector could not read since the exporter started, by reason (absent, denied, malformed, vanished, timeout, busy, panic, io); the log says what and where.\n\n\
+     A reason has no series before it first happens.",
 );
 static DROPPED: Metric = Metric::gauge(
     "headroom_series_dropped",
@@ -421,9 +422,12 @@ fn describe(slot: &Slot, run: &Run, about: &mut Samples) {
         about.push(&OUTCOME, &[id, outcome.as_str()], f64::from(u8::from(outcome == run.outcome)));
     }
     about.push(&DURATION, &[id], run.duration.as_secs_f64());
+    // A row for each reason that never was would be eight for each collector, for nobody: an alert asks what grows.
     for reason in Reason::ALL {
         let count = slot.errors[reason as usize].load(Ordering::Relaxed);
-        about.push(&ERRORS, &[id, reason.as_str()], count as f64);
+        if count > 0 {
+            about.push(&ERRORS, &[id, reason.as_str()], count as f64);
+        }
     }
     let dropped = run.samples.dropped_by();
     about.push(&DROPPED, &[id, "node", "", "", ""], dropped.node as f64);

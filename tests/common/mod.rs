@@ -276,7 +276,10 @@ impl Page {
             .unwrap_or_else(|| panic!("no outcome of {collector}: {self:#?}"))
     }
 
+    /// 0 for a reason that has not happened since the exporter started: it has no series.
     pub fn errors(&self, collector: &str, reason: &str) -> f64 {
-        self.value(&format!("headroom_collector_errors_total{{collector=\"{collector}\",reason=\"{reason}\"}}"))
+        self.outcome(collector);
+        let series = format!("headroom_collector_errors_total{{collector=\"{collector}\",reason=\"{reason}\"}}");
+        self.get(&series).unwrap_or(0.0)
     }
 }
