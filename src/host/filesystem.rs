@@ -1,6 +1,8 @@
 //! File systems: how much is left on the one that holds a path, and which one that is.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -265,16 +267,24 @@ fn recorded(table: &[(PathBuf, Filesystem)], path: &Path) -> Result<Filesystem> 
         .ok_or_else(|| Error::absent(format!("{}: not in the recording", path.display())))
 }
 
-/// Our own mount table, read when it is first needed, for all who look at file systems in one scrape: on a node full of
-/// pods it has hundreds of rows. A clone shares it. No lock is held over a call that may hang.
+/// Our own mount table, read as far as it is needed, for all who look at file systems in one scrape: on a node full of
+/// pods it has hundreds of rows, and what is asked for mostly stands before those of the pods. Each scrape reads anew:
+/// a file system that an error has made read-only is no change that `poll(2)` would tell of. A clone shares it. No lock
+/// is held over a call that may hang.
 #[derive(Clone, Default)]
 pub struct MountView(Arc<Seen>);
 
 #[derive(Default)]
 struct Seen {
-    table: Mutex<Option<Arc<str>>>,
+    table: Mutex<Option<Table>>,
     /// By mount id: several paths mostly lie on few mounts.
     mounts: Mutex<Vec<(u64, Option<Mount>)>>,
+}
+
+/// A mount table, and how far it was read.
+struct Table {
+    file: BufReader<File>,
+    rows: String,
 }
 
 impl fmt::Debug for MountView {
@@ -287,14 +297,43 @@ impl MountView {
     /// The row of a mount; the table is read again if it was mounted since.
     fn row(&self, id: u64) -> Option<Mount> {
         let table = || self.0.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = table().clone();
-        if let Some(mount) = known.and_then(|table| Mount::find(&table, id)) {
+        if let Some(mount) = table().as_ref().and_then(|table| Mount::find(&table.rows, id)) {
             return Some(mount);
         }
-        let fresh: Arc<str> = read::text(Path::new("/proc/self/mountinfo")).ok()?.into();
-        let mount = Mount::find(&fresh, id);
-        *table() = Some(fresh);
-        mount
+        let before = table().take();
+        for started in before.map(Some).into_iter().chain(std::iter::once_with(Table::open)) {
+            let mut started = started?;
+            let mount = started.read_until(id);
+            *table() = Some(started);
+            if mount.is_some() {
+                return mount;
+            }
+        }
+        None
+    }
+}
+
+impl Table {
+    fn open() -> Option<Self> {
+        let file = File::open("/proc/self/mountinfo").ok()?;
+        // The kernel makes a page of rows at a time, whatever is asked for.
+        Some(Table { file: BufReader::with_capacity(4096, file), rows: String::new() })
+    }
+
+    fn read_until(&mut self, id: u64) -> Option<Mount> {
+        let mut row = Vec::new();
+        loop {
+            row.clear();
+            if self.file.read_until(b'\n', &mut row).ok()? == 0 {
+                return None;
+            }
+            let row = String::from_utf8_lossy(&row);
+            self.rows.push_str(&row);
+            let mount = Mount::find(&row, id);
+            if mount.is_some() {
+                return mount;
+            }
+        }
     }
 }
 

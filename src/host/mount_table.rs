@@ -84,21 +84,19 @@ impl Host {
         })
     }
 
-    /// The id of the first mount that `process` sees: as long as a mount is there no other of the machine has its id,
-    /// so two processes with the same first one are in one mount namespace and have one root.
-    ///
-    /// # Errors
-    /// The operating system's, with the path; malformed.
-    pub fn first_mount(&self, process: &str, deadline: Deadline) -> Result<u64> {
-        let path = self.proc(format!("{process}/mountinfo"));
-        let key = format!("first of {}", path.display());
-        self.bounded(&key, deadline, move || {
-            let os = |error: std::io::Error| Error::os(path.display(), &error);
+    /// The id of the first mount that each of `processes` sees, on one thread; `None` for one that cannot be asked. As
+    /// long as a mount is there no other of the machine has its id, so two processes with the same first one are in
+    /// one mount namespace and have one root.
+    pub fn first_mounts<const N: usize>(&self, processes: [&str; N], deadline: Deadline) -> [Option<u64>; N] {
+        let paths = processes.map(|process| self.proc(format!("{process}/mountinfo")));
+        let first = |path: &Path| {
             let mut text = [0; 32];
-            let length = File::open(&path).and_then(|mut file| file.read(&mut text)).map_err(os)?;
-            let text = String::from_utf8_lossy(&text[..length]);
-            id(&text).ok_or_else(|| Error::malformed(format!("{}: no mount id: {text:?}", path.display())))
-        })
+            let length = File::open(path).and_then(|mut file| file.read(&mut text)).ok()?;
+            id(&String::from_utf8_lossy(&text[..length]))
+        };
+        let key = format!("the first rows of {}", paths[0].display());
+        let call = move || Ok(paths.each_ref().map(|path| first(path)));
+        self.bounded(&key, deadline, call).unwrap_or([None; N])
     }
 }
 
@@ -169,8 +167,8 @@ mod tests {
     fn the_first_mount_tells_namespaces_apart() {
         let host = Host::new(Roots::default());
         let me = std::process::id().to_string();
-        assert_eq!(host.first_mount("self", soon()).unwrap(), host.first_mount(&me, soon()).unwrap());
-        assert!(host.first_mount("4294967295", soon()).unwrap_err().is_gone());
+        let [own, by_number, nobody] = host.first_mounts(["self", &me, "4294967295"], soon());
+        assert!(own.is_some() && own == by_number && nobody.is_none(), "{own:?} {by_number:?} {nobody:?}");
     }
 
     #[test]
@@ -188,7 +186,7 @@ mod tests {
         };
         assert_eq!(ids(), Some(vec![36, 37, 38]));
         assert_eq!(ids(), Some(vec![36, 37, 38]), "a recording is read each time");
-        assert_eq!(host.first_mount("1", soon()).unwrap(), 36);
+        assert_eq!(host.first_mounts(["1"], soon()), [Some(36)]);
         assert_eq!(host.fold_mounts(1, soon(), 0, |rows, _| *rows += 1).unwrap(), 3);
     }
 }

@@ -176,7 +176,8 @@ struct MemoryVolume {
 struct State {
     kills: Tallies,
     limits: Remembered,
-    tables: cgroups::Tables,
+    cgroups: cgroups::Tables,
+    volumes: volumes::Tables,
 }
 
 impl Collector for MemoryVolume {
@@ -187,27 +188,29 @@ impl Collector for MemoryVolume {
         samples.ok(of_kubelet.found());
         let kubelet = of_kubelet.process();
         let root_dir = of_kubelet.root_dir();
-        let volumes = root_dir.and_then(|dir| volumes::find(host, kubelet.map(|kubelet| kubelet.pid), &dir, deadline));
+        let kubelet_pid = kubelet.map(|kubelet| kubelet.pid);
+        // A panic of ours half-way leaves counts that are too small at worst.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { kills, limits, cgroups: of_cgroups, volumes: of_volumes } = &mut *state;
+        let volumes = root_dir.and_then(|dir| volumes::find(host, kubelet_pid, &dir, of_volumes, deadline));
         let mut volumes = samples.ok(volumes).unwrap_or_default();
         let mut left_out = LeftOut::default();
         share_out(&mut volumes, MOST_VOLUMES, |volume| &volume.pod_uid, &mut left_out);
 
         let wanted: HashSet<&str> = volumes.iter().map(|volume| volume.pod_uid.as_str()).collect();
-        // A panic of ours half-way leaves counts that are too small at worst.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { kills, limits, tables } = &mut *state;
         let look = samples.ok(self.kubepods.look(host, deadline, began));
         // A walk that does not end says nothing, and the node's count is to be had all the same.
         let node_kills = look.as_ref().map_or_else(|| node_kills(host), |look| look.value.node_kills.clone());
         let node_kills = samples.ok(node_kills).flatten();
         samples.push_some(&NODE_KILLS, &[], node_kills.map(|kills| kills as f64));
-        let cgroups = look.and_then(|look| cgroups::read(host, &look.value, &wanted, tables, &mut samples, deadline));
+        let cgroups =
+            look.and_then(|look| cgroups::read(host, &look.value, &wanted, of_cgroups, &mut samples, deadline));
         let kubepods = cgroups.as_ref().is_some_and(|cgroups| cgroups.roots > 0);
         if kubelet.is_none() && !kubepods && volumes.is_empty() && node_kills.is_none() {
             let none = || Error::absent("no kubelet, no kubepods, and no oom_kill in vmstat");
             return Err(samples.errors().iter().find(|error| !error.is_gone()).cloned().unwrap_or_else(none));
         }
-        let usages = volumes::measure(host, kubelet.map(|kubelet| kubelet.pid), &volumes, deadline, &mut samples);
+        let usages = volumes::measure(host, kubelet_pid, &volumes, of_volumes, deadline, &mut samples);
 
         if let Some(cgroups) = &cgroups {
             kills.update(&cgroups.pods, cgroups.complete);

@@ -212,15 +212,15 @@ impl Memory {
             take(Whose::Machine, Err(error));
             return tables;
         }
-        let first = |process: &str| host.first_mount(process, deadline).ok();
-        let machine = first("1");
+        let of_kubelet = kubelet.map(|pid| pid.to_string()).unwrap_or_else(|| "self".to_owned());
+        let [machine, first_of_kubelet, own] = host.first_mounts(["1", &of_kubelet, "self"], deadline);
         take(Whose::Machine, self.machine.read(host, "1", &self.places, deadline));
-        if let Some(pid) = kubelet.filter(|pid| machine.is_none() || first(&pid.to_string()) != machine) {
+        if let Some(pid) = kubelet.filter(|_| machine.is_none() || first_of_kubelet != machine) {
             let places = self.places.clone();
             let table = host.fold_mounts(pid, deadline, Table::default(), move |table, row| table.add(row, &places));
             take(Whose::Kubelet, table.map(Arc::new));
         }
-        if first("self") != machine {
+        if own != machine {
             take(Whose::Exporter, self.own.read(host, "self", &self.places, deadline));
         }
         tables

@@ -434,7 +434,7 @@ fn what_is_a_memory_backed_volume() {
         at("/pods/u1/volumes/kubernetes.io~empty-dir", "tmpfs"),
         "60 42 x / /k/pods/u1/volumes/kubernetes.io~empty-dir/b rw - tmpfs x rw\nkubernetes.io~empty-dir/\n".to_owned(),
     ];
-    let found = volumes::parse(&table.concat(), Path::new("/host"));
+    let found: Vec<_> = volumes::parse(&table.concat(), Path::new("/host")).into_values().collect();
     let found: Vec<_> = found
         .iter()
         .map(|(root_dir, volume)| (root_dir.to_str().unwrap(), volume.pod_uid.as_str(), volume.name.as_str()))
@@ -470,7 +470,8 @@ fn a_kubelet_with_a_mount_namespace_of_its_own() {
     machine.proc("77/comm", "kubelet\n");
     machine.proc("77/cmdline", "/usr/bin/kubelet\0--root-dir=/srv/k\0");
     machine.proc("77/stat", "77 (kubelet) S 1 1 1");
-    machine.proc("77/mountinfo", &(at("u1") + &at("u3")));
+    // Its first mount is its own: that is how the two tables are told apart.
+    machine.proc("77/mountinfo", &("900 1 254:0 / / rw - ext4 /dev/vda rw\n".to_owned() + &at("u1") + &at("u3")));
     let answer = |(used, uid): (u64, &str)| {
         let path = format!("/srv/k/pods/{uid}/volumes/kubernetes.io~empty-dir/a");
         (path.into(), Filesystem { capacity_bytes: 100, available_bytes: 100 - used, ..NOTHING })

@@ -1,11 +1,12 @@
 //! Which memory-backed emptyDirs are mounted, and how full they are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Volume;
 use crate::error::{Error, Result};
 use crate::host::filesystem::{DeviceNumber, Mount, Usage};
+use crate::host::mount_table::WatchedMounts;
 use crate::host::{CallBudget, Deadline, Host};
 use crate::metric::Samples;
 
@@ -13,59 +14,97 @@ use crate::metric::Samples;
 /// escaped).
 pub(super) const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 
+/// Volumes by where they are mounted, each with the root directory of its kubelet.
+type Found = BTreeMap<PathBuf, (PathBuf, Volume)>;
+
+/// What the machine's mount table said when it last changed.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    machine: WatchedMounts,
+    of_machine: Found,
+}
+
 /// Every memory-backed emptyDir below the kubelet's `root_dir`: what the machine has, whether or not it was passed on
 /// to our own mount namespace.
-pub(super) fn find(host: &Host, kubelet: Option<u32>, root_dir: &Path, deadline: Deadline) -> Result<Vec<Volume>> {
-    let found = mounted(host, kubelet, deadline)?;
+pub(super) fn find(
+    host: &Host,
+    kubelet: Option<u32>,
+    root_dir: &Path,
+    tables: &mut Tables,
+    deadline: Deadline,
+) -> Result<Vec<Volume>> {
+    let found = tables.mounted(host, kubelet, deadline)?;
     // The kernel shows where a mount really is. Links are only followed if that explains something.
-    let elsewhere = found.iter().any(|(of_kubelet, _)| of_kubelet != root_dir);
+    let elsewhere = found.values().any(|(of_kubelet, _)| of_kubelet != root_dir);
     let resolved = if elsewhere { host.resolve(root_dir, deadline) } else { Ok(root_dir.to_owned()) };
     let resolved = match resolved {
         Err(error) if error.is_gone() => root_dir.to_owned(),
         other => other.map_err(|error| error.context("the kubelet's root directory"))?,
     };
-    let ours = found.into_iter().filter(|(of_kubelet, _)| of_kubelet == root_dir || *of_kubelet == resolved);
+    let ours = found.into_values().filter(|(of_kubelet, _)| of_kubelet == root_dir || *of_kubelet == resolved);
     Ok(ours.map(|(_, volume)| volume).collect())
 }
 
-/// By the mount tables of pid 1 and of the kubelet, which may have a mount namespace of its own: then the volumes are
-/// there, and what was mounted before it got that is still where it was.
-fn mounted(host: &Host, kubelet: Option<u32>, deadline: Deadline) -> Result<Vec<(PathBuf, Volume)>> {
-    let of = |pid: u32| {
-        let table = host.mount_table(pid, deadline);
-        table.map(|table| parse(&table, &host.roots().root)).map_err(|error| error.context("mount table"))
-    };
-    match (of(1), kubelet.map(of)) {
-        (Ok(machine), Some(Ok(kubelet))) => {
-            let mut all: BTreeMap<_, _> = machine.into_iter().map(|found| (found.1.path.clone(), found)).collect();
-            all.extend(kubelet.into_iter().map(|found| (found.1.path.clone(), found)));
-            Ok(all.into_values().collect())
+impl Tables {
+    /// By the mount tables of pid 1 and of the kubelet, which may have a mount namespace of its own: then the volumes
+    /// are there, and what was mounted before it got that is still where it was.
+    fn mounted(&mut self, host: &Host, kubelet: Option<u32>, deadline: Deadline) -> Result<Found> {
+        let machine = self.of_machine(host, deadline).map_err(|error| error.context("mount table"));
+        let kubelet = kubelet.filter(|pid| {
+            let [first, of_kubelet] = host.first_mounts(["1", &pid.to_string()], deadline);
+            machine.is_err() || first.is_none() || first != of_kubelet
+        });
+        let kubelet = kubelet.map(|pid| {
+            let table = host.mount_table(pid, deadline);
+            table.map(|table| parse(&table, &host.roots().root)).map_err(|error| error.context("mount table"))
+        });
+        match (machine, kubelet) {
+            (Ok(mut all), Some(Ok(kubelet))) => {
+                all.extend(kubelet);
+                Ok(all)
+            }
+            (_, Some(Err(error))) if !error.is_gone() => Err(error),
+            (_, Some(Ok(one))) | (Ok(one), _) => Ok(one),
+            (Err(error), _) => Err(error),
         }
-        (_, Some(Err(error))) if !error.is_gone() => Err(error),
-        (_, Some(Ok(one))) | (Ok(one), _) => Ok(one),
-        (Err(error), _) => Err(error),
+    }
+
+    fn of_machine(&mut self, host: &Host, deadline: Deadline) -> Result<Found> {
+        let rootfs = host.roots().root.clone();
+        let changed =
+            self.machine.read(host, "1", deadline, Found::new(), move |found, row| note(found, row, &rootfs))?;
+        if let Some(found) = changed {
+            self.of_machine = found;
+        }
+        Ok(self.of_machine.clone())
     }
 }
 
-/// The tmpfs mounts of a mountinfo text that are emptyDirs, each with the root directory of its kubelet. `rootfs`:
-/// where the machine's root is mounted, in case that it is the table of a container.
-pub(super) fn parse(mountinfo: &str, rootfs: &Path) -> Vec<(PathBuf, Volume)> {
-    let mut found = BTreeMap::new();
-    for line in mountinfo.lines().filter(|line| line.contains(EMPTY_DIR)) {
-        let Some((device, mount)) = DeviceNumber::of_row(line).zip(Mount::parse(line)) else { continue };
-        if mount.fstype != "tmpfs" {
-            continue;
-        }
-        let below = mount.mountpoint.strip_prefix(rootfs).map(|below| Path::new("/").join(below));
-        let path = below.unwrap_or(mount.mountpoint);
-        if let Some((root_dir, pod_uid, name)) = place(&path) {
-            let volume = Volume { pod_uid: pod_uid.to_owned(), name: name.to_owned(), path: path.clone(), device };
-            let root_dir = root_dir.to_owned();
-            // Of two at one place the later covers the earlier.
-            found.insert(path, (root_dir, volume));
-        }
+/// The volumes of a mountinfo text. `rootfs`: where the machine's root is mounted, in case that it is the table of a
+/// container.
+pub(super) fn parse(mountinfo: &str, rootfs: &Path) -> Found {
+    let mut found = Found::new();
+    mountinfo.lines().for_each(|row| note(&mut found, row, rootfs));
+    found
+}
+
+/// Takes in a row if it is of a tmpfs that is an emptyDir.
+fn note(found: &mut Found, row: &str, rootfs: &Path) {
+    if !row.contains(EMPTY_DIR) {
+        return;
     }
-    found.into_values().collect()
+    let Some((device, mount)) = DeviceNumber::of_row(row).zip(Mount::parse(row)) else { return };
+    if mount.fstype != "tmpfs" {
+        return;
+    }
+    let below = mount.mountpoint.strip_prefix(rootfs).map(|below| Path::new("/").join(below));
+    let path = below.unwrap_or(mount.mountpoint);
+    if let Some((root_dir, pod_uid, name)) = place(&path) {
+        let volume = Volume { pod_uid: pod_uid.to_owned(), name: name.to_owned(), path: path.clone(), device };
+        let root_dir = root_dir.to_owned();
+        // Of two at one place the later covers the earlier.
+        found.insert(path, (root_dir, volume));
+    }
 }
 
 /// `<root-dir>/pods/<uid>/volumes/kubernetes.io~empty-dir/<name>`, taken apart.
@@ -84,6 +123,7 @@ pub(super) fn measure(
     host: &Host,
     kubelet: Option<u32>,
     volumes: &[Volume],
+    tables: &mut Tables,
     deadline: Deadline,
     samples: &mut Samples,
 ) -> Vec<Option<Usage>> {
@@ -105,10 +145,9 @@ pub(super) fn measure(
     }
     if !hidden.is_empty() {
         // Those that were unmounted meanwhile are no failure.
-        let now = mounted(host, kubelet, deadline).unwrap_or_default();
-        let now: HashMap<PathBuf, DeviceNumber> =
-            now.into_iter().map(|(_, volume)| (volume.path, volume.device)).collect();
-        hidden.retain(|&index| now.get(&volumes[index].path) == Some(&volumes[index].device));
+        let now = tables.mounted(host, kubelet, deadline).unwrap_or_default();
+        let device = |path: &Path| now.get(path).map(|(_, volume)| volume.device);
+        hidden.retain(|&index| device(&volumes[index].path) == Some(volumes[index].device));
     }
     if let Some(&first) = hidden.first() {
         samples.fail(Error::malformed(format!(
