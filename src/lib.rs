@@ -12,6 +12,7 @@ pub mod error;
 pub mod exposition;
 pub mod host;
 pub mod http;
+pub mod humanize;
 pub mod kubelet;
 pub mod log;
 pub mod metric;

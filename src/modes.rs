@@ -17,6 +17,7 @@ mod schedule;
 pub mod system_filesystem;
 pub mod task_limit;
 mod unknown_to_runtime;
+mod utilization;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ use crate::host::{Deadline, Host};
 use crate::kubelet::kubepods::Walk;
 use crate::metric::{DroppedPod, Metric, Samples};
 use crate::services::Services;
+
+pub use utilization::{Fullest, Slope, Utilization};
 
 /// What a collector gets to work with for one scrape.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +114,8 @@ pub struct Mode {
     pub title: &'static str,
     /// Every metric that it may expose.
     pub metrics: &'static [&'static Metric],
+    /// Its headline figure; nothing for a mode of which there is none.
+    pub utilization: Option<Utilization>,
     /// What people are told of it.
     pub alerts: Alerts,
     /// Builds its collector.

@@ -40,9 +40,10 @@ mod way;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Collector, Context, Mode, Probe, alerts};
+use super::{Collector, Context, Mode, Probe, Utilization, alerts};
 use crate::apiserver::Address;
 use crate::error::{Reason, Result};
+use crate::humanize::grouped;
 use crate::metric::Samples;
 use crate::services::Services;
 use crate::values::{defaults, some_time};
@@ -85,6 +86,15 @@ pub static MODE: Mode = Mode {
         &instruments::TO_KUBELET_DURATION,
         &instruments::TO_KUBELET,
     ],
+    utilization: Some(Utilization {
+        used: "sum by (instance) (headroom_apiserver_connection_stalled{leg=~\"kubelet|onward\"})",
+        limit: "sum by (instance) (headroom_apiserver_connections{leg=~\"kubelet|onward\"}) > 0",
+        slope: None,
+        text: |connections| {
+            let (stalled, all) = (grouped(connections.used), grouped(connections.limit));
+            format!("{stalled} of {all} connections on the kubelet's way to the apiserver stalled")
+        },
+    }),
     build: |settings, services| Box::new(ApiserverConnection::new(&settings.apiserver_connection, services)),
 };
 

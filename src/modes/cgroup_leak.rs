@@ -36,8 +36,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::unknown_to_runtime::{Span, UnknownToRuntime};
-use super::{Collector, Context, Mode, alerts};
+use super::{Collector, Context, Mode, Slope, Utilization, alerts};
 use crate::error::{Reason, Result};
+use crate::humanize::grouped;
 use crate::kubelet::kubepods::Kubepods;
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::Runtime;
@@ -154,6 +155,12 @@ pub static MODE: Mode = Mode {
         &ORPHANED,
         &RUNTIME_INFO,
     ],
+    utilization: Some(Utilization {
+        used: "headroom_memcg_ids_used",
+        limit: "headroom_memcg_ids_limit",
+        slope: Some(Slope::Rises("headroom_memcg_ids_used")),
+        text: |ids| format!("{} memory cgroup ids", ids.share(grouped)),
+    }),
     build: |settings, services| Box::new(CgroupLeak::new(settings.cgroup_leak.clone(), services)),
 };
 

@@ -50,8 +50,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::unknown_to_runtime::{Span, UnknownToRuntime};
-use super::{Collector, Context, Mode, alerts};
+use super::{Collector, Context, Mode, Slope, Utilization, alerts};
 use crate::error::{Error, Reason, Result};
+use crate::humanize::grouped;
 use crate::kubelet::handle::Kubelet;
 use crate::kubelet::kubepods::{Kind, Kubepods};
 use crate::metric::{Metric, Samples, Unit};
@@ -139,6 +140,17 @@ pub static MODE: Mode = Mode {
     title: "addresses and mounts of pods that are gone, until no pod can start",
     alerts: alerts!("cni_leak"),
     metrics: &[&NETWORK_INFO, &USED, &FREE, &LEAKED, &MOUNTS, &MOUNTS_LIMIT, &ORPHANED_MOUNTS, &NAMED_NAMESPACES],
+    utilization: Some(Utilization {
+        used: "headroom_cni_addresses_used or sum by (instance, mount_namespace) (headroom_mounts)",
+        limit: "headroom_cni_addresses_used + headroom_cni_addresses_free \
+                or 0 * sum by (instance, mount_namespace) (headroom_mounts) \
+                + on (instance) group_left () headroom_mounts_limit",
+        slope: Some(Slope::Rises("headroom_cni_addresses_used")),
+        text: |fullest| match fullest.label("network") {
+            "" => format!("{} mounts of the {}", fullest.share(grouped), fullest.label("mount_namespace")),
+            network => format!("{} addresses of network {network}", fullest.share(grouped)),
+        },
+    }),
     build: |settings, services| Box::new(CniLeak::new(settings.cni_leak.clone(), services)),
 };
 

@@ -45,8 +45,9 @@ mod tests;
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{Collector, Context, Mode, alerts};
+use super::{Collector, Context, Mode, Slope, Utilization, alerts};
 use crate::error::{Error, Result};
+use crate::humanize::percentage;
 use crate::kubelet::handle::Kubelet;
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::Runtime;
@@ -85,6 +86,18 @@ pub static MODE: Mode = Mode {
         &IMAGES_UNUSED_BYTES,
         &MEMORY_AVAILABLE,
     ],
+    utilization: Some(Utilization {
+        // So that the ratio is the higher the nearer the threshold is.
+        used: "1 - headroom_eviction_headroom_ratio{signal!~\"containerfs.+\"}",
+        limit: "headroom_eviction_headroom_ratio{signal!~\"containerfs.+\"} * 0 + 1",
+        slope: Some(Slope::Falls("headroom_eviction_headroom_ratio{signal!~\"containerfs.+\"}")),
+        text: |nearest| {
+            let room = nearest.limit - nearest.used;
+            let side = if room >= 0.0 { "above" } else { "below" };
+            let (signal, kind) = (nearest.label("signal"), nearest.label("type"));
+            format!("{signal} is {} of its capacity {side} the {kind} threshold", percentage(room.abs()))
+        },
+    }),
     build: |_settings, services| {
         let (kubelet, runtime) = (services.kubelet.clone(), services.runtime.clone());
         Box::new(Eviction { kubelet, runtime, filesystems: services.filesystems.clone(), met: Mutex::default() })

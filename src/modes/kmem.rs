@@ -95,6 +95,8 @@ pub static MODE: Mode = Mode {
     title: "kernel-memory accounting on a kernel that leaks with it",
     alerts: alerts!("kmem"),
     metrics: &[&KERNEL_INFO, &ENABLED, &ACCOUNTED, &LEAK_PRONE, &USAGE, &SLAB, &PERCPU],
+    // A kernel leaks or does not.
+    utilization: None,
     build: |_settings, services| Box::new(Kmem { kubepods: services.kubepods.clone() }),
 };
 

@@ -58,8 +58,9 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Collector, Context, Mode, alerts};
+use super::{Collector, Context, Mode, Slope, Utilization, alerts};
 use crate::error::{Error, Result};
+use crate::humanize::humanize1024;
 use crate::kubelet::handle::Kubelet;
 use crate::kubelet::kubepods::{Kubepods, node_kills};
 use crate::metric::{Metric, Samples, Unit};
@@ -129,6 +130,19 @@ pub static MODE: Mode = Mode {
     title: "a memory-backed emptyDir over its memory limit: OOM, restart, OOM",
     alerts: alerts!("memory_volume"),
     metrics: &[&USED, &SIZE, &LIMIT, &CGROUP_LIMIT, &KILLS, &NODE_KILLS],
+    utilization: Some(Utilization {
+        used: "headroom_memory_volume_used_bytes",
+        limit: "headroom_memory_volume_limit_bytes",
+        slope: Some(Slope::Rises("headroom_memory_volume_used_bytes")),
+        text: |volume| {
+            let pod = match volume.label("pod") {
+                "" => volume.label("pod_uid").to_owned(),
+                pod => format!("{}/{pod}", volume.label("namespace")),
+            };
+            let share = volume.share(|bytes| format!("{}B", humanize1024(bytes)));
+            format!("{share} of memory in volume {} of pod {pod}", volume.label("volume"))
+        },
+    }),
     build: |settings, services| {
         Box::new(MemoryVolume {
             settings: settings.memory_volume.clone(),

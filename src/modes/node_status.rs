@@ -33,8 +33,9 @@ mod tests;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{Collector, Context, Mode, Probe, alerts};
+use super::{Collector, Context, Mode, Probe, Utilization, alerts};
 use crate::error::{Error, Result};
+use crate::humanize::duration;
 use crate::metric::Samples;
 use crate::values::{defaults, some_time};
 use probe::{Shared, Worker};
@@ -45,6 +46,15 @@ pub static MODE: Mode = Mode {
     title: "the node's lease expires, or one of its conditions is no longer updated",
     alerts: alerts!("node_status"),
     metrics: assess::METRICS,
+    utilization: Some(Utilization {
+        used: "headroom_node_lease_age_seconds",
+        limit: "headroom_node_lease_duration_seconds",
+        slope: None,
+        text: |lease| {
+            let (age, expires) = (duration(lease.used.round()), duration(lease.limit));
+            format!("the lease was {age} old when it was read, and expires after {expires}")
+        },
+    }),
     build: |settings, services| {
         let (apiserver, kubelet) = (services.apiserver.clone(), services.kubelet.clone());
         Box::new(NodeStatus(Arc::new(Shared::new(apiserver, kubelet, settings.node_status.clone()))))

@@ -39,13 +39,14 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Collector, Context, Mode, alerts};
+use super::{Collector, Context, Mode, Slope, Utilization, alerts};
 use crate::error::{Error, Result};
 use crate::host::process::Processes;
 use crate::host::process::known::Known;
 use crate::host::sockets::TcpState;
 use crate::host::sockets::owners::Owners;
 use crate::host::{Deadline, Host};
+use crate::humanize::grouped;
 use crate::metric::Samples;
 use crate::runtime::{Runtime, endpoint_path};
 use crate::services::Services;
@@ -80,6 +81,16 @@ pub static MODE: Mode = Mode {
         &inotify::WATCHES_LIMIT,
         &inotify::UNEXAMINED,
     ],
+    utilization: Some(Utilization {
+        used: "headroom_process_open_fds",
+        // A low limit is a choice of the program's: systemd's helpers run with 64.
+        limit: "headroom_process_fd_limit >= 256",
+        slope: Some(Slope::Rises("headroom_process_open_fds")),
+        text: |process| {
+            let (comm, pid) = (process.label("comm"), process.label("pid"));
+            format!("{} file descriptors of {comm} (pid {pid})", process.share(grouped))
+        },
+    }),
     build: |settings, services| Box::new(OpenFiles::new(settings.open_files.clone(), services)),
 };
 

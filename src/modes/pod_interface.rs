@@ -38,11 +38,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Collector, Context, Mode, alerts, is_whole};
+use super::{Collector, Context, Mode, Utilization, alerts, is_whole};
 use crate::error::{Error, Reason, Result};
 use crate::host::Host;
 use crate::host::cgroup::Layout;
 use crate::host::netns::NetworkNamespace;
+use crate::humanize::grouped;
 use crate::kubelet::kubepods::{Kubepods, Pod};
 use crate::metric::{DroppedPod, Metric, Samples, Unit};
 use crate::runtime::{ContainerState, Inventory, Names, Runtime};
@@ -112,6 +113,12 @@ pub static MODE: Mode = Mode {
     title: "a pod's network interface, or what it sits on, vanishes",
     alerts: alerts!("pod_interface"),
     metrics: &[&PODS, &WITHOUT, &INTERFACES, &LOST, &LOST_TOTAL, &PARENT_UP],
+    utilization: Some(Utilization {
+        used: "headroom_pods_without_network_interface",
+        limit: "headroom_pods_with_network_namespace > 0",
+        slope: None,
+        text: |pods| format!("{} of {} pods have no network interface", grouped(pods.used), grouped(pods.limit)),
+    }),
     build: |settings, services| Box::new(PodInterface::new(settings.pod_interface.clone(), services)),
 };
 

@@ -44,10 +44,11 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Collector, Context, Mode, alerts};
+use super::{Collector, Context, Mode, Slope, Utilization, alerts};
 use crate::error::{Error, Result};
 use crate::host::CallBudget;
 use crate::host::filesystem::Filesystem;
+use crate::humanize::percentage;
 use crate::kubelet::handle::Kubelet;
 use crate::metric::{Metric, Samples, Unit};
 use crate::runtime::Runtime;
@@ -145,6 +146,15 @@ pub static MODE: Mode = Mode {
         &DATABASE,
         &QUOTA,
     ],
+    utilization: Some(Utilization {
+        used: "1 - headroom_system_filesystem_headroom_ratio",
+        limit: "headroom_system_filesystem_headroom_ratio * 0 + 1",
+        slope: Some(Slope::Falls("headroom_system_filesystem_headroom_ratio")),
+        text: |fullest| {
+            let (mountpoint, resource) = (fullest.label("mountpoint"), fullest.label("resource"));
+            format!("{mountpoint} has {} of its {resource} left", percentage(fullest.limit - fullest.used))
+        },
+    }),
     build: |_settings, services| {
         Box::new(SystemFilesystem {
             kubelet: services.kubelet.clone(),

@@ -51,10 +51,11 @@ mod threads;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Collector, Context, Mode, alerts, is_whole};
+use super::{Collector, Context, Mode, Utilization, alerts, is_whole};
 use crate::error::{Error, Result};
 use crate::host::cgroup::Layout;
 use crate::host::cgroup::tasks::TaskFiles;
+use crate::humanize::grouped;
 use crate::kubelet::handle::Kubelet;
 use crate::kubelet::kubepods::Kubepods;
 use crate::metric::{Metric, Samples, Unit};
@@ -180,6 +181,19 @@ pub static MODE: Mode = Mode {
         &KEY_BYTES,
         &KEY_LIMIT_BYTES,
     ],
+    utilization: Some(Utilization {
+        used: "headroom_node_cgroup_tasks or headroom_pod_tasks",
+        limit: "headroom_node_cgroup_tasks_limit or headroom_pod_tasks_limit",
+        slope: None,
+        text: |cgroup| {
+            let whose = match (cgroup.label("role"), cgroup.label("pod")) {
+                ("", "") => format!("pod {}", cgroup.label("pod_uid")),
+                ("", pod) => format!("pod {}/{pod}", cgroup.label("namespace")),
+                (role, _) => format!("{role} ({})", cgroup.label("cgroup")),
+            };
+            format!("{} processes and threads of {whose}", cgroup.share(grouped))
+        },
+    }),
     build: |settings, services| {
         Box::new(TaskLimit {
             settings: settings.task_limit.clone(),

@@ -11,9 +11,9 @@ use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 
 use super::text::{self, COMMANDS, EXPLAINED, PARAGRAPHS};
 use super::{Report, Row};
+use crate::humanize;
 use crate::printable::is_hidden;
 use crate::self_metrics;
-use crate::verdict::promql::humanize;
 use crate::verdict::runbook::Steps;
 use crate::verdict::{Finding, Level};
 

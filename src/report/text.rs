@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Report, Row};
+use crate::humanize;
 use crate::printable::printable;
-use crate::verdict::promql::humanize;
 use crate::verdict::runbook::Steps;
 use crate::verdict::{Basis, Figure, Finding, Level};
 

@@ -9,8 +9,8 @@ use promql_parser::parser::Expr;
 use super::History;
 use super::promql::eval::Evaluator;
 use super::promql::expression;
-use super::promql::humanize;
 use super::promql::labels::Labels;
+use crate::humanize;
 
 /// Rows of one leg at the most.
 const MOST: usize = 4;

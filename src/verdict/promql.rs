@@ -4,7 +4,6 @@ pub(super) mod aggregate;
 pub mod eval;
 pub mod expression;
 pub(super) mod functions;
-pub mod humanize;
 pub(in crate::verdict) mod labels;
 mod matching;
 pub(in crate::verdict) mod store;

@@ -1,8 +1,9 @@
 //! Values of templates, and the functions that take them.
 
+use crate::humanize;
 use crate::verdict::promql::eval::{Element, Evaluator};
+use crate::verdict::promql::expression;
 use crate::verdict::promql::labels::Labels;
-use crate::verdict::promql::{expression, humanize};
 
 /// What a template handles.
 #[derive(Clone, Debug)]

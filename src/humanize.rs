@@ -1,7 +1,8 @@
-//! Numbers as Prometheus's templates write them: Go's formats, and `humanize*` (template/template.go).
+//! Numbers for people, most of them as Prometheus's templates write them: Go's formats, and `humanize*`
+//! (template/template.go).
 
 /// Go's `%.4g`.
-pub(in crate::verdict) fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     general(value, Some(4))
 }
 
@@ -35,7 +36,7 @@ fn general(value: f64, precision: Option<usize>) -> String {
 }
 
 /// `humanize`: with the prefixes of powers of 1000.
-pub(in crate::verdict) fn humanize(value: f64) -> String {
+pub fn humanize(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {
         return short(value);
     }
@@ -48,7 +49,7 @@ pub(in crate::verdict) fn humanize(value: f64) -> String {
 }
 
 /// `humanize1024`: with the prefixes of powers of 1024.
-pub(in crate::verdict) fn humanize1024(value: f64) -> String {
+pub fn humanize1024(value: f64) -> String {
     if value.abs() <= 1.0 || !value.is_finite() {
         return short(value);
     }
@@ -79,8 +80,21 @@ pub fn duration(value: f64) -> String {
     }
 }
 
+/// A whole number with its thousands apart: 12,034.
+pub fn grouped(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// `humanizePercentage`: of a ratio.
-pub(in crate::verdict) fn percentage(value: f64) -> String {
+pub fn percentage(value: f64) -> String {
     format!("{}%", short(value * 100.0))
 }
 
@@ -125,6 +139,7 @@ mod tests {
         assert_eq!(humanize(0.0123), "12.3m");
         assert_eq!(humanize1024(1048576.0), "1Mi");
         assert_eq!(percentage(0.1234567), "12.35%");
+        assert_eq!((grouped(999.0), grouped(1_234_567.0)), ("999".into(), "1,234,567".into()));
         for (value, text) in
             [(0.0, "0s"), (1.0, "1s"), (899.99, "14m 59s"), (93784.0, "1d 2h 3m 4s"), (-60.0, "-1m 0s"), (0.001, "1ms")]
         {
