@@ -1,4 +1,5 @@
-//! What is declared, as documents: `docs/metrics.md` from the metrics, `docs/flags.md` from the flags.
+//! What is declared, as documents: `docs/metrics.md` from the metrics, `docs/flags.md` from the flags, the failures in
+//! `README.md` and the state in `docs/architecture.md` from the modes.
 //!
 //! `tests/fast/catalog.rs` holds the committed files to this, so that neither can drift from the code.
 
@@ -48,6 +49,24 @@ pub fn metrics_document() -> String {
     section("the collectors", "How each collector fared in this scrape.", scrape::METRICS);
     section("the web side", "Who asks the exporter, and who was not let in: docs/web.md.", http::METRICS);
     section("the exporter", "The exporter's own process.", self_metrics::METRICS);
+    text
+}
+
+/// The table of the failures in `README.md`.
+pub fn failures_table() -> String {
+    let mut text = String::from("| collector | what happened |\n|---|---|\n");
+    for mode in MODES {
+        let _ = writeln!(text, "| `{}` | {} |", mode.id, mode.happened);
+    }
+    text
+}
+
+/// The table of what collectors keep between scrapes, in `docs/architecture.md`.
+pub fn state_table() -> String {
+    let mut text = String::from("| mode | what it keeps |\n|---|---|\n");
+    for (mode, keeps) in MODES.iter().filter_map(|mode| Some((mode.id, mode.keeps?))) {
+        let _ = writeln!(text, "| `{mode}` | {keeps} |");
+    }
     text
 }
 

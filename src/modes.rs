@@ -1,8 +1,8 @@
 //! The failure modes: a file and a folder each, one line each in [`MODES`].
 //!
-//! A mode is one way in which a node fails while every dashboard is green. Adding one means: its file under `modes/`,
-//! one line in [`MODES`], its settings in [`Settings`], its fixtures, its alerts folder, its dashboard row.
-//! `tests/fast/catalog.rs` is red until each exists.
+//! A mode is one way in which a node fails while every dashboard is green. Whatever is said of all modes elsewhere
+//! follows from [`MODES`] and from the folders that have a mode's name; `CONTRIBUTING.md` has what a new one touches,
+//! and `tests/fast/catalog.rs` is red until each of it exists.
 
 pub mod apiserver_connection;
 pub mod cgroup_leak;
@@ -112,10 +112,16 @@ pub struct Mode {
     pub id: &'static str,
     /// What fails, in a few words, for `--help` and the landing page.
     pub title: &'static str,
+    /// What happened where it failed, in Markdown, for the README.
+    pub happened: &'static str,
     /// Every metric that it may expose.
     pub metrics: &'static [&'static Metric],
     /// Its headline figure; nothing for a mode of which there is none.
     pub utilization: Option<Utilization>,
+    /// What its collector keeps between scrapes, bounded, for docs/architecture.md.
+    pub keeps: Option<&'static str>,
+    /// It fails while the container runtime is away. That has an alert of its own, and none of each such collector.
+    pub needs_runtime: bool,
     /// What people are told of it.
     pub alerts: Alerts,
     /// Builds its collector.

@@ -56,6 +56,7 @@ use probe::{Shared, Worker};
 pub static MODE: Mode = Mode {
     id: "apiserver_connection",
     title: "the kubelet's connection to the apiserver is dead, but in use",
+    happened: "the kubelet's one HTTP/2 connection is dead, and the kubelet goes on using it",
     alerts: alerts!("apiserver_connection"),
     metrics: &[
         &passive::ENDPOINTS,
@@ -95,6 +96,8 @@ pub static MODE: Mode = Mode {
             format!("{stalled} of {all} connections on the kubelet's way to the apiserver stalled")
         },
     }),
+    keeps: Some("how long data has waited on a connection, whose sockets are whose"),
+    needs_runtime: false,
     build: |settings, services| Box::new(ApiserverConnection::new(&settings.apiserver_connection, services)),
 };
 

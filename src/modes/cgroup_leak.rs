@@ -142,6 +142,8 @@ pub static RUNTIME_INFO: Metric = Metric::info(
 pub static MODE: Mode = Mode {
     id: "cgroup_leak",
     title: "cgroups leak until no container can start",
+    happened: "leaked cgroups use up 65,535 memory cgroup ids: `mkdir …: no space left on device`, with \
+               a disk that is not full",
     alerts: alerts!("cgroup_leak"),
     metrics: &[
         &CGROUPS,
@@ -161,6 +163,8 @@ pub static MODE: Mode = Mode {
         slope: Some(Slope::Rises("headroom_memcg_ids_used")),
         text: |ids| format!("{} memory cgroup ids", ids.share(grouped)),
     }),
+    keeps: Some("since when a cgroup has been empty, or unknown to the runtime"),
+    needs_runtime: true,
     build: |settings, services| Box::new(CgroupLeak::new(settings.cgroup_leak.clone(), services)),
 };
 

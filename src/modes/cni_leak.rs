@@ -138,6 +138,8 @@ pub static NAMED_NAMESPACES: Metric = Metric::gauge(
 pub static MODE: Mode = Mode {
     id: "cni_leak",
     title: "addresses and mounts of pods that are gone, until no pod can start",
+    happened: "pods that are gone keep addresses and mounts: `no IP addresses available in range set`, \
+               `mount …: no space left on device`",
     alerts: alerts!("cni_leak"),
     metrics: &[&NETWORK_INFO, &USED, &FREE, &LEAKED, &MOUNTS, &MOUNTS_LIMIT, &ORPHANED_MOUNTS, &NAMED_NAMESPACES],
     utilization: Some(Utilization {
@@ -151,6 +153,11 @@ pub static MODE: Mode = Mode {
             network => format!("{} addresses of network {network}", fullest.share(grouped)),
         },
     }),
+    keeps: Some(
+        "since when the runtime has not known the owner of an address or a mount; what was read of files \
+         that have not changed; two mount tables, held open",
+    ),
+    needs_runtime: true,
     build: |settings, services| Box::new(CniLeak::new(settings.cni_leak.clone(), services)),
 };
 

@@ -58,6 +58,7 @@ pub use read::Snapshot;
 pub static MODE: Mode = Mode {
     id: "eviction",
     title: "disk, memory or pid pressure evicts pods, and a full disk stops what is left",
+    happened: "the kubelet evicts pods at a disk threshold that no dashboard knew",
     alerts: alerts!("eviction"),
     metrics: &[
         &AVAILABLE_BYTES,
@@ -98,6 +99,8 @@ pub static MODE: Mode = Mode {
             format!("{signal} is {} of its capacity {side} the {kind} threshold", percentage(room.abs()))
         },
     }),
+    keeps: Some("which thresholds the kubelet has met and not yet resolved"),
+    needs_runtime: true,
     build: |_settings, services| {
         let (kubelet, runtime) = (services.kubelet.clone(), services.runtime.clone());
         Box::new(Eviction { kubelet, runtime, filesystems: services.filesystems.clone(), met: Mutex::default() })

@@ -93,10 +93,13 @@ pub static PERCPU: Metric = Metric::gauge(
 pub static MODE: Mode = Mode {
     id: "kmem",
     title: "kernel-memory accounting on a kernel that leaks with it",
+    happened: "kernel memory accounting is on, on a kernel that leaks with it",
     alerts: alerts!("kmem"),
     metrics: &[&KERNEL_INFO, &ENABLED, &ACCOUNTED, &LEAK_PRONE, &USAGE, &SLAB, &PERCPU],
     // A kernel leaks or does not.
     utilization: None,
+    keeps: None,
+    needs_runtime: false,
     build: |_settings, services| Box::new(Kmem { kubepods: services.kubepods.clone() }),
 };
 

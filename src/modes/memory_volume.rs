@@ -128,6 +128,7 @@ pub static NODE_KILLS: Metric = Metric::counter(
 pub static MODE: Mode = Mode {
     id: "memory_volume",
     title: "a memory-backed emptyDir over its memory limit: OOM, restart, OOM",
+    happened: "a memory-backed emptyDir fills the pod's memory limit: OOM kill, restart, OOM kill",
     alerts: alerts!("memory_volume"),
     metrics: &[&USED, &SIZE, &LIMIT, &CGROUP_LIMIT, &KILLS, &NODE_KILLS],
     utilization: Some(Utilization {
@@ -143,6 +144,8 @@ pub static MODE: Mode = Mode {
             format!("{share} of memory in volume {} of pod {pod}", volume.label("volume"))
         },
     }),
+    keeps: Some("OOM kills of cgroups that are gone, limits of containers that are down"),
+    needs_runtime: true,
     build: |settings, services| {
         Box::new(MemoryVolume {
             settings: settings.memory_volume.clone(),

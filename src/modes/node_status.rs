@@ -44,6 +44,7 @@ use probe::{Shared, Worker};
 pub static MODE: Mode = Mode {
     id: "node_status",
     title: "the node's lease expires, or one of its conditions is no longer updated",
+    happened: "stale node conditions, NotReady flaps, an apiserver out of seats",
     alerts: alerts!("node_status"),
     metrics: assess::METRICS,
     utilization: Some(Utilization {
@@ -55,6 +56,8 @@ pub static MODE: Mode = Mode {
             format!("the lease was {age} old when it was read, and expires after {expires}")
         },
     }),
+    keeps: None,
+    needs_runtime: false,
     build: |settings, services| {
         let (apiserver, kubelet) = (services.apiserver.clone(), services.kubelet.clone());
         Box::new(NodeStatus(Arc::new(Shared::new(apiserver, kubelet, settings.node_status.clone()))))

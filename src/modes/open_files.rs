@@ -58,6 +58,7 @@ use snapshot::{Closer, Snapshot, Wanted};
 pub static MODE: Mode = Mode {
     id: "open_files",
     title: "processes, the machine or a user run out of file descriptors or inotify",
+    happened: "a client of the runtime's socket leaks a descriptor per poll; a user runs out of inotify instances",
     alerts: alerts!("open_files"),
     metrics: &[
         &assess::HANDLES_ALLOCATED,
@@ -91,6 +92,8 @@ pub static MODE: Mode = Mode {
             format!("{} file descriptors of {comm} (pid {pid})", process.share(grouped))
         },
     }),
+    keeps: Some("where inotify descriptors are, which pod a process is in"),
+    needs_runtime: true,
     build: |settings, services| Box::new(OpenFiles::new(settings.open_files.clone(), services)),
 };
 

@@ -111,6 +111,7 @@ pub static PARENT_UP: Metric = Metric::gauge(
 pub static MODE: Mode = Mode {
     id: "pod_interface",
     title: "a pod's network interface, or what it sits on, vanishes",
+    happened: "the network interface of a running pod vanishes",
     alerts: alerts!("pod_interface"),
     metrics: &[&PODS, &WITHOUT, &INTERFACES, &LOST, &LOST_TOTAL, &PARENT_UP],
     utilization: Some(Utilization {
@@ -119,6 +120,8 @@ pub static MODE: Mode = Mode {
         slope: None,
         text: |pods| format!("{} of {} pods have no network interface", grouped(pods.used), grouped(pods.limit)),
     }),
+    keeps: Some("which interfaces each pod and the machine had"),
+    needs_runtime: true,
     build: |settings, services| Box::new(PodInterface::new(settings.pod_interface.clone(), services)),
 };
 

@@ -134,6 +134,8 @@ pub static QUOTA: Metric = Metric::gauge(
 pub static MODE: Mode = Mode {
     id: "system_filesystem",
     title: "a file system that nobody evicts for is full: /run, logs, CNI's state, etcd's disk",
+    happened: "`/run` is out of inodes, or something else fills the disk of etcd: nothing is evicted, \
+               no container starts",
     alerts: alerts!("system_filesystem"),
     metrics: &[
         &AVAILABLE_BYTES,
@@ -155,6 +157,8 @@ pub static MODE: Mode = Mode {
             format!("{mountpoint} has {} of its {resource} left", percentage(fullest.limit - fullest.used))
         },
     }),
+    keeps: Some("where the data of an etcd is that ended, which file systems were last known to be evicted for"),
+    needs_runtime: false,
     build: |_settings, services| {
         Box::new(SystemFilesystem {
             kubelet: services.kubelet.clone(),

@@ -167,6 +167,8 @@ pub static KEY_LIMIT_BYTES: Metric = Metric::gauge(
 pub static MODE: Mode = Mode {
     id: "task_limit",
     title: "processes and threads, or kernel keys, run out below the machine",
+    happened: "the runtime meets the `TasksMax` of its unit: no container starts, and the node has \
+               process ids in plenty",
     alerts: alerts!("task_limit"),
     metrics: &[
         &NODE_TASKS,
@@ -194,6 +196,8 @@ pub static MODE: Mode = Mode {
             format!("{} processes and threads of {whose}", cgroup.share(grouped))
         },
     }),
+    keeps: None,
+    needs_runtime: true,
     build: |settings, services| {
         Box::new(TaskLimit {
             settings: settings.task_limit.clone(),

@@ -12,7 +12,17 @@ static ODD: Mode = mode("odd");
 const fn mode(id: &'static str) -> Mode {
     const METRICS: &[&Metric] = &[&X];
     let alerts = Alerts { rules: "", runbook: "" };
-    Mode { id, title: "", metrics: METRICS, alerts, utilization: None, build: |_, _| unreachable!() }
+    Mode {
+        id,
+        title: "",
+        happened: "",
+        metrics: METRICS,
+        alerts,
+        utilization: None,
+        keeps: None,
+        needs_runtime: false,
+        build: |_, _| unreachable!(),
+    }
 }
 
 struct Call<F>(F);

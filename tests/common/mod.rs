@@ -12,6 +12,7 @@ pub mod compatibility;
 pub mod containerd;
 pub mod docker;
 pub mod fake_runtime;
+pub mod generated;
 pub mod helper;
 pub mod hierarchies;
 pub mod hung;

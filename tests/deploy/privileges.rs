@@ -320,6 +320,16 @@ fn the_tables_for_people_say_what_the_matrix_says() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What fails without the runtime is what `alerts/exporter` takes for explained by its outage.
+#[test]
+fn who_fails_without_the_runtime_has_said_so() {
+    let (_, rows) = matrix();
+    let without = rows.iter().find(|row| row.id == "socket-absent").expect("a row without the runtime");
+    let silent: Vec<_> =
+        without.outcomes.keys().filter(|id| !MODES.iter().any(|m| m.id == **id && m.needs_runtime)).collect();
+    assert!(silent.is_empty(), "they fail without the runtime, and do not say needs_runtime: {silent:?}");
+}
+
 /// The lines of the code block of this name.
 fn listed(name: &str) -> BTreeSet<&'static str> {
     let (_, block) = SECURITY.split_once(&format!("```text {name}\n")).unwrap_or_else(|| panic!("no block {name}"));

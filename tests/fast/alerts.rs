@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at the machine with their own eyes")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use headroom::catalog;
@@ -10,6 +11,7 @@ use headroom::metric::Kind;
 use headroom::modes::MODES;
 use serde::Deserialize;
 
+use crate::common::generated;
 use crate::links;
 
 /// What a section of a runbook opens with, in this order, and what follows.
@@ -355,45 +357,45 @@ fn every_alert_has_its_words_and_its_runbook() {
     complain(&complaints);
 }
 
-/// README.md's table has a row for every alert, with its severities and nothing left open.
+/// The rows of the table at the head of a runbook: alert, what it means, time to failure, who gets it.
+fn words(mode: &str) -> Vec<[String; 4]> {
+    let runbook = read(mode, "runbook.md");
+    let (head, _) = runbook.split_once("\n## ").unwrap_or_else(|| panic!("{mode}: an empty runbook"));
+    let row = |line: &str| {
+        let cells: Vec<String> = line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
+        assert!(cells.iter().all(|cell| !cell.is_empty()), "{mode}/runbook.md: an empty cell: {line}");
+        cells.try_into().unwrap_or_else(|_| panic!("{mode}/runbook.md: not four cells: {line}"))
+    };
+    head.lines().filter(|line| line.starts_with("| [Headroom")).map(row).collect()
+}
+
+/// README.md has every alert, with the severities of its rules and the words of its runbook.
 #[test]
-fn the_table_has_every_alert() {
-    let readme = std::fs::read_to_string(folder("README.md")).unwrap();
-    let mut rows: Vec<Vec<&str>> = Vec::new();
-    for line in readme.lines().filter(|line| line.starts_with("| [Headroom")) {
-        rows.push(line.trim_matches('|').split('|').map(str::trim).collect());
-    }
-    let mut wanted: Vec<(String, String)> = Vec::new();
-    for mode in present() {
-        let mut own: Vec<(String, Vec<String>)> = Vec::new();
+fn the_table_of_every_alert_is_up_to_date() {
+    let mut table =
+        String::from("| alert | what it means | severity | time to failure | who gets it |\n|---|---|---|---|---|\n");
+    let mut modes = present();
+    modes.sort_unstable();
+    for mode in modes {
+        let mut severities: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut links = Vec::new();
         for rule in rules(mode).groups.into_iter().flat_map(|group| group.rules) {
             let Some(alert) = rule.alert else { continue };
-            let severity = rule.labels["severity"].clone();
-            match own.iter_mut().find(|(name, _)| *name == alert) {
-                Some((_, severities)) => severities.push(severity),
-                None => own.push((alert, vec![severity])),
+            let link = format!("[{alert}](#{})", alert.to_lowercase());
+            severities.entry(link.clone()).or_default().push(rule.labels["severity"].clone());
+            if !links.contains(&link) {
+                links.push(link);
             }
         }
-        for (alert, severities) in own {
-            let link = format!("[{alert}]({mode}/runbook.md#{})", alert.to_lowercase());
-            wanted.push((link, severities.join(", ")));
+        let words = words(mode);
+        assert_eq!(words.iter().map(|row| &row[0]).collect::<Vec<_>>(), links.iter().collect::<Vec<_>>(), "{mode}");
+        for [link, what, time, who] in words {
+            let severity = severities[&link].join(", ");
+            let link = link.replace("](#", &format!("]({mode}/runbook.md#"));
+            let _ = writeln!(table, "| {link} | {what} | {severity} | {time} | {who} |");
         }
     }
-    let mut complaints = Vec::new();
-    for row in &rows {
-        if row.len() != 5 || row.iter().any(|cell| cell.is_empty()) {
-            complaints.push(format!("not five filled cells: {row:?}"));
-        }
-    }
-    let mut here: Vec<(String, String)> = rows.iter().map(|row| (row[0].to_owned(), row[2].to_owned())).collect();
-    here.sort();
-    wanted.sort();
-    complaints.extend(wanted.iter().filter(|row| !here.contains(row)).map(|row| format!("no row {row:?}")));
-    complaints.extend(here.iter().filter(|row| !wanted.contains(row)).map(|row| format!("no such alert {row:?}")));
-    if here.len() != wanted.len() {
-        complaints.push(format!("{} rows for {} alerts", here.len(), wanted.len()));
-    }
-    complain(&complaints);
+    generated::part("alerts/README.md", "every alert", &table);
 }
 
 #[test]
@@ -424,43 +426,58 @@ fn every_distribution_has_its_rows() {
     complain(&tables.iter().flat_map(missing).collect::<Vec<_>>());
 }
 
-/// What alertmanager.yaml lets a critical alert hide is the warning of the very same thing.
+/// The text between the first of these and the next of those.
+fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
+    let rest = text.split_once(begin).unwrap_or_else(|| panic!("no {begin}")).1;
+    rest.split_once(end).unwrap_or_else(|| panic!("no {end} after {begin}")).0
+}
+
+/// Which collectors an outage of the runtime explains is what their modes say.
+#[test]
+fn an_outage_of_the_runtime_explains_what_needs_it() {
+    let text = read("exporter", "rules.yaml");
+    let rule = text.split_once("record: instance:headroom_collector_errors:of_outage").unwrap().1;
+    let listed = between(rule, "{collector=~\"", "\"");
+    let mut needing: Vec<&str> = MODES.iter().filter(|mode| mode.needs_runtime).map(|mode| mode.id).collect();
+    needing.sort_unstable();
+    generated::file("alerts/exporter/rules.yaml", &text.replace(listed, &needing.join("|")));
+}
+
+/// A critical alert hides the warning of the very same thing: whatever tells two of a name apart must be equal.
 #[test]
 fn a_critical_alert_hides_no_other_things_warning() {
-    let readme = std::fs::read_to_string(folder("README.md")).unwrap();
-    let alertmanager = std::fs::read_to_string(folder("alertmanager.yaml")).unwrap();
-    let equal = alertmanager.split("equal: [alertname,").nth(1).and_then(|rest| rest.split_once(']')).unwrap().0;
-    let equal: BTreeSet<&str> = equal.split(',').map(str::trim).collect();
-    let mut complaints = Vec::new();
-    let mut names = BTreeSet::new();
+    let mut telling = BTreeSet::new();
     for mode in present() {
-        let severities = |alert: &str| -> BTreeSet<String> {
-            let rules = rules(mode).groups.into_iter().flat_map(|group| group.rules);
-            let own = rules.filter(|rule| rule.alert.as_deref() == Some(alert));
-            own.map(|rule| rule.labels["severity"].clone()).collect()
-        };
         let cases: Cases = serde_saphyr::from_str(&read(mode, "test.yaml")).unwrap();
-        for check in cases.tests.iter().flat_map(|case| &case.alert_rule_test) {
-            names.insert(check.alertname.clone());
-            if severities(&check.alertname).len() < 2 {
-                continue;
-            }
-            let labels = check.exp_alerts.iter().filter_map(|alert| alert["exp_labels"].as_object());
-            let missing = labels.flat_map(|labels| labels.keys()).filter(|label| {
-                !equal.contains(label.as_str()) && !["severity", "mode", "job"].contains(&label.as_str())
-            });
-            complaints.extend(missing.map(|label| format!("{}: {label} is not in equal", check.alertname)));
-        }
+        let alerts = cases.tests.iter().flat_map(|case| &case.alert_rule_test).flat_map(|check| &check.exp_alerts);
+        let labels = alerts.filter_map(|alert| alert["exp_labels"].as_object());
+        telling.extend(labels.flat_map(|labels| labels.keys().cloned()));
     }
-    complaints.sort();
-    complaints.dedup();
-    // And the alerts that it names are there.
-    let text = readme.replace("#headroom", "") + &alertmanager;
+    let first = ["alertname", "cluster", "instance"];
+    telling.retain(|label| !first.contains(&&**label) && !["severity", "mode", "job"].contains(&&**label));
+    let mut lines = vec![String::new()];
+    for label in first.into_iter().chain(telling.iter().map(String::as_str)) {
+        if lines.last().is_some_and(|line| line.len() + label.len() > 100) {
+            lines.push(String::new());
+        }
+        lines.last_mut().unwrap().push_str(&format!("{label}, "));
+    }
+    let generated = lines.join("\n            ").replace(" \n", "\n");
+    let text = std::fs::read_to_string(folder("alertmanager.yaml")).unwrap();
+    let listed = format!("alertname,{}", between(&text, "equal: [alertname,", "]"));
+    generated::file("alerts/alertmanager.yaml", &text.replace(&listed, generated.trim_end_matches(", ")));
+}
+
+/// The alerts that these documents name are there.
+#[test]
+fn every_alert_that_is_named_exists() {
+    let alerts = present().into_iter().flat_map(|mode| rules(mode).groups).flat_map(|group| group.rules);
+    let alerts: BTreeSet<String> = alerts.filter_map(|rule| rule.alert).collect();
+    let texts = ["README.md", "alertmanager.yaml"].map(|file| std::fs::read_to_string(folder(file)).unwrap());
+    let text = texts.concat().replace("#headroom", "");
     let named = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| word.starts_with("Headroom"));
-    complaints.extend(
-        named.filter(|name| *name != "Headroom" && !names.contains(*name)).map(|name| format!("README.md: {name}")),
-    );
-    complain(&complaints);
+    let unknown = named.filter(|name| *name != "Headroom" && !alerts.contains(*name)).map(str::to_owned);
+    complain(&unknown.collect::<Vec<_>>());
 }
 
 /// What labels hold on the nodes that people have, in the place of the short values of the cases.

@@ -1,4 +1,5 @@
 //! `mixin.libsonnet`, evaluated by the real jsonnet: all rules and dashboards are in it, as they are in their files.
+//! Rules reach it by way of the operator's, which are generated; here they are compared with those of `alerts/`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

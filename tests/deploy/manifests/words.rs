@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::render::{self, chart, helm, needs, parse_all, project, read};
 use super::{cluster, matrix, written};
+use crate::common::generated;
 
 #[test]
 fn a_wrong_value_fails_clearly() {
@@ -64,9 +65,9 @@ fn the_cluster_decides_whether_there_are_monitors() {
 
 #[test]
 fn what_is_generated_is_up_to_date() {
-    written::up_to_date("deploy/helm/headroom-exporter/values.schema.json", &written::schema());
-    written::up_to_date("deploy/kustomize/prometheus-operator/rules.yaml", &written::rules());
-    written::up_to_date("deploy/helm/headroom-exporter/README.md", &written::readme());
+    generated::file("deploy/helm/headroom-exporter/values.schema.json", &written::schema());
+    generated::file("deploy/kustomize/prometheus-operator/rules.yaml", &written::rules());
+    generated::part("deploy/helm/headroom-exporter/README.md", "values", &written::values());
 }
 
 #[test]

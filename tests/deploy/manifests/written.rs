@@ -8,7 +8,7 @@ use headroom::config::{command, environment_variable};
 use headroom::modes::MODES;
 use serde_json::{Map, Value, json};
 
-use super::render::{parse_all, project, read};
+use super::render::{parse_all, read};
 
 /// The flags that the chart sets itself: the values that do it, and what comes of them, as an argument; none where the
 /// chart's mounts and the pod decide.
@@ -115,16 +115,6 @@ impl Flag {
     }
 }
 
-pub(crate) fn up_to_date(path: &str, generated: &str) {
-    if std::env::var_os("HEADROOM_UPDATE_DOCS").is_some() {
-        std::fs::write(project(path), generated).unwrap();
-    }
-    let written = std::fs::read_to_string(project(path)).unwrap_or_default();
-    let differs = written.lines().zip(generated.lines()).find(|(a, b)| a != b);
-    let how = "HEADROOM_UPDATE_DOCS=1 cargo test --test deploy manifests writes it";
-    assert!(written == generated, "{path} is stale ({how}): {differs:?}");
-}
-
 /// The schema as it is, with the flags and modes that there are now.
 pub(crate) fn schema() -> String {
     let mut schema: Value = serde_json::from_str(&read("deploy/helm/headroom-exporter/values.schema.json")).unwrap();
@@ -209,12 +199,14 @@ pub(crate) fn rules() -> String {
     );
     let mut modes: Vec<&str> = MODES.iter().map(|mode| mode.id).chain(["exporter"]).collect();
     modes.sort_unstable();
-    for mode in modes {
+    // Nothing stands before the first document: jsonnet would take that for one as well.
+    for (place, mode) in modes.into_iter().enumerate() {
         let _ = write!(
             text,
-            "---\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: headroom-exporter-{}\n  \
+            "{}apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: headroom-exporter-{}\n  \
              namespace: headroom-exporter\n  labels:\n    app.kubernetes.io/name: headroom-exporter\n    \
              app.kubernetes.io/instance: headroom-exporter\n    app.kubernetes.io/version: \"{}\"\nspec:\n",
+            if place == 0 { "" } else { "---\n" },
             mode.replace('_', "-"),
             env!("CARGO_PKG_VERSION")
         );
@@ -253,13 +245,8 @@ pub(crate) fn rows() -> Vec<Row> {
     rows
 }
 
-/// The README as it is, with the table of the values that there are now.
-pub(crate) fn readme() -> String {
-    const BEGIN: &str = "<!-- values: generated from values.yaml -->\n";
-    const END: &str = "<!-- end of values -->\n";
-    let readme = read("deploy/helm/headroom-exporter/README.md");
-    let (head, rest) = readme.split_once(BEGIN).expect("the mark before the table");
-    let (_, tail) = rest.split_once(END).expect("the mark behind the table");
+/// The table of the chart's values.
+pub(crate) fn values() -> String {
     let values = parse_all(&read("deploy/helm/headroom-exporter/values.yaml")).remove(0);
     let rows = rows();
     let mut table = String::from("| value | default | |\n|---|---|---|\n");
@@ -270,5 +257,5 @@ pub(crate) fn readme() -> String {
         let default = if outer { String::new() } else { format!("`{value}`") };
         let _ = writeln!(table, "| `{}` | {default} | {} |", row.path, row.words.replace('|', "\\|"));
     }
-    format!("{head}{BEGIN}{table}{END}{tail}")
+    table
 }
