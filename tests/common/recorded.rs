@@ -2,21 +2,52 @@
 #![allow(unreachable_pub, reason = "shared by several test binaries")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use headroom::modes::MODES;
 use headroom::verdict::{History, Labels, NAME};
 
+use super::board::project;
 use super::series;
 
 pub(crate) type Page = BTreeMap<Labels, f64>;
 
-/// Pages laid over each other, as `tests/fixtures/dashboards/README.md` says.
-pub(crate) fn page(files: &[&str]) -> Page {
+/// A recorded node of cgroup v2, made whole as `tests/fixtures/README.md` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    Healthy,
+    /// In every way at once.
+    Failing,
+}
+
+impl Recorded {
+    /// The files of its page; each is laid over those before it.
+    pub(crate) fn files(self) -> Vec<PathBuf> {
+        let laid = match self {
+            Recorded::Healthy => &["healthy.prom"][..],
+            Recorded::Failing => &["healthy.prom", "failing.prom"],
+        };
+        let folders = || MODES.iter().map(|mode| mode.id).chain(["exporter"]);
+        let of_modes = laid.iter().flat_map(|file| folders().map(move |folder| fixture(&format!("{folder}/{file}"))));
+        let recording = fixture("node/k8s-1.36-cgroupv2/page.prom");
+        std::iter::once(recording).chain(of_modes.filter(|file| file.exists())).collect()
+    }
+
+    pub(crate) fn page(self) -> Page {
+        page(&self.files())
+    }
+}
+
+pub(crate) fn fixture(path: &str) -> PathBuf {
+    project("tests/fixtures").join(path)
+}
+
+/// Pages laid over each other.
+pub(crate) fn page(files: &[impl AsRef<Path>]) -> Page {
     let mut page = Page::new();
     for file in files {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file);
-        let text = std::fs::read_to_string(path).unwrap();
+        let text = std::fs::read_to_string(file).unwrap();
         let lines = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
         let rows: Page = lines.map(|(name, value)| (series::labels(name), value.parse().unwrap())).collect();
         let infos: BTreeSet<&str> =
@@ -26,9 +57,6 @@ pub(crate) fn page(files: &[&str]) -> Page {
     }
     page
 }
-
-pub(crate) const HEALTHY: [&str; 2] = ["node/k8s-1.36-cgroupv2/page.prom", "dashboards/healthy.prom"];
-pub(crate) const FAILING: [&str; 3] = [HEALTHY[0], HEALTHY[1], "dashboards/failing.prom"];
 
 pub(crate) fn start() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)

@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use crate::common::board::{self, BOARDS, Board};
 use crate::common::prometheus::Release;
+use crate::common::recorded::Recorded;
 use crate::common::{Exporter, eventually, eventually_within};
 use crate::server::Prometheus;
 
@@ -23,9 +24,7 @@ impl Nodes {
     fn serve() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let healthy = overlaid(&["node/k8s-1.36-cgroupv2/page.prom", "dashboards/healthy.prom"]);
-        let failing = ["node/k8s-1.36-cgroupv2/page.prom", "dashboards/healthy.prom", "dashboards/failing.prom"];
-        let failing = overlaid(&failing);
+        let (healthy, failing) = (overlaid(Recorded::Healthy), overlaid(Recorded::Failing));
         std::thread::spawn(move || {
             for (count, stream) in listener.incoming().flatten().enumerate() {
                 let mut request = [0; 4096];
@@ -56,11 +55,11 @@ fn grown(series: &str, value: f64, count: usize, fails: bool) -> f64 {
     if counts { value * (count + 1) as f64 } else { value }
 }
 
-/// Pages laid over each other, as `tests/fixtures/dashboards/README.md` says.
-fn overlaid(files: &[&str]) -> BTreeMap<String, f64> {
+/// The page of a recorded node, series as they are written.
+fn overlaid(recorded: Recorded) -> BTreeMap<String, f64> {
     let mut page = BTreeMap::new();
-    for file in files {
-        let text = std::fs::read_to_string(board::project("tests/fixtures").join(file)).unwrap();
+    for file in recorded.files() {
+        let text = std::fs::read_to_string(file).unwrap();
         let rows = crate::common::Page::parse(&text).0;
         let family = |series: &str| series.split('{').next().unwrap().to_owned();
         let replaced: Vec<String> = rows.keys().map(|s| family(s)).filter(|name| name.ends_with("_info")).collect();
@@ -180,7 +179,7 @@ fn verdicts_are_right(prometheus: &Prometheus) {
 
 #[test]
 fn pages_laid_over_each_other_replace_series() {
-    let page = overlaid(&["node/k8s-1.36-cgroupv2/page.prom", "dashboards/healthy.prom", "dashboards/failing.prom"]);
+    let page = overlaid(Recorded::Failing);
     assert_eq!(page["headroom_memcg_ids_used"], 58_210.0);
     assert_eq!(page.keys().filter(|series| series.starts_with("headroom_kernel_info")).count(), 1);
 }

@@ -13,7 +13,7 @@ use headroom::verdict::{History, Labels, Level, Limits, NAME};
 use crate::common::browser::{self, Picture, Scheme};
 use crate::common::hung;
 use crate::common::hungry::Hungry;
-use crate::common::recorded::{self, FAILING, HEALTHY, Page};
+use crate::common::recorded::{self, Page, Recorded};
 use crate::common::{self, Exporter, eventually, has, is_root};
 
 /// Nobody's runtime, nobody's apiserver: what the machine has of either must not decide a test.
@@ -168,10 +168,10 @@ fn without_a_free_permit_it_shows_what_it_has_and_says_how_old_that_is() {
 }
 
 /// A node as it was recorded, scraped every minute for some minutes; what a counter counts goes on on a failing one.
-fn recorded_report(files: &[&str], node: &str) -> (Report, usize) {
-    let page = recorded::page(files);
+fn recorded_report(recorded: Recorded, node: &str) -> (Report, usize) {
+    let page = recorded.page();
     let mut history = History::new(node, Limits::default());
-    let (minutes, failing) = (15, files == FAILING);
+    let (minutes, failing) = (15, recorded == Recorded::Failing);
     let mut at = recorded::start();
     for minute in 0..=minutes {
         at = recorded::start() + Duration::from_secs(60 * minute);
@@ -198,11 +198,11 @@ fn render(report: &Report, pages: usize) -> String {
 
 #[test]
 fn it_is_small() {
-    let (report, pages) = recorded_report(&HEALTHY, "worker-3");
+    let (report, pages) = recorded_report(Recorded::Healthy, "worker-3");
     assert_eq!(report.level(), Level::Ok);
     let size = render(&report, pages).len();
     assert!(size < 16 << 10, "{size} bytes when all is well");
-    let (report, pages) = recorded_report(&FAILING, "worker-7");
+    let (report, pages) = recorded_report(Recorded::Failing, "worker-7");
     assert!(report.rows.iter().all(|row| row.verdict.level >= Level::Watch), "everything fails");
     let size = render(&report, pages).len();
     assert!(size < 60 << 10, "{size} bytes when all fails");
@@ -213,7 +213,7 @@ const ODD: &str = "<script>alert(1)</script>\"'&\u{1b}[31m\u{202e}\u{0}é";
 
 #[test]
 fn what_comes_from_the_machine_is_text() {
-    let mut page = recorded::page(&FAILING);
+    let mut page = Recorded::Failing.page();
     let odd = |(labels, value): (Labels, f64)| {
         let odd = ["comm", "pod", "volume", "peer", "device"];
         let pairs = labels.iter().map(|(name, value)| (name, if odd.contains(&name) { ODD } else { value }));
@@ -300,7 +300,7 @@ fn nothing_sticks_out_on_a_telephone() {
         let found = dom.split("<p id=\"found\">").nth(1).unwrap_or_else(|| panic!("{dom}"));
         found.split("</p>").next().unwrap().to_owned()
     };
-    let (failing, pages) = recorded_report(&FAILING, "ip-10-250-133-217.eu-central-1.compute.internal");
+    let (failing, pages) = recorded_report(Recorded::Failing, "ip-10-250-133-217.eu-central-1.compute.internal");
     let failing = render(&failing, pages);
     for width in [360, 1280] {
         assert_eq!(found(&failing, width), format!("{width} of {width} {} ", MODES.len()));
@@ -317,23 +317,41 @@ fn image(name: &str) -> PathBuf {
 /// A picture in docs/doctor.md, of a recorded node.
 struct Shot {
     name: &'static str,
-    files: &'static [&'static str],
+    recorded: Recorded,
     node: &'static str,
     scheme: Scheme,
     size: (u32, u32),
 }
 
 const SHOTS: [Shot; 4] = [
-    Shot { name: "landing-healthy.png", files: &HEALTHY, node: "worker-3", scheme: Scheme::Light, size: (1000, 800) },
-    Shot { name: "landing-failing.png", files: &FAILING, node: "worker-7", scheme: Scheme::Light, size: (1000, 780) },
+    Shot {
+        name: "landing-healthy.png",
+        recorded: Recorded::Healthy,
+        node: "worker-3",
+        scheme: Scheme::Light,
+        size: (1000, 800),
+    },
+    Shot {
+        name: "landing-failing.png",
+        recorded: Recorded::Failing,
+        node: "worker-7",
+        scheme: Scheme::Light,
+        size: (1000, 780),
+    },
     Shot {
         name: "landing-failing-dark.png",
-        files: &FAILING,
+        recorded: Recorded::Failing,
         node: "worker-7",
         scheme: Scheme::Dark,
         size: (1000, 780),
     },
-    Shot { name: "landing-phone.png", files: &FAILING, node: "worker-7", scheme: Scheme::Light, size: (500, 830) },
+    Shot {
+        name: "landing-phone.png",
+        recorded: Recorded::Failing,
+        node: "worker-7",
+        scheme: Scheme::Light,
+        size: (500, 830),
+    },
 ];
 
 /// HEADROOM_UPDATE_DOCS=1 takes them anew.
@@ -342,8 +360,8 @@ fn the_pictures_in_the_documentation() {
     if std::env::var_os("HEADROOM_UPDATE_DOCS").is_some() {
         assert!(has("chromium"), "chromium (Debian package) takes the pictures");
         let dir = tempfile::tempdir().unwrap();
-        for Shot { name, files, node, scheme, size } in SHOTS {
-            let (report, pages) = recorded_report(files, node);
+        for Shot { name, recorded, node, scheme, size } in SHOTS {
+            let (report, pages) = recorded_report(recorded, node);
             let page = render(&report, pages);
             let page = if size.0 < 600 { framed(&page, 360, size.1 - 48, false) } else { page };
             browser::picture(&write(dir.path(), "page.html", &page), scheme, size, &image(name));

@@ -6,7 +6,7 @@ use headroom::modes::MODES;
 use headroom::verdict::promql::eval::Evaluator;
 use headroom::verdict::{Basis, EXPORTER, History, Labels, Level, Limits, NAME, Verdict, figure, judge};
 
-use crate::common::recorded::{FAILING, HEALTHY, Page, add, page, start};
+use crate::common::recorded::{Page, Recorded, add, fixture, page, start};
 
 /// Two pages, five seconds apart; counters of the second one are doubled.
 fn two(page: &Page) -> (History, SystemTime) {
@@ -26,8 +26,8 @@ fn verdicts(history: &History, now: SystemTime) -> Vec<Verdict> {
 
 #[test]
 fn a_healthy_node_has_no_finding() {
-    for files in [&HEALTHY[..], &["node/k8s-1.36-cgroupv1/page.prom"]] {
-        let (history, now) = two(&page(files));
+    for page in [Recorded::Healthy.page(), page(&[fixture("node/k8s-1.36-cgroupv1/page.prom")])] {
+        let (history, now) = two(&page);
         for verdict in verdicts(&history, now) {
             assert!(verdict.findings.is_empty(), "{verdict:#?}");
         }
@@ -36,7 +36,7 @@ fn a_healthy_node_has_no_finding() {
 
 #[test]
 fn a_node_on_which_all_fails_has_findings_of_each_kind() {
-    let (history, now) = two(&page(&FAILING));
+    let (history, now) = two(&Recorded::Failing.page());
     let verdicts = verdicts(&history, now);
     let modes: Vec<&str> = verdicts.iter().map(|verdict| verdict.mode).collect();
     assert_eq!(modes, MODES.iter().map(|mode| mode.id).chain([EXPORTER]).collect::<Vec<_>>());
@@ -203,7 +203,7 @@ fn what_cannot_be_told_is_not_ok() {
     for verdict in verdicts(&empty, start()) {
         assert_eq!((verdict.level, verdict.findings.len()), (Level::CannotTell, 0), "{verdict:#?}");
     }
-    let (healthy, now) = two(&page(&HEALTHY));
+    let (healthy, now) = two(&Recorded::Healthy.page());
     let cgroup_leak = verdicts(&healthy, now).remove(0);
     assert_eq!((cgroup_leak.level, &*cgroup_leak.why), (Level::Ok, ""));
 }
@@ -221,7 +221,7 @@ fn what_left_the_page_is_gone() {
 /// Loose bounds, for a loaded machine and a build without optimisation; the figures are printed.
 #[test]
 fn a_verdict_costs_little() {
-    let mut big = page(&FAILING);
+    let mut big = Recorded::Failing.page();
     for pid in 0..750 {
         for (name, value) in [("headroom_process_open_fds", 100.0), ("headroom_process_fd_limit", 1024.0)] {
             let pid = format!("9{pid:05}");

@@ -20,7 +20,7 @@ use super::Prometheus;
 use crate::common::board::{self, Board};
 use crate::common::browser::{self, Scheme};
 use crate::common::prometheus::Release;
-use crate::common::recorded::{self, FAILING, HEALTHY};
+use crate::common::recorded::Recorded;
 use crate::common::{eventually_within, has};
 use panel::Seen;
 
@@ -69,7 +69,7 @@ const SHOTS: [Shot; 4] = [
 
 /// An hour of three nodes, of which one begins to fail after twenty minutes.
 fn history(now: u64) -> String {
-    let (healthy, failing) = (recorded::page(&HEALTHY), recorded::page(&FAILING));
+    let (healthy, failing) = (Recorded::Healthy.page(), Recorded::Failing.page());
     let mut text = String::new();
     for (at, node) in ["worker-1", "worker-2", FAILS].into_iter().enumerate() {
         let page = if node == FAILS { &failing } else { &healthy };

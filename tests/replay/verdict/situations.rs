@@ -11,7 +11,7 @@ use headroom::verdict::rules::{FOLDERS, groups};
 use headroom::verdict::{EXPORTER, Finding, History, Labels, Level, Limits, NAME, Store, judge};
 
 use crate::common::prometheus::Release;
-use crate::common::recorded::{FAILING, HEALTHY, Page, add, page, start};
+use crate::common::recorded::{Page, Recorded, add, start};
 
 /// Ten minutes, so that every `for` is over, and few enough pages that none is thinned out.
 const STEPS: u64 = 20;
@@ -27,12 +27,12 @@ type Alert = (String, BTreeMap<String, String>);
 
 #[test]
 fn alerts_and_verdicts_agree_on_a_healthy_node() {
-    agree(&page(&HEALTHY), "healthy", false);
+    agree(&Recorded::Healthy.page(), "healthy", false);
 }
 
 #[test]
 fn alerts_and_verdicts_agree_on_a_node_on_which_all_fails() {
-    let failing = agree(&page(&FAILING), "failing", true);
+    let failing = agree(&Recorded::Failing.page(), "failing", true);
     for mode in MODES.iter().map(|mode| mode.id) {
         assert!(failing.contains(mode), "nothing fires for {mode}: it proves nothing; {failing:?}");
     }
