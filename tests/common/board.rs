@@ -2,12 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use headroom::modes::MODES;
+use serde_json::{Value, json};
 
 /// Each dashboard's file and uid. A uid is in people's bookmarks and links: it does not change.
 pub const BOARDS: [(&str, &str); 3] =
     [("fleet", "headroom-fleet"), ("node", "headroom-node"), ("apiserver", "headroom-apiserver")];
 pub const RUNBOOKS: &str = "https://github.com/headroom-exporter/headroom-exporter/blob/main/alerts/";
+
+/// The title of its own row.
+const EXPORTER: &str = "what it could not read, and what it costs";
 
 pub fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -48,6 +52,75 @@ impl Board {
         let queries = self.variables().iter().filter(|variable| variable["type"] == "query");
         queries.map(|variable| variable["query"]["query"].as_str().unwrap())
     }
+}
+
+/// What a mode brings to the dashboards that have something of every mode: `alerts/MODE/panels.json`. Panels are as
+/// Grafana exports them, without an id, and of `gridPos` they have the size only.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Panels {
+    fleet: Part,
+    node: Part,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Part {
+    /// How far it is from failing, at the top of the dashboard.
+    verdict: Vec<Value>,
+    /// What the verdict stands on.
+    evidence: Vec<Value>,
+}
+
+/// Places panels from left to right, in lines of one height.
+#[derive(Default)]
+struct Grid {
+    placed: Vec<Value>,
+    x: u64,
+    y: u64,
+    height: u64,
+}
+
+impl Grid {
+    fn place(&mut self, id: u64, mut panel: Value) {
+        let [width, height] = ["w", "h"].map(|side| panel["gridPos"][side].as_u64().expect("the size of a panel"));
+        if self.x + width > 24 || height != self.height {
+            (self.x, self.y, self.height) = (0, self.y + self.height, height);
+        }
+        panel["id"] = id.into();
+        panel["gridPos"] = json!({ "x": self.x, "y": self.y, "w": width, "h": height });
+        self.x += width;
+        self.placed.push(panel);
+    }
+}
+
+/// A dashboard with something of every mode, its panels made anew of what the modes bring; all else is as it is in its
+/// file. That of one node has a row of evidence for each mode.
+pub fn assembled(file: &str) -> String {
+    let of_node = file == "node";
+    let folders = MODES.iter().map(|mode| (mode.id, mode.title)).chain([("exporter", EXPORTER)]);
+    // A mode has a hundred ids, the exporter the first of them: another mode changes nobody's links to a panel.
+    let first = |place: usize| if place == MODES.len() { 1 } else { 100 * (place as u64 + 1) };
+    let parts = folders.enumerate().map(|(place, (folder, title))| {
+        let text = std::fs::read_to_string(project(&format!("alerts/{folder}/panels.json")));
+        let text = text.unwrap_or_else(|error| panic!("alerts/{folder}/panels.json: {error}"));
+        let panels: Panels =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("alerts/{folder}/panels.json: {error}"));
+        let part = if of_node { panels.node } else { panels.fleet };
+        (first(place)..first(place) + 100, format!("{folder}: {title}"), part)
+    });
+    let (mut grid, mut below) = (Grid::default(), Vec::new());
+    for (mut ids, title, part) in parts {
+        let mut next = || ids.next().expect("a hundred ids are enough");
+        part.verdict.into_iter().for_each(|panel| grid.place(next(), panel));
+        let row =
+            json!({ "type": "row", "title": title, "collapsed": false, "gridPos": { "w": 24, "h": 1 }, "panels": [] });
+        below.extend(of_node.then_some(row).into_iter().chain(part.evidence).map(|panel| (next(), panel)));
+    }
+    below.into_iter().for_each(|(id, panel)| grid.place(id, panel));
+    let mut board = Board::read(file).json;
+    board["panels"] = grid.placed.into();
+    format!("{board:#}\n")
 }
 
 pub fn row_title(panel: &Value) -> Option<String> {

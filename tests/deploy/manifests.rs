@@ -279,7 +279,7 @@ fn a_package_has_the_real_files_and_renders_the_same() {
         files.contains("/files/alerts/kmem/rules.yaml") && files.contains("/files/dashboards/node.json"),
         "{files}"
     );
-    for surplus in ["test.yaml", "runbook.md", "kustomization.yaml", "alerts/README.md"] {
+    for surplus in ["test.yaml", "panels.json", "runbook.md", "kustomization.yaml", "alerts/README.md"] {
         assert!(!files.contains(surplus), "{files}");
     }
     let packed = common::shell(&format!("tar xzOf {package} headroom-exporter/files/alerts/kmem/rules.yaml"));

@@ -10,6 +10,7 @@ use std::path::Path;
 use headroom::modes::MODES;
 
 use crate::common::board::{self, BOARDS, Board};
+use crate::common::generated;
 
 #[test]
 fn uids_are_what_links_and_bookmarks_hold() {
@@ -34,6 +35,12 @@ fn uids_are_what_links_and_bookmarks_hold() {
     let all = std::fs::read_dir(board::project("dashboards")).unwrap();
     let files = all.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "json")).count();
     assert_eq!(files, BOARDS.len(), "a dashboard that no test knows");
+}
+
+#[test]
+fn dashboards_have_what_the_modes_bring() {
+    generated::file("dashboards/fleet.json", &board::assembled("fleet"));
+    generated::file("dashboards/node.json", &board::assembled("node"));
 }
 
 #[test]
