@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use headroom::modes::MODES;
+
 use crate::common::containerd::Containerd;
 use crate::common::{self, Page, eventually, get, has, is_root};
 
@@ -155,6 +157,9 @@ fn page(address: SocketAddr) -> Page {
     Page::parse(&response.text())
 }
 
+/// Modes of what a kubelet and its apiserver have with each other.
+const APISERVER: [&str; 2] = ["apiserver_connection", "node_status"];
+
 /// What there is on a page. Of the two exporters themselves each knows something else.
 fn series(page: &Page) -> BTreeSet<&str> {
     let own = |series: &str| {
@@ -224,17 +229,12 @@ fn under_the_unit_the_page_is_complete() {
         );
         (unit, unrestricted) = (page(unit_address), page(unrestricted_address));
     }
-    for collector in [
-        "cgroup_leak",
-        "kmem",
-        "eviction",
-        "open_files",
-        "memory_volume",
-        "pod_interface",
-        "system_filesystem",
-        "cni_leak",
-    ] {
-        assert_eq!(unit.outcome(collector), "ok", "{collector}: {:?}: {unit:#?}", errors(&unit));
+    for collector in MODES.iter().map(|mode| mode.id) {
+        let outcome = unit.outcome(collector);
+        assert_eq!(outcome, unrestricted.outcome(collector), "{collector}: {:?}: {unit:#?}", errors(&unit));
+        // No kubelet runs here, so nobody has an apiserver.
+        let expected = if APISERVER.contains(&collector) { "not_applicable" } else { "ok" };
+        assert_eq!(outcome, expected, "{collector}: {:?}: {unit:#?}", errors(&unit));
     }
     for name in ["headroom_filesystem_readonly", "headroom_eviction_capacity_bytes", "headroom_inotify_instances_limit"]
     {
