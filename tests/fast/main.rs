@@ -19,6 +19,7 @@ mod dashboards;
 mod distributions;
 mod eviction_configz;
 mod eviction_node;
+mod house;
 mod links;
 mod machine;
 mod parity;
