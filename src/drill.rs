@@ -38,14 +38,25 @@ mod volume;
 
 use std::fmt;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Parser as _;
 
-use cli::{Cli, Common, Drill};
+use cgroups::CgroupLeak;
+use cli::{Cli, Common, Helper, OpenFiles};
+use connection::StalledConnection;
+use disk::{Disk, Inodes};
+use expect::Page;
+use files::Inotify;
+use interface::PodInterface;
 use journal::Journal;
+use orphaned_mounts::OrphanedMounts;
 use stop::Stop;
+use system_filesystem::SystemFilesystem;
+use tasks::TaskLimit;
+use volume::MemoryVolume;
 
 use crate::printable::printable_lines;
 
@@ -157,7 +168,7 @@ pub fn main() -> ExitCode {
     let code = match cli.drill {
         Drill::Helper(helper) => children::helper(helper),
         Drill::Watchdog { journal } => journal::watchdog(&journal),
-        drill => match drive(&cli.common, &drill) {
+        drill => match drive(&cli.common, drill.fault()) {
             Ok(code) => code,
             Err(Trouble::Refused(why)) => {
                 complain(format_args!("refused: {why}"));
@@ -172,45 +183,43 @@ pub fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn drive(common: &Common, drill: &Drill) -> Result<u8> {
-    let clean = matches!(drill, Drill::Clean);
+/// Makes the failure; without one it removes what a killed drill left.
+fn drive(common: &Common, fault: Option<&dyn Fault>) -> Result<u8> {
     if common.dry_run {
-        if clean {
-            say(journal::describe(&common.state_dir));
-        } else {
+        if let Some(fault) = fault {
             say(format_args!(
                 "would run for {}s, journal below {}",
                 common.duration.as_secs(),
                 common.state_dir.display()
             ));
-            for line in plan(drill)? {
+            for line in fault.plan()? {
                 say(format_args!("would {line}"));
             }
-            expect::tell(drill, common.duration);
+            expect::tell(fault, common.duration);
+        } else {
+            say(journal::describe(&common.state_dir));
         }
         return Ok(WELL);
     }
     if !rustix::process::geteuid().is_root() {
         return refused("it needs root (cgroups, mounts, namespaces, firewall rules)");
     }
-    if !clean && !common.i_know_this_node {
+    if fault.is_some() && !common.i_know_this_node {
         return refused(
             "this makes a real failure on this machine. Pass --i-know-this-node if it is one that may fail, or --dry-run to see what would be made",
         );
     }
     let left = journal::clean(&common.state_dir)?;
-    if clean {
-        return Ok(if left { LEFT } else { WELL });
-    }
-    for line in plan(drill)? {
+    let Some(fault) = fault else { return Ok(if left { LEFT } else { WELL }) };
+    for line in fault.plan()? {
         say(format_args!("will {line}"));
     }
-    expect::tell(drill, common.duration);
+    expect::tell(fault, common.duration);
     // The handlers first: a signal at any later moment ends us orderly.
     let stop = Stop::install()?;
     let journal = Journal::start(&common.state_dir)?;
     let mut run = Run { journal, stop, until: Instant::now() + common.duration };
-    let outcome = make(drill, &mut run);
+    let outcome = fault.make(&mut run);
     let asked = run.stop.asked();
     let code = match &outcome {
         Ok(()) => WELL,
@@ -229,49 +238,94 @@ fn drive(common: &Common, drill: &Drill) -> Result<u8> {
     Ok(if whole { code } else { LEFT })
 }
 
-/// What a drill makes and what one should see, a line each.
-fn plan(drill: &Drill) -> Result<Vec<String>> {
-    match drill {
-        Drill::CgroupLeak(options) => cgroups::plan(options),
-        Drill::OpenFiles(options) => files::plan_open(options),
-        Drill::Inotify(options) => files::plan_inotify(options),
-        Drill::MemoryVolume(options) => volume::plan(options),
-        Drill::TaskLimit(options) => tasks::plan(options),
-        Drill::Disk(options) => disk::plan(options, disk::What::Bytes),
-        Drill::Inodes(options) => disk::plan(options, disk::What::Inodes),
-        Drill::SystemFilesystem(options) => system_filesystem::plan(options),
-        Drill::OrphanedMounts(options) => orphaned_mounts::plan(options),
-        Drill::StalledConnection(options) => connection::plan(options),
-        Drill::PodInterface(options) => interface::plan(options),
-        Drill::Clean | Drill::Panic | Drill::Helper(_) | Drill::Watchdog { .. } => Ok(Vec::new()),
+/// What there is to be made.
+#[derive(clap::Subcommand, Debug)]
+enum Drill {
+    /// Cgroups below kubepods that belong to no container (cgroup_leak)
+    CgroupLeak(CgroupLeak),
+    /// A process close to its limit of open files, or one that leaks connections to the runtime's socket (open_files)
+    OpenFiles(OpenFiles),
+    /// Inotify instances and watches of a user that nothing else runs as (open_files)
+    Inotify(Inotify),
+    /// A memory-backed emptyDir whose writer is killed and started again (memory_volume)
+    MemoryVolume(MemoryVolume),
+    /// A pod at its limit of processes and threads (task_limit)
+    TaskLimit(TaskLimit),
+    /// A file system without free bytes (eviction)
+    Disk(Disk),
+    /// A file system without free inodes (eviction)
+    Inodes(Inodes),
+    /// A file system that nobody evicts for, without free bytes or inodes (system_filesystem)
+    SystemFilesystem(SystemFilesystem),
+    /// Mounts of a pod that no longer exists (cni_leak)
+    OrphanedMounts(OrphanedMounts),
+    /// A connection whose replies vanish while new ones work (apiserver_connection)
+    StalledConnection(StalledConnection),
+    /// A pod that loses its network interface (pod_interface)
+    PodInterface(PodInterface),
+    /// Remove what a killed drill left
+    Clean,
+    #[command(hide = true, subcommand)]
+    Helper(Helper),
+    #[command(hide = true)]
+    Watchdog { journal: PathBuf },
+    /// Makes a file and a process, and panics: for the test of that end
+    #[command(hide = true)]
+    Panic,
+}
+
+impl Drill {
+    /// What it makes; nothing for what is no drill.
+    fn fault(&self) -> Option<&dyn Fault> {
+        Some(match self {
+            Drill::CgroupLeak(fault) => fault,
+            Drill::OpenFiles(fault) => fault,
+            Drill::Inotify(fault) => fault,
+            Drill::MemoryVolume(fault) => fault,
+            Drill::TaskLimit(fault) => fault,
+            Drill::Disk(fault) => fault,
+            Drill::Inodes(fault) => fault,
+            Drill::SystemFilesystem(fault) => fault,
+            Drill::OrphanedMounts(fault) => fault,
+            Drill::StalledConnection(fault) => fault,
+            Drill::PodInterface(fault) => fault,
+            Drill::Panic => &Panic,
+            Drill::Clean | Drill::Helper(_) | Drill::Watchdog { .. } => return None,
+        })
     }
 }
 
-fn make(drill: &Drill, run: &mut Run) -> Result<()> {
-    match drill {
-        Drill::CgroupLeak(options) => cgroups::make(options, run),
-        Drill::OpenFiles(options) => files::make_open(options, run),
-        Drill::Inotify(options) => files::make_inotify(options, run),
-        Drill::MemoryVolume(options) => volume::make(options, run),
-        Drill::TaskLimit(options) => tasks::make(options, run),
-        Drill::Disk(options) => disk::make(options, disk::What::Bytes, run),
-        Drill::Inodes(options) => disk::make(options, disk::What::Inodes, run),
-        Drill::SystemFilesystem(options) => system_filesystem::make(options, run),
-        Drill::OrphanedMounts(options) => orphaned_mounts::make(options, run),
-        Drill::StalledConnection(options) => connection::make(options, run),
-        Drill::PodInterface(options) => interface::make(options, run),
-        Drill::Panic => panic(run),
-        Drill::Clean | Drill::Helper(_) | Drill::Watchdog { .. } => Ok(()),
-    }
+/// A failure to be made, with what it was told on the command line.
+trait Fault {
+    /// What it makes and what one should see, a line each.
+    fn plan(&self) -> Result<Vec<String>>;
+
+    /// Makes it and keeps it until the run is over.
+    fn make(&self, run: &mut Run) -> Result<()>;
+
+    /// The pages that it must cause.
+    fn pages(&self) -> Vec<Page>;
 }
 
 /// The end that no drill should have, with a file and a process to be cleaned up.
-fn panic(run: &mut Run) -> Result<()> {
-    let file = std::env::temp_dir().join(format!("{}{}-panic", journal::MARK, Journal::number()));
-    run.journal.note(journal::Item::File(file.clone()))?;
-    tried(file.display(), std::fs::write(&file, ""))?;
-    let mut child = children::spawn(&["sleep"])?;
-    children::go(&mut child)?;
-    let pid = run.journal.adopt(child)?;
-    panic!("as it was asked to, with {} and process {pid}", file.display());
+struct Panic;
+
+impl Fault for Panic {
+    fn plan(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    fn make(&self, run: &mut Run) -> Result<()> {
+        let file = std::env::temp_dir().join(format!("{}{}-panic", journal::MARK, Journal::number()));
+        run.journal.note(journal::Item::File(file.clone()))?;
+        tried(file.display(), std::fs::write(&file, ""))?;
+        let mut child = children::spawn(&["sleep"])?;
+        children::go(&mut child)?;
+        let pid = run.journal.adopt(child)?;
+        panic!("as it was asked to, with {} and process {pid}", file.display());
+    }
+
+    fn pages(&self) -> Vec<Page> {
+        Vec::new()
+    }
 }

@@ -9,10 +9,11 @@ use cgroups_rs::fs::hierarchies::{V1, V2};
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::{Cgroup, Hierarchy};
 
-use super::cli::{CgroupLeak, Kubepods};
+use super::cli::{Kubepods, duration};
+use super::expect::{HOUR, Page, page};
 use super::journal::{HEX, Item, Journal, MARK, directories};
 use super::paths::is_mounted;
-use super::{Result, Run, children, failed, kubelet, refused, run, tried};
+use super::{Fault, Result, Run, children, failed, kubelet, refused, run, tried};
 use crate::host::cgroup::{Layout, Stat, parse_subsystems};
 use crate::host::{Host, Roots};
 use crate::kubelet::cgroup_name::pods_cgroups;
@@ -284,7 +285,43 @@ fn check(options: &CgroupLeak, place: &Place) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn plan(options: &CgroupLeak) -> Result<Vec<String>> {
+#[derive(clap::Args, Debug)]
+pub(super) struct CgroupLeak {
+    /// How many cgroups
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=20_000))]
+    pub(super) count: u64,
+    /// Make dying memory cgroups instead: removed, but kept by a page of a tmpfs
+    #[arg(long)]
+    pub(super) dying: bool,
+    /// Make them little by little over this time
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub(super) over: Duration,
+    #[command(flatten)]
+    pub(super) kubepods: Kubepods,
+}
+
+impl Fault for CgroupLeak {
+    fn plan(&self) -> Result<Vec<String>> {
+        plan(self)
+    }
+
+    fn make(&self, run: &mut Run) -> Result<()> {
+        make(self, run)
+    }
+
+    fn pages(&self) -> Vec<Page> {
+        if self.dying {
+            return vec![page(
+                "HeadroomDyingCgroupsGrowing",
+                5 * HOUR + 400,
+                "500 more, spread over five hours by --over",
+            )];
+        }
+        vec![page("HeadroomOrphanedCgroups", 655, "ten at least")]
+    }
+}
+
+fn plan(options: &CgroupLeak) -> Result<Vec<String>> {
     let place = Place::find(&options.kubepods)?;
     check(options, &place)?;
     Ok(vec![if options.dying {
@@ -303,7 +340,7 @@ pub(super) fn plan(options: &CgroupLeak) -> Result<Vec<String>> {
     }])
 }
 
-pub(super) fn make(options: &CgroupLeak, run: &mut Run) -> Result<()> {
+fn make(options: &CgroupLeak, run: &mut Run) -> Result<()> {
     let place = &Place::find(&options.kubepods)?;
     check(options, place)?;
     let begun = Instant::now();

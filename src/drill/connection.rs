@@ -9,16 +9,48 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::cli::StalledConnection;
+use super::expect::{Page, page};
 use super::journal::{Item, Journal, MARK};
-use super::{Next, Result, Run, failed, refused, run as command, tried};
+use super::{Fault, Next, Result, Run, failed, refused, run as command, tried};
 use crate::host::sockets::TcpConnection;
 use crate::host::{Deadline, Host, Roots};
 
 /// More rules are never made.
 const MOST: usize = 32;
 
-pub(super) fn plan(options: &StalledConnection) -> Result<Vec<String>> {
+#[derive(clap::Args, Debug)]
+#[command(group(clap::ArgGroup::new("whose").required(true).args(["pid", "connect"])))]
+pub(super) struct StalledConnection {
+    /// Stall a connection of this process, for example the kubelet's
+    #[arg(long)]
+    pub(super) pid: Option<u32>,
+    /// Make a connection of its own to this address, and stall that
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) connect: Option<SocketAddr>,
+    /// With --pid: the peer's port
+    #[arg(long, default_value_t = 6443)]
+    pub(super) port: u16,
+    /// With --pid: stall each connection that the process makes afterwards too, up to 32
+    #[arg(long)]
+    pub(super) again: bool,
+}
+
+impl Fault for StalledConnection {
+    fn plan(&self) -> Result<Vec<String>> {
+        plan(self)
+    }
+
+    fn make(&self, run: &mut Run) -> Result<()> {
+        make(self, run)
+    }
+
+    fn pages(&self) -> Vec<Page> {
+        let of_a_process = self.pid.map(|_| page("HeadroomApiserverConnectionStalled", 42, "of a kubelet"));
+        of_a_process.into_iter().collect()
+    }
+}
+
+fn plan(options: &StalledConnection) -> Result<Vec<String>> {
     let whose = match (options.pid, options.connect) {
         (Some(pid), _) => {
             let found = connections(pid, options.port)?;
@@ -146,7 +178,7 @@ fn stall(journal: &mut Journal, local: SocketAddr, peer: SocketAddr) -> Result<(
     command(program, &[&["-w", "-I", "INPUT"], words.as_slice()].concat()).map(drop)
 }
 
-pub(super) fn make(options: &StalledConnection, run: &mut Run) -> Result<()> {
+fn make(options: &StalledConnection, run: &mut Run) -> Result<()> {
     match (options.pid, options.connect) {
         (Some(pid), _) => stall_theirs(pid, options, run),
         (None, Some(peer)) => stall_ours(peer, run),

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use rustix::fs::{StatVfs, statvfs};
 
-use super::cli::Disk;
+use super::cli::{bytes, duration};
+use super::expect::{Page, page};
 use super::journal::{Item, Journal, MARK};
 use super::paths::{is_mounted, real};
-use super::{Result, Run, failed, refused, run as command, tried};
+use super::{Fault, Result, Run, failed, refused, run as command, tried};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
@@ -74,7 +75,67 @@ fn check(options: &Disk, what: What) -> Result<Disk> {
     Ok(options)
 }
 
-pub(super) fn plan(options: &Disk, what: What) -> Result<Vec<String>> {
+#[derive(clap::Args, Clone, Debug)]
+#[command(group(clap::ArgGroup::new("where").required(true).args(["mount", "path"])))]
+pub(super) struct Disk {
+    /// Mount an ext4 here and fill that: an empty directory, or one that does not exist yet
+    #[arg(long, value_name = "DIR")]
+    pub(super) mount: Option<PathBuf>,
+    /// Fill the file system of this directory, by one entry in it; --leave says how far
+    #[arg(long, value_name = "DIR", requires = "leave")]
+    pub(super) path: Option<PathBuf>,
+    /// What stays free: bytes (Ki, Mi, Gi), or inodes [default: with --mount 2 %]
+    #[arg(long, value_name = "N", value_parser = bytes)]
+    pub(super) leave: Option<u64>,
+    /// Size of the ext4
+    #[arg(long, value_name = "BYTES", default_value = "256Mi", value_parser = bytes)]
+    pub(super) size: u64,
+    /// Where the image of the ext4 is made, as a sparse file
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub(super) image_dir: PathBuf,
+    /// Fill it little by little over this time
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub(super) over: Duration,
+}
+
+// The same of inodes.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct Inodes {
+    #[command(flatten)]
+    disk: Disk,
+}
+
+impl Fault for Disk {
+    fn plan(&self) -> Result<Vec<String>> {
+        plan(self, What::Bytes)
+    }
+
+    fn make(&self, run: &mut Run) -> Result<()> {
+        make(self, What::Bytes, run)
+    }
+
+    fn pages(&self) -> Vec<Page> {
+        let near = "once less than 1.3 times the threshold is left of nodefs or imagefs";
+        let by_trend = "with --over 20m or more, if what is left then is less than a quarter of an hour away, by a trend of that time";
+        vec![page("HeadroomEvictionNear", 115, near), page("HeadroomEvictionPredicted", 1060, by_trend)]
+    }
+}
+
+impl Fault for Inodes {
+    fn plan(&self) -> Result<Vec<String>> {
+        plan(&self.disk, What::Inodes)
+    }
+
+    fn make(&self, run: &mut Run) -> Result<()> {
+        make(&self.disk, What::Inodes, run)
+    }
+
+    fn pages(&self) -> Vec<Page> {
+        self.disk.pages()
+    }
+}
+
+fn plan(options: &Disk, what: What) -> Result<Vec<String>> {
     let options = &check(options, what)?;
     let mut lines = Vec::new();
     if let Some(at) = &options.mount {
@@ -101,7 +162,7 @@ fn left(what: What, stat: &StatVfs) -> u64 {
     if what == What::Bytes { stat.f_bavail * stat.f_frsize } else { stat.f_favail }
 }
 
-pub(super) fn make(options: &Disk, what: What, run: &mut Run) -> Result<()> {
+fn make(options: &Disk, what: What, run: &mut Run) -> Result<()> {
     let options = &check(options, what)?;
     let (on, fill) = target(options)?;
     if let Some(at) = &options.mount {

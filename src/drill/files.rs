@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::cli::{Inotify, OpenFiles};
+use super::cli::OpenFiles;
+use super::expect::{Page, page};
 use super::journal::{Item, Journal, MARK};
 use super::paths::real;
-use super::{Result, Run, children, failed, refused, runtime_socket, tried};
+use super::{Fault, Result, Run, children, failed, refused, runtime_socket, tried};
 
 /// Never more than this part of the system-wide table.
 const PART_OF_TABLE: u64 = 2;
@@ -36,7 +37,24 @@ fn count(options: &OpenFiles) -> Result<u64> {
     Ok(count)
 }
 
-pub(super) fn plan_open(options: &OpenFiles) -> Result<Vec<String>> {
+impl Fault for OpenFiles {
+    fn plan(&self) -> Result<Vec<String>> {
+        plan_open(self)
+    }
+
+    fn make(&self, run: &mut Run) -> Result<()> {
+        make_open(self, run)
+    }
+
+    fn pages(&self) -> Vec<Page> {
+        if self.runtime_socket.is_some() {
+            return vec![page("HeadroomRuntimeSocketClientLeak", 355, "after the 100th connection")];
+        }
+        vec![page("HeadroomProcessNearFdLimit", 175, "where --limit is at least 256")]
+    }
+}
+
+fn plan_open(options: &OpenFiles) -> Result<Vec<String>> {
     let made = match &options.runtime_socket {
         Some(socket) => format!(
             "start a process that opens a connection to {} every {} ms, {} in all, says as much on each as its server asks for, \
@@ -55,7 +73,7 @@ pub(super) fn plan_open(options: &OpenFiles) -> Result<Vec<String>> {
     Ok(vec![made])
 }
 
-pub(super) fn make_open(options: &OpenFiles, run: &mut Run) -> Result<()> {
+fn make_open(options: &OpenFiles, run: &mut Run) -> Result<()> {
     if let Some(socket) = &options.runtime_socket {
         return runtime_socket::make(options, socket, run);
     }
@@ -87,7 +105,37 @@ fn instances(options: &Inotify) -> Result<u64> {
     Ok(options.instances.unwrap_or((limit * 95 / 100).clamp(1, 8192)))
 }
 
-pub(super) fn plan_inotify(options: &Inotify) -> Result<Vec<String>> {
+#[derive(clap::Args, Debug)]
+pub(super) struct Inotify {
+    /// The user that holds them: one that nothing else runs as
+    #[arg(long, default_value_t = 64_999, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) uid: u32,
+    /// How many instances [default: 95 % of fs.inotify.max_user_instances]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=8192))]
+    pub(super) instances: Option<u64>,
+    /// How many watches
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    pub(super) watches: u64,
+    /// Where the watched files are made
+    #[arg(long, value_name = "DIR", default_value = "/tmp")]
+    pub(super) scratch: PathBuf,
+}
+
+impl Fault for Inotify {
+    fn plan(&self) -> Result<Vec<String>> {
+        plan_inotify(self)
+    }
+
+    fn make(&self, run: &mut Run) -> Result<()> {
+        make_inotify(self, run)
+    }
+
+    fn pages(&self) -> Vec<Page> {
+        vec![page("HeadroomInotifyInstancesNearLimit", 355, "")]
+    }
+}
+
+fn plan_inotify(options: &Inotify) -> Result<Vec<String>> {
     Ok(vec![format!(
         "start a process as uid {} with {} inotify instances and {} watches on files below {}; see \
          headroom_inotify_instances and headroom_inotify_watches of that uid",
@@ -98,7 +146,7 @@ pub(super) fn plan_inotify(options: &Inotify) -> Result<Vec<String>> {
     )])
 }
 
-pub(super) fn make_inotify(options: &Inotify, run: &mut Run) -> Result<()> {
+fn make_inotify(options: &Inotify, run: &mut Run) -> Result<()> {
     let instances = instances(options)?;
     let directory = real(&options.scratch)?.join(format!("{MARK}{}", Journal::number()));
     if directory.exists() {

@@ -6,16 +6,17 @@
 //! that would remove it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::cgroups::Place;
-use super::cli::PodInterface;
+use super::cli::{Kubepods, duration};
 use super::emptydir::EmptyDir;
+use super::expect::{Page, page};
 use super::journal::{Item, Journal, MARK, SHORT};
 use super::kubelet::RootDir;
-use super::{Result, Run, failed, run as command, tried};
+use super::{Fault, Result, Run, failed, run as command, tried};
 
 /// At least one scrape must see that it is back, or the exporter tells of its loss until it is restarted.
 const LAST: Duration = Duration::from_secs(75);
@@ -34,7 +35,39 @@ fn names() -> (String, String, String) {
     (format!("{MARK}{number}"), format!("{SHORT}{number:x}a"), format!("{SHORT}{number:x}b"))
 }
 
-pub(super) fn plan(options: &PodInterface) -> Result<Vec<String>> {
+#[derive(clap::Args, Debug)]
+pub(super) struct PodInterface {
+    /// How long the pod keeps its interface at first
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    pub(super) after: Duration,
+    /// After this time make again what the interface sat on, so that its alert resolves [default: 75 s before the end]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) back_after: Option<Duration>,
+    /// The kubelet's root directory [default: that of the running kubelet; without one the pod gets no volume]
+    #[arg(long, value_name = "DIR")]
+    pub(super) kubelet_root_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) kubepods: Kubepods,
+}
+
+impl Fault for PodInterface {
+    fn plan(&self) -> Result<Vec<String>> {
+        plan(self)
+    }
+
+    fn make(&self, run: &mut Run) -> Result<()> {
+        make(self, run)
+    }
+
+    fn pages(&self) -> Vec<Page> {
+        vec![
+            page("HeadroomHostParentInterfaceDown", 40, "after the deletion"),
+            page("HeadroomPodWithoutNetworkInterface", 115, "after the deletion"),
+        ]
+    }
+}
+
+fn plan(options: &PodInterface) -> Result<Vec<String>> {
     Place::find(&options.kubepods)?;
     let (namespace, parent, other) = names();
     let volume = match RootDir::if_any(options.kubelet_root_dir.as_deref())? {
@@ -58,7 +91,7 @@ pub(super) fn plan(options: &PodInterface) -> Result<Vec<String>> {
     ])
 }
 
-pub(super) fn make(options: &PodInterface, run: &mut Run) -> Result<()> {
+fn make(options: &PodInterface, run: &mut Run) -> Result<()> {
     let place = Place::find(&options.kubepods)?;
     let root = RootDir::if_any(options.kubelet_root_dir.as_deref())?;
     let (namespace, parent, other) = names();

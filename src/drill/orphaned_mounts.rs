@@ -1,13 +1,14 @@
 //! The drill `orphaned-mounts`: volumes of a pod that no runtime knows stay mounted.
 
 use std::fs;
+use std::path::PathBuf;
 
 use super::cgroups::pod_uid;
-use super::cli::OrphanedMounts;
 use super::emptydir::{self, EmptyDir};
+use super::expect::{Page, page};
 use super::journal::{Item, MARK};
 use super::kubelet::RootDir;
-use super::{Result, Run, refused, run as command, tried};
+use super::{Fault, Result, Run, refused, run as command, tried};
 
 /// The directories that are mounted on themselves are all that is in it.
 const SIZE: u64 = 1 << 20;
@@ -21,7 +22,31 @@ fn check(options: &OrphanedMounts) -> Result<RootDir> {
     RootDir::find(options.kubelet_root_dir.as_deref())
 }
 
-pub(super) fn plan(options: &OrphanedMounts) -> Result<Vec<String>> {
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct OrphanedMounts {
+    /// So many mounts, and the tmpfs that they are in
+    #[arg(long, value_name = "N", default_value_t = 24)]
+    pub(super) count: u32,
+    /// The kubelet's root directory [default: that of the running kubelet, else /var/lib/kubelet]
+    #[arg(long, value_name = "DIR")]
+    pub(super) kubelet_root_dir: Option<PathBuf>,
+}
+
+impl Fault for OrphanedMounts {
+    fn plan(&self) -> Result<Vec<String>> {
+        plan(self)
+    }
+
+    fn make(&self, run: &mut Run) -> Result<()> {
+        make(self, run)
+    }
+
+    fn pages(&self) -> Vec<Page> {
+        vec![page("HeadroomOrphanedMounts", 655, "twenty at least, with a container runtime that answers")]
+    }
+}
+
+fn plan(options: &OrphanedMounts) -> Result<Vec<String>> {
     let root = check(options)?;
     Ok(vec![
         format!("mount a tmpfs at {} ({})", emptydir::place(&root, &pod_uid()).display(), root.why),
@@ -33,7 +58,7 @@ pub(super) fn plan(options: &OrphanedMounts) -> Result<Vec<String>> {
     ])
 }
 
-pub(super) fn make(options: &OrphanedMounts, run: &mut Run) -> Result<()> {
+fn make(options: &OrphanedMounts, run: &mut Run) -> Result<()> {
     let root = check(options)?;
     let volume = EmptyDir::make(&mut run.journal, &root, &pod_uid(), SIZE)?;
     for number in 0..options.count {

@@ -2,12 +2,14 @@
 //! without free bytes or inodes. Nothing of the node's is on it, so nothing but the page fails.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::cli::SystemFilesystem;
+use super::cli::{bytes, duration};
 use super::disk::{Filler, What};
+use super::expect::{Page, page};
 use super::journal::{Item, MARK};
 use super::paths::{is_mounted, real};
-use super::{Result, Run, refused, run as command};
+use super::{Fault, Result, Run, refused, run as command};
 
 /// Inodes of the tmpfs.
 const INODES: u64 = 4096;
@@ -36,7 +38,41 @@ fn check(options: &SystemFilesystem) -> Result<PathBuf> {
     Ok(at)
 }
 
-pub(super) fn plan(options: &SystemFilesystem) -> Result<Vec<String>> {
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct SystemFilesystem {
+    /// Mount a tmpfs here and fill that: a directory that the exporter watches and this node has not
+    #[arg(long, value_name = "DIR", default_value = "/run/k0s")]
+    pub(super) mount: PathBuf,
+    /// Size of the tmpfs
+    #[arg(long, value_name = "BYTES", default_value = "16Mi", value_parser = bytes)]
+    pub(super) size: u64,
+    /// Use up its inodes instead of its bytes
+    #[arg(long)]
+    pub(super) inodes: bool,
+    /// Fill it little by little over this time
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub(super) over: Duration,
+}
+
+impl Fault for SystemFilesystem {
+    fn plan(&self) -> Result<Vec<String>> {
+        plan(self)
+    }
+
+    fn make(&self, run: &mut Run) -> Result<()> {
+        make(self, run)
+    }
+
+    fn pages(&self) -> Vec<Page> {
+        let by_trend = "with --over 20m or more, by a trend of a quarter of an hour";
+        vec![
+            page("HeadroomSystemFilesystemNearFull", 115, "once less than a tenth is left"),
+            page("HeadroomSystemFilesystemPredicted", 1060, by_trend),
+        ]
+    }
+}
+
+fn plan(options: &SystemFilesystem) -> Result<Vec<String>> {
     let at = check(options)?;
     let (at, resource) = (at.display(), if options.inodes { "inodes" } else { "bytes" });
     Ok(vec![
@@ -49,7 +85,7 @@ pub(super) fn plan(options: &SystemFilesystem) -> Result<Vec<String>> {
     ])
 }
 
-pub(super) fn make(options: &SystemFilesystem, run: &mut Run) -> Result<()> {
+fn make(options: &SystemFilesystem, run: &mut Run) -> Result<()> {
     let (at, what) = (check(options)?, options.what());
     run.journal.make_dirs(&at)?;
     run.journal.note(Item::Mount(at.clone()))?;

@@ -4,13 +4,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::time::Duration;
 
 use super::cgroups::{self, Place};
-use super::cli::TaskLimit;
+use super::cli::{Kubepods, duration};
 use super::emptydir::{self, EmptyDir};
+use super::expect::{Page, UNNAMED, page};
 use super::journal::{Item, Journal};
 use super::kubelet::RootDir;
-use super::{Result, Run, children, failed, tried};
+use super::{Fault, Result, Run, children, failed, tried};
 use crate::host::cgroup::Layout;
 use crate::host::{Host, Roots};
 
@@ -24,7 +26,38 @@ fn most(limit: u64) -> u64 {
     limit * 9 / 10
 }
 
-pub(super) fn plan(options: &TaskLimit) -> Result<Vec<String>> {
+#[derive(clap::Args, Debug)]
+pub(super) struct TaskLimit {
+    /// The kubelet's root directory [default: that of the running kubelet, else /var/lib/kubelet]
+    #[arg(long, value_name = "DIR")]
+    pub(super) kubelet_root_dir: Option<PathBuf>,
+    /// Processes and threads that the pod may have
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(20..=1000))]
+    pub(super) limit: u64,
+    /// Stay at nine tenths of the limit for this time first, with nothing refused
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub(super) near_for: Duration,
+    #[command(flatten)]
+    pub(super) kubepods: Kubepods,
+}
+
+impl Fault for TaskLimit {
+    fn plan(&self) -> Result<Vec<String>> {
+        plan(self)
+    }
+
+    fn make(&self, run: &mut Run) -> Result<()> {
+        make(self, run)
+    }
+
+    fn pages(&self) -> Vec<Page> {
+        let refused = page("HeadroomForksRefused", 40, "after the first refused fork");
+        let near = page("HeadroomPodTasksNearLimit", 175, UNNAMED);
+        if self.near_for.is_zero() { vec![refused, near] } else { vec![near, refused] }
+    }
+}
+
+fn plan(options: &TaskLimit) -> Result<Vec<String>> {
     let root = RootDir::find(options.kubelet_root_dir.as_deref())?;
     let place = Place::find(&options.kubepods)?;
     hierarchy()?;
@@ -122,7 +155,7 @@ impl Drop for Threads {
     }
 }
 
-pub(super) fn make(options: &TaskLimit, run: &mut Run) -> Result<()> {
+fn make(options: &TaskLimit, run: &mut Run) -> Result<()> {
     let root = RootDir::find(options.kubelet_root_dir.as_deref())?;
     let place = Place::find(&options.kubepods)?;
     // As `memory-volume`: what keeps a kubelet from removing the pod is made before its cgroup, and undone after.

@@ -1,14 +1,16 @@
 //! The drill `memory-volume`: a container with a limit writes more than that into a tmpfs that outlives it.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 use super::cgroups::{self, Place};
-use super::cli::MemoryVolume;
+use super::cli::{Kubepods, bytes, duration};
 use super::emptydir::{self, EmptyDir};
+use super::expect::{Page, UNNAMED, page};
 use super::kubelet::RootDir;
-use super::{Result, Run, children, refused, tried};
+use super::{Fault, Result, Run, children, refused, tried};
 
 /// More memory than this is never taken.
 const MOST: u64 = 1 << 30;
@@ -20,7 +22,44 @@ fn check(options: &MemoryVolume) -> Result<RootDir> {
     RootDir::find(options.kubelet_root_dir.as_deref())
 }
 
-pub(super) fn plan(options: &MemoryVolume) -> Result<Vec<String>> {
+#[derive(clap::Args, Debug)]
+pub(super) struct MemoryVolume {
+    /// The kubelet's root directory [default: that of the running kubelet, else /var/lib/kubelet]
+    #[arg(long, value_name = "DIR")]
+    pub(super) kubelet_root_dir: Option<PathBuf>,
+    /// The container's memory limit, in bytes (suffixes Ki, Mi, Gi)
+    #[arg(long, value_name = "BYTES", default_value = "32Mi", value_parser = bytes)]
+    pub(super) limit: u64,
+    /// Size of the tmpfs, larger than the limit
+    #[arg(long, value_name = "BYTES", default_value = "64Mi", value_parser = bytes)]
+    pub(super) size: u64,
+    /// Stay at seven eighths of the limit for this time first, with nothing killed
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub(super) near_for: Duration,
+    /// Time between a kill and the next start
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = duration)]
+    pub(super) restart_after: Duration,
+    #[command(flatten)]
+    pub(super) kubepods: Kubepods,
+}
+
+impl Fault for MemoryVolume {
+    fn plan(&self) -> Result<Vec<String>> {
+        plan(self)
+    }
+
+    fn make(&self, run: &mut Run) -> Result<()> {
+        make(self, run)
+    }
+
+    fn pages(&self) -> Vec<Page> {
+        let near = page("HeadroomMemoryVolumeNearLimit", 175, UNNAMED);
+        let (within, note) = if self.near_for.is_zero() { (175, UNNAMED) } else { (115, "after the first kill") };
+        vec![near, page("HeadroomMemoryVolumeOomLoop", within, note)]
+    }
+}
+
+fn plan(options: &MemoryVolume) -> Result<Vec<String>> {
     let root = check(options)?;
     Place::find(&options.kubepods)?;
     let mut lines = vec![format!(
@@ -51,7 +90,7 @@ impl Drop for Writer {
     }
 }
 
-pub(super) fn make(options: &MemoryVolume, run: &mut Run) -> Result<()> {
+fn make(options: &MemoryVolume, run: &mut Run) -> Result<()> {
     let root = check(options)?;
     let place = Place::find(&options.kubepods)?;
     // Written down first and made last: what the volume holds keeps the cgroup from going, so it must be undone before.

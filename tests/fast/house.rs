@@ -32,7 +32,7 @@ const TOLD: [(&str, &str); 7] = [
     ("benches/pods.rs", "what is measured together"),
     ("docs/doctor.md", "an example of a report"),
     ("docs/performance.md", "what was measured of some"),
-    ("src/drill/cli.rs", "whose failure each drill makes; a drill is a change of its own"),
+    ("src/drill.rs", "whose failure each drill makes; a drill is a change of its own"),
     ("tests/deploy/manifests/rights.rs", "what each right of the cluster is for"),
 ];
 
