@@ -2,7 +2,7 @@
 //! container belongs to.
 //!
 //! One [`Inventory`] behind one [`Runtime`], whoever answers: a CRI v1 runtime (containerd, CRI-O, cri-dockerd) or the
-//! Docker Engine API. Only calls that list; nothing is ever changed. Knows no metrics.
+//! Docker Engine API. Only calls that list or tell; nothing is ever changed. Knows no metrics.
 
 mod bounds;
 mod connection;
@@ -12,9 +12,11 @@ mod detect;
 mod docker;
 mod fake;
 mod names;
+mod sandbox_status;
 mod store;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -108,6 +110,24 @@ pub struct Sandbox {
     pub ready: bool,
     /// The pod.
     pub pod: Pod,
+    /// Where its network namespace has a name.
+    pub network: SandboxNetwork,
+}
+
+/// The network namespace of a sandbox, by the runtime's word. A sandbox has the same one all its life.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SandboxNetwork {
+    /// Nobody asked, or there was no time to.
+    #[default]
+    Unasked,
+    /// The runtime does not say.
+    Untold,
+    /// Asking failed.
+    Failed(Error),
+    /// The machine's own, or one without a name.
+    Unnamed,
+    /// By this path: `/var/run/netns/cni-24b0ec5e-76e5-cd26-8c64-9d9279244df3`.
+    Named(String),
 }
 
 /// The images in the store.
@@ -147,7 +167,8 @@ pub struct Inventory {
 #[group(skip)]
 #[command(next_help_heading = "Container runtime")]
 pub struct Settings {
-    /// Ask the container runtime which containers and images there are (on by default). Only calls that list are made
+    /// Ask the container runtime which containers and images there are (on by default). Only calls that list or tell
+    /// are made
     #[arg(id = "runtime", long = "runtime", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true",
           default_missing_value = "true", hide_possible_values = true, hide_default_value = true,
           value_parser = BoolishValueParser::new(), overrides_with = "no-runtime")]
@@ -210,6 +231,8 @@ pub struct Runtime {
     names: Arc<Mutex<names::Memory>>,
     /// Whether it answered when it was last asked.
     answered: Arc<Mutex<Option<bool>>>,
+    /// Somebody wants to know of sandboxes which network namespace they have.
+    asks_networks: Arc<AtomicBool>,
     fake: fake::Fake,
 }
 
@@ -261,13 +284,13 @@ impl Shared {
         self.kubelet.as_ref()?.look(host, deadline, since).ok()
     }
 
-    fn poll(&self, host: &Host, endpoint: Option<String>, deadline: Deadline) -> Answer {
+    fn poll(&self, host: &Host, endpoint: Option<String>, networks: bool, deadline: Deadline) -> Answer {
         let take = || self.poller.lock().unwrap_or_else(PoisonError::into_inner);
         // A poller that panics is not put back. One that the kubelet has overruled in the meantime is of no use.
         let poller = take().take().filter(|poller| poller.endpoint() == endpoint.as_deref());
         let mut poller =
             poller.unwrap_or_else(|| Box::new(Poller::new(endpoint.as_deref(), self.settings.store_fresh)));
-        let result = poller.poll(host, deadline).map(Arc::new);
+        let result = poller.poll(host, networks, deadline).map(Arc::new);
         let server = poller.server();
         *take() = Some(poller);
         Answer { endpoint, result, server }
@@ -298,6 +321,11 @@ impl Runtime {
             last_endpoint: Mutex::default(),
         };
         Runtime { shared: Some(Arc::new(shared)), ..Runtime::default() }
+    }
+
+    /// From now on each sandbox is asked, once, which network namespace it has: that takes a call for each.
+    pub fn ask_networks(&self) {
+        self.asks_networks.store(true, Ordering::Relaxed);
     }
 
     /// The path of the socket that is asked, if somebody named one.
@@ -368,7 +396,8 @@ impl Runtime {
         let late = || {
             Error::new(Reason::Timeout, "the container runtime: a request under way did not end before the deadline")
         };
-        let landed = shared.polls.get(deadline, usable, || shared.poll(host, endpoint.clone(), deadline));
+        let networks = self.asks_networks.load(Ordering::Relaxed);
+        let landed = shared.polls.get(deadline, usable, || shared.poll(host, endpoint.clone(), networks, deadline));
         let Landed { began, ended, value } = landed.ok_or_else(late)?;
         let server = value.server;
         value.result.map(|inventory| Poll { inventory, began, ended, server })

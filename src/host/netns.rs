@@ -7,6 +7,9 @@
 //! takes `CAP_SYS_PTRACE`.
 //!
 //! Like every number of a namespace, the inode number is given to a new one once the old is gone.
+//!
+//! The number by which a mount table, `ls -i /run/netns` and `lsns` call a namespace is another one, that of
+//! `/proc/PID/ns/net`. Only whether somebody is in a namespace that is known by its mount is asked that way.
 
 use std::os::unix::fs::MetadataExt as _;
 

@@ -10,6 +10,7 @@
 //! [`Host::mount_table`]): one that hangs costs that thread, once. Name, state, status, cgroup, limits and links take
 //! no such lock.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use super::cgroup::vantage::Vantage;
+use super::process::Processes;
 use super::process::parse::{self, decimal};
 use super::{CallBudget, Deadline, Host, read};
 use crate::error::{Error, Reason, Result};
@@ -104,6 +106,38 @@ impl Host {
     pub fn environ(&self, pid: u32, deadline: Deadline) -> Result<Vec<String>> {
         let pids = self.pids()?;
         self.of_process(pid, "environ", deadline, move || pids.environ(pid))
+    }
+
+    /// The numbers of the network namespaces in which one of these processes is: what mount tables call them,
+    /// `net:[4026532165]`.
+    ///
+    /// # Errors
+    /// Denied without `CAP_SYS_PTRACE`: unknown is not empty; timeout.
+    pub fn inhabited_network_namespaces(&self, pids: &[u32], deadline: Deadline) -> Result<HashSet<u64>> {
+        let processes = self.pids()?;
+        let (mut numbers, mut refused) = (HashSet::new(), None);
+        let mut refusals = 0;
+        for &pid in pids {
+            if deadline.expired() {
+                return Err(Error::new(
+                    Reason::Timeout,
+                    "network namespaces of processes: not all before the deadline",
+                ));
+            }
+            match processes.network_namespace_number(pid) {
+                Ok(number) => _ = numbers.insert(number),
+                Err(error) if error.is_gone() => {}
+                Err(error) if error.reason() == Reason::Denied => {
+                    refusals += 1;
+                    refused = refused.or(Some(error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match refused {
+            Some(error) if !Processes::protect_themselves(refusals, Processes::open(self)?.entitled()) => Err(error),
+            _ => Ok(numbers),
+        }
     }
 
     fn of_process<T: Send + 'static>(
@@ -237,6 +271,18 @@ impl Pids {
         // Of one that ends no thread is left.
         let gone = || Error::new(Reason::Vanished, format!("{}/{pid}/task: no thread", self.path.display()));
         links.checked_sub(2).filter(|threads| *threads > 0).ok_or_else(gone)
+    }
+
+    /// The number of its network namespace, as mount tables have it.
+    ///
+    /// # Errors
+    /// The operating system's; denied without `CAP_SYS_PTRACE` if it is another user's; gone if it exited.
+    pub fn network_namespace_number(&self, pid: u32) -> Result<u64> {
+        let link = rustix::fs::readlinkat(&self.dir, format!("{pid}/ns/net"), Vec::new()).map_err(|errno| {
+            Error::os(format_args!("{}/{pid}/ns/net", self.path.display()), &io::Error::from(errno))
+        })?;
+        let number = link.to_str().ok().and_then(|link| link.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok());
+        number.ok_or_else(|| Error::malformed(format!("{}/{pid}/ns/net: {link:?}", self.path.display())))
     }
 
     /// Its working directory: where `/proc/PID/cwd` leads.

@@ -51,6 +51,14 @@ pub fn against_a_kubelet(pids: &Pids, pid: u32, uid: u32) -> Result<Option<Why>>
     })
 }
 
+/// True of a process of the machine's own that is root's: outside of any pod, and of containers with pids of their own.
+///
+/// # Errors
+/// The operating system's; gone if it exited.
+pub fn is_of_the_machine(pids: &Pids, pid: u32) -> Result<bool> {
+    Ok(against_a_kubelet(pids, pid, 0)?.is_none())
+}
+
 /// True if an apiserver or an etcd is the node's: outside of any pod, or in a static pod of this machine's kubelet.
 /// What is in other pods is a workload (a database's etcd, the control plane of another cluster).
 ///

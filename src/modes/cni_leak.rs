@@ -1,4 +1,4 @@
-//! Addresses, mounts and network namespaces of pods that are gone add up until no pod can start.
+//! Addresses, mounts, network namespaces and shims of pods that are gone add up until no pod can start.
 //!
 //! **What fails.** What a pod takes from the node beside memory and disk is given back by its removal: a reservation of
 //! an address, mounts, a network namespace. A runtime that is killed in the middle of a removal, a plugin that fails, a
@@ -17,12 +17,38 @@
 //!   kernel counts one more than the table shows, the root file system of its start.
 //! - What is alive, the container runtime says. How a reservation or a mount is proven to be nobody's, and why no race
 //!   makes a false one, is in `unknown_to_runtime.rs`.
+//! - A network namespace keeps its name, and so itself with every interface in it, until whoever mounted it unmounts
+//!   it. containerd makes it before it asks for a network, and writes down whose it is afterwards (1.6: when the
+//!   sandbox runs): a containerd that is killed in between has forgotten it. The machine's mount table has each with
+//!   its number; which of them a sandbox has, the runtime says when it is asked for that sandbox, once in its life
+//!   (`runtime/sandbox_status.rs`).
 //!
 //! **What counts as leaked.** A reservation of which the runtime knows neither sandbox nor container for the grace
 //! period, in a network that is the pods': the one of the file that the runtime takes, or one of which a sandbox that
 //! it knows has an address, or had since the exporter started. Podman and nerdctl keep their reservations in the same
 //! directory. A sandbox that has stopped and is still known is not gone: its removal will be asked for again. A
 //! reservation without an id, of a host-local that was killed while it wrote, is nobody's.
+//!
+//! A network namespace of which all these are true: it is named as containerd (`cni-` and a UUID) or CRI-O (a UUID)
+//! names what it makes for pods, in a directory `netns` of the machine, where only root can name anything; for the
+//! grace period no sandbox that the runtime knows had it, running or stopped; no process is in it. So one that `ip
+//! netns add` made is never counted, nor one of Podman's or Docker's. The name alone would not do where a second
+//! containerd makes pods on the machine, and so processes are asked: the pods of that one have one. A process that runs
+//! on in the namespace of a sandbox that was forgotten keeps it from being counted; its cgroup is an orphan
+//! (`headroom_orphaned_cgroups`), its shim as well. While the runtime has not said it of each sandbox, nothing is said
+//! here.
+//!
+//! Veths are not counted for themselves: the kernel removes both ends with the namespace of either, so one that is left
+//! on the machine stands for a namespace that is, mostly one of these.
+//!
+//! A shim is the process that a runtime leaves with each sandbox (containerd) or container (conmon of CRI-O, Docker's),
+//! to find it again after a restart. Its command line names the container (`-id`), and the containerd that made it
+//! (`-namespace`, `-address`): a second containerd's and nerdctl's are not judged, and Docker's only where Docker is
+//! asked. What a process calls itself proves nothing, so only those are looked at that no pod can have: root's, in the
+//! machine's pid namespace and in no pod's cgroup. One that is nobody's keeps its memory, and what runs below it goes
+//! on beside what the kubelet started in its place. Where CRI-O puts conmon into the pod's cgroup (`conmon_cgroup =
+//! "pod"`, OpenShift) it cannot be told from what pods run, and is not counted. containerd's were tried; the command
+//! lines of Docker's and CRI-O's are known by their source.
 //!
 //! **When it misleads.**
 //! - Of a reservation whose network is gone from the configuration nothing says what it takes away: it is `used`
@@ -40,8 +66,10 @@
 mod assess;
 mod disk;
 mod mounts;
+mod namespaces;
 mod networks;
 mod ranges;
+mod shims;
 #[cfg(test)]
 mod tests;
 
@@ -62,6 +90,8 @@ use crate::values::{defaults, duration_flag};
 use assess::{Key, Known, Leaks, PodNetworks};
 use disk::Disk;
 use mounts::Tables;
+use namespaces::Namespaces;
+use shims::Shims;
 
 const SET: &[&str] = &["network", "range_set"];
 
@@ -133,15 +163,46 @@ pub static NAMED_NAMESPACES: Metric = Metric::gauge(
     "Network namespaces with a name in /run/netns: one for each pod that has a network of its own, and those of other \
      programs.",
 );
+/// Of nobody.
+pub static ORPHANED_NAMESPACES: Metric = Metric::gauge(
+    "headroom_orphaned_network_namespaces",
+    Unit::None,
+    &[],
+    "Named network namespaces of pods that have belonged to no sandbox of the container runtime for the grace period, \
+     with no process in them.\n\n\
+     Only those named as containerd and CRI-O name them (cni- and a UUID, or a UUID) in a directory called netns. \
+     Missing while the runtime does not say which namespace each sandbox has.",
+);
+/// Of nobody.
+pub static ORPHANED_SHIMS: Metric = Metric::gauge(
+    "headroom_orphaned_shims",
+    Unit::None,
+    &[],
+    "Shims (containerd-shim-*, conmon of CRI-O) of sandboxes and containers that the container runtime has not known for \
+     the grace period.\n\n\
+     Only root's processes outside of pods, started by the runtime that answers. Missing with cri-dockerd, without a \
+     runtime and while it does not answer.",
+);
 
 /// This mode.
 pub static MODE: Mode = Mode {
     id: "cni_leak",
-    title: "addresses and mounts of pods that are gone, until no pod can start",
-    happened: "pods that are gone keep addresses and mounts: `no IP addresses available in range set`, \
+    title: "addresses, mounts, namespaces and shims of pods that are gone, until no pod can start",
+    happened: "pods that are gone keep addresses, mounts, namespaces and shims: `no IP addresses available in range set`, \
                `mount …: no space left on device`",
     alerts: alerts!("cni_leak"),
-    metrics: &[&NETWORK_INFO, &USED, &FREE, &LEAKED, &MOUNTS, &MOUNTS_LIMIT, &ORPHANED_MOUNTS, &NAMED_NAMESPACES],
+    metrics: &[
+        &NETWORK_INFO,
+        &USED,
+        &FREE,
+        &LEAKED,
+        &MOUNTS,
+        &MOUNTS_LIMIT,
+        &ORPHANED_MOUNTS,
+        &NAMED_NAMESPACES,
+        &ORPHANED_NAMESPACES,
+        &ORPHANED_SHIMS,
+    ],
     utilization: Some(Utilization {
         used: "headroom_cni_addresses_used or sum by (instance, mount_namespace) (headroom_mounts)",
         limit: "headroom_cni_addresses_used + headroom_cni_addresses_free \
@@ -154,8 +215,9 @@ pub static MODE: Mode = Mode {
         },
     }),
     keeps: Some(
-        "since when the runtime has not known the owner of an address or a mount; what was read of files \
-         that have not changed; two mount tables, held open",
+        "since when the runtime has not known the owner of an address, a mount, a network namespace or a shim; \
+         which process is whose shim, which namespaces have a process in them; what was read of files that have not \
+         changed; two mount tables, held open",
     ),
     needs_runtime: true,
     build: |settings, services| Box::new(CniLeak::new(settings.cni_leak.clone(), services)),
@@ -166,8 +228,8 @@ pub static MODE: Mode = Mode {
 #[group(skip)]
 #[command(next_help_heading = "Collector cni_leak")]
 pub struct Settings {
-    /// How long the runtime must not have known the sandbox of an address, or the pod of a mount, before it counts as
-    /// leaked; at least 5s
+    /// How long the runtime must not have known the sandbox of an address, a network namespace or a shim, or the pod of
+    /// a mount, before it counts as leaked; at least 5s
     #[arg(long = "collector.cni_leak.leak-grace", value_name = "DURATION", default_value = "5m", value_parser = duration_flag)]
     pub leak_grace: Duration,
     /// Directories of CNI configuration, on the host
@@ -208,11 +270,14 @@ struct Memory {
     mounts: mounts::Memory,
     networks: PodNetworks,
     strangers: UnknownToRuntime<Key>,
+    namespaces: Namespaces,
+    shims: Shims,
 }
 
 impl CniLeak {
     /// A collector that has seen nothing yet.
     pub fn new(settings: Settings, services: &Services) -> Self {
+        services.runtime.ask_networks();
         CniLeak {
             settings,
             kubelet: services.kubelet.clone(),
@@ -250,18 +315,21 @@ impl Collector for CniLeak {
         disk.errors.drain(..).for_each(|error| samples.fail(error));
         let tables = memory.mounts.read(host, kubelet, &root_dir, deadline.part(FILES), &mut samples);
         let limit = samples.ok(host.read_some(host.proc("sys/fs/mount-max"))).flatten();
+        // Without the machine's table the reason is told: processes are hidden from us.
+        let shims = tables.machine().and_then(|_| samples.ok(memory.shims.look(context)));
         let walk = Span { began: read, ended: Instant::now() };
         if tables.of.is_empty() && limit.is_none() && disk.networks.is_empty() && disk.stores.is_empty() {
             let none = || Error::absent("no mount table, and no configuration of CNI");
             return Err(samples.errors().iter().find(|error| !error.is_gone()).cloned().unwrap_or_else(none));
         }
 
-        let Memory { networks, strangers, .. } = &mut *memory;
+        let Memory { networks, strangers, namespaces, shims: of_shims, .. } = &mut *memory;
         let known = poll.as_ref().map(|poll| Known::new(&poll.inventory));
         if let Some(known) = &known {
             assess::note_networks(&disk, known, networks);
         }
-        let judged = self.judge(context, &disk, &tables, poll.as_ref().zip(known.as_ref()), walk, networks, strangers);
+        let answer = poll.as_ref().zip(known.as_ref());
+        let judged = self.judge(context, &disk, &tables, answer, walk, networks, strangers);
         let judged = samples.ok(judged).unwrap_or(false);
         let leaks = Leaks { memory: strangers, networks, grace: self.settings.leak_grace };
         let leaks = Some(&leaks).filter(|_| judged);
@@ -270,6 +338,16 @@ impl Collector for CniLeak {
         let limit = limit.and_then(|text| samples.ok(mount_max(&text)));
         samples.push_some(&MOUNTS_LIMIT, &[], limit.map(|limit| limit as f64));
         samples.push_some(&NAMED_NAMESPACES, &[], disk.named_namespaces.map(|count| count as f64));
+        if let Some(table) = tables.machine() {
+            let known = namespaces.update(table, poll.as_ref(), walk);
+            if samples.ok(known) == Some(true) && judged {
+                let count = samples.ok(namespaces.orphaned(table, self.settings.leak_grace, context));
+                samples.push_some(&ORPHANED_NAMESPACES, &[], count.map(|count| count as f64));
+            }
+        }
+        if shims.is_some() && samples.ok(of_shims.update(host, answer, walk)) == Some(true) && judged {
+            samples.push(&ORPHANED_SHIMS, &[], of_shims.orphaned(self.settings.leak_grace) as f64);
+        }
         memory.disk = disk;
         Ok(samples)
     }

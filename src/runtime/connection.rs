@@ -192,7 +192,7 @@ mod tests {
                 let stream = TokioIo::new(UnixStream::from_std(ours).unwrap());
                 let deadline = Deadline::after(Duration::from_secs(20));
                 if round % 2 == 0 {
-                    cri::Client::handshake(stream).await.unwrap().inventory("", Duration::ZERO, deadline).await
+                    cri::Client::handshake(stream).await.unwrap().inventory("", Duration::ZERO, false, deadline).await
                 } else {
                     docker::Client::handshake(stream).await.unwrap().inventory("", Duration::ZERO, deadline).await
                 }

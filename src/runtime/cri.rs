@@ -1,8 +1,8 @@
 //! CRI v1, the protocol of the kubelet: gRPC over HTTP/2 on a unix socket.
 //!
 //! tonic does the framing, the status codes and the limits; the connection under it is one plain hyper connection and
-//! not tonic's channel, which reconnects, balances and buffers behind one's back. Of the calls only those that list:
-//! `Version`, `ListPodSandbox`, `ListContainers`, `ImageFsInfo`, `ListImages`.
+//! not tonic's channel, which reconnects, balances and buffers behind one's back. Of the calls only those that list,
+//! `Version`, `ListPodSandbox`, `ListContainers`, `ImageFsInfo`, `ListImages`, and one that tells, `PodSandboxStatus`.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -22,9 +22,16 @@ use tonic_prost::ProstCodec;
 
 use super::connection::{Driver, Failure, LARGEST_ANSWER, within};
 use super::store::{Kept, Listed};
-use super::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox, bounds, cri_messages};
+use super::{
+    Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox, SandboxNetwork, bounds,
+    cri_messages, sandbox_status,
+};
 use crate::error::{Error, Reason};
 use crate::host::Deadline;
+
+/// How long asking sandboxes one by one may take of a poll; what is left is asked in the next one. containerd answers
+/// within a millisecond.
+const NETWORKS: Duration = Duration::from_secs(1);
 
 /// A connection to a runtime that speaks CRI v1.
 pub(super) struct Client {
@@ -34,6 +41,8 @@ pub(super) struct Client {
     identity: Option<Identity>,
     filesystems: Kept<cri_messages::ImageFilesystems>,
     images: Kept<Listed<cri_messages::Image>>,
+    /// What sandboxes were asked; of those that the last answer listed.
+    networks: HashMap<String, SandboxNetwork>,
 }
 
 impl Client {
@@ -43,7 +52,14 @@ impl Client {
         let driver = Driver::start(connection);
         let origin = Uri::from_static("http://localhost");
         let grpc = Grpc::with_origin(Service(sender), origin).max_decoding_message_size(LARGEST_ANSWER);
-        Ok(Client { grpc, driver, identity: None, filesystems: Kept::default(), images: Kept::default() })
+        Ok(Client {
+            grpc,
+            driver,
+            identity: None,
+            filesystems: Kept::default(),
+            images: Kept::default(),
+            networks: HashMap::new(),
+        })
     }
 
     /// One unary call, `/runtime.v1.RuntimeService/Version`.
@@ -52,16 +68,24 @@ impl Client {
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
     {
-        let name = path.rsplit('/').next().unwrap_or(path);
+        match self.answer(path, request).await? {
+            Ok(answer) => Ok(answer),
+            Err(status) => Err(self.failure(&status).await.context(name(path))),
+        }
+    }
+
+    /// The same, with the status of a server that says no.
+    async fn answer<Q, A>(&mut self, path: &'static str, request: Q) -> Result<Result<A, Status>, Failure>
+    where
+        Q: prost::Message + 'static,
+        A: prost::Message + Default + 'static,
+    {
         if let Err(error) = self.grpc.ready().await {
-            return Err(self.driver.failure(&error).await.context(name));
+            return Err(self.driver.failure(&error).await.context(name(path)));
         }
         let codec = ProstCodec::<Q, A>::default();
         let answer = self.grpc.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec).await;
-        match answer {
-            Ok(answer) => Ok(answer.into_inner()),
-            Err(status) => Err(self.failure(&status).await.context(name)),
-        }
+        Ok(answer.map(tonic::Response::into_inner))
     }
 
     /// What a gRPC status means for us.
@@ -88,11 +112,13 @@ impl Client {
     }
 
     /// Everything that this runtime has. Without sandboxes and containers there is no answer; without images there is a
-    /// lesser one. `store`: how long the image store's list serves.
+    /// lesser one. `store`: how long the image store's list serves. `networks`: sandboxes are asked for their network
+    /// namespaces.
     pub(super) async fn inventory(
         &mut self,
         endpoint: &str,
         store: Duration,
+        networks: bool,
         deadline: Deadline,
     ) -> Result<Inventory, Failure> {
         let identity = match &self.identity {
@@ -132,7 +158,46 @@ impl Client {
             Ok(images) => inventory.images = Some(images),
             Err(failure) => inventory.errors.push(failure.into_error()),
         }
+        if networks {
+            self.ask_networks(&mut inventory.sandboxes, deadline.part(NETWORKS)).await;
+        }
         Ok(inventory)
+    }
+
+    /// Asks those sandboxes that were not asked yet, as many as there is time for and until asking fails.
+    async fn ask_networks(&mut self, sandboxes: &mut [Sandbox], deadline: Deadline) {
+        let mut before = std::mem::take(&mut self.networks);
+        let mut failed = None;
+        for sandbox in sandboxes {
+            sandbox.network = match (before.remove(&sandbox.id), &failed) {
+                (Some(known), _) => known,
+                (None, Some(error)) => SandboxNetwork::Failed(Error::clone(error)),
+                (None, None) if deadline.expired() => SandboxNetwork::Unasked,
+                (None, None) => match within(deadline, self.network(&sandbox.id)).await {
+                    Ok(network) => network,
+                    Err(failure) => {
+                        let error = failure.into_error();
+                        let late = deadline.expired() && error.reason() == Reason::Timeout;
+                        failed = Some(error.clone()).filter(|_| !late);
+                        if late { SandboxNetwork::Unasked } else { SandboxNetwork::Failed(error) }
+                    }
+                },
+            };
+            if !matches!(sandbox.network, SandboxNetwork::Unasked | SandboxNetwork::Failed(_)) {
+                self.networks.insert(sandbox.id.clone(), sandbox.network.clone());
+            }
+        }
+    }
+
+    async fn network(&mut self, id: &str) -> Result<SandboxNetwork, Failure> {
+        let request = cri_messages::SandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
+        let path = "/runtime.v1.RuntimeService/PodSandboxStatus";
+        match self.answer::<_, cri_messages::SandboxStatus>(path, request).await? {
+            Ok(status) => Ok(sandbox_status::network(&status.info)?),
+            // Removed since it was listed: it has none any more.
+            Err(status) if status.code() == Code::NotFound => Ok(SandboxNetwork::Unnamed),
+            Err(status) => Err(self.failure(&status).await.context(name(path))),
+        }
     }
 
     async fn filesystems(&mut self, store: Duration) -> Result<cri_messages::ImageFilesystems, Failure> {
@@ -155,6 +220,11 @@ impl Client {
     }
 }
 
+/// Of a call, for errors.
+fn name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
 /// What a container may call an image by.
 fn names(image: &cri_messages::Image) -> impl Iterator<Item = &str> {
     std::iter::once(image.id.as_str()).chain(image.repo_digests.iter().map(String::as_str))
@@ -174,7 +244,8 @@ fn add_pods(
         let metadata = sandbox.metadata.unwrap_or_default();
         bounds::check(&[&sandbox.id, &metadata.namespace, &metadata.name, &metadata.uid])?;
         let pod = Pod { namespace: metadata.namespace, name: metadata.name, uid: metadata.uid };
-        inventory.sandboxes.push(Sandbox { id: sandbox.id, ready: sandbox.state == 0, pod });
+        let (ready, network) = (sandbox.state == 0, SandboxNetwork::Unasked);
+        inventory.sandboxes.push(Sandbox { id: sandbox.id, ready, pod, network });
     }
     let pods: HashMap<&str, &Pod> =
         inventory.sandboxes.iter().map(|sandbox| (sandbox.id.as_str(), &sandbox.pod)).collect();

@@ -9,7 +9,7 @@ use prost::encoding::{DecodeContext, WireType, bool, message, skip_field, string
 
 use super::bounds::{List, PodLabels, merge_some};
 
-/// Asks; every call of ours may be made with an empty filter, and an empty message is the same bytes for all of them.
+/// Asks; every call that lists may be made with an empty filter: an empty message is the same bytes for all of them.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub(super) struct Empty {}
 
@@ -53,6 +53,33 @@ pub(super) struct SandboxMetadata {
     /// Namespace.
     #[prost(string, tag = "3")]
     pub(super) namespace: String,
+}
+
+/// `PodSandboxStatusRequest`
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct SandboxStatusRequest {
+    /// Of this sandbox.
+    #[prost(string, tag = "1")]
+    pub(super) pod_sandbox_id: String,
+    /// With what the runtime has to say for debugging.
+    #[prost(bool, tag = "2")]
+    pub(super) verbose: bool,
+}
+
+/// `PodSandboxStatusResponse`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SandboxStatus {
+    /// The value of `info` in the map `info` (2): JSON, which `sandbox_status.rs` reads.
+    pub(super) info: String,
+}
+
+/// An entry of a map of strings.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct Entry {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "2")]
+    value: String,
 }
 
 /// `ListContainersResponse`
@@ -150,6 +177,18 @@ read_only!(Image, |image, at, buffer, context| match at {
     (_, 3) => merge_some(&mut image.repo_digests, string::merge_repeated, at, buffer, context),
     (wire_type, 4) => uint64::merge(wire_type, &mut image.size, buffer, context),
     (wire_type, 8) => bool::merge(wire_type, &mut image.pinned, buffer, context),
+    (wire_type, tag) => skip_field(wire_type, tag, buffer, context),
+});
+
+read_only!(SandboxStatus, |status, at, buffer, context| match at {
+    (wire_type, 2) => {
+        let mut entry = Entry::default();
+        message::merge(wire_type, &mut entry, buffer, context)?;
+        if entry.key == "info" {
+            status.info = entry.value;
+        }
+        Ok(())
+    }
     (wire_type, tag) => skip_field(wire_type, tag, buffer, context),
 });
 

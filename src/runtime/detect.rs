@@ -80,14 +80,20 @@ impl Candidate {
         }
     }
 
-    fn poll(&mut self, host: &Host, store: Duration, deadline: Deadline) -> std::result::Result<Inventory, Failure> {
+    fn poll(
+        &mut self,
+        host: &Host,
+        store: Duration,
+        networks: bool,
+        deadline: Deadline,
+    ) -> std::result::Result<Inventory, Failure> {
         let path = self.path.as_str();
         let endpoint = &format!("unix://{path}");
         let result = match &mut self.link {
             Connected::Cri(link) => {
                 let connect = || Link::connect(host, path, deadline, cri::Client::handshake);
                 through(link, connect, |link| {
-                    link.run(deadline, async |client| client.inventory(endpoint, store, deadline).await)
+                    link.run(deadline, async |client| client.inventory(endpoint, store, networks, deadline).await)
                 })
             }
             Connected::Docker(link) => {
@@ -159,10 +165,10 @@ impl Poller {
         self.candidates.get(only.or(self.chosen)?)?.server()
     }
 
-    /// One poll of whoever is there.
-    pub(super) fn poll(&mut self, host: &Host, deadline: Deadline) -> Result<Inventory> {
+    /// One poll of whoever is there. `networks`: sandboxes are asked for their network namespaces.
+    pub(super) fn poll(&mut self, host: &Host, networks: bool, deadline: Deadline) -> Result<Inventory> {
         if self.named.is_some() {
-            let answer = self.candidates[0].poll(host, self.store, deadline.part(Duration::MAX));
+            let answer = self.candidates[0].poll(host, self.store, networks, deadline.part(Duration::MAX));
             return answer.map_err(|failure| gone(failure.into_error()));
         }
         let (mut empty, mut failed, mut vanished) = (None, None, None);
@@ -171,7 +177,7 @@ impl Poller {
             if failed.is_some() && !chosen && candidate.protocol() == Protocol::Docker {
                 break;
             }
-            match candidate.poll(host, self.store, deadline.part(Duration::MAX)) {
+            match candidate.poll(host, self.store, networks, deadline.part(Duration::MAX)) {
                 Ok(inventory) => {
                     candidate.answered = true;
                     if chosen || !(inventory.sandboxes.is_empty() && inventory.containers.is_empty()) {

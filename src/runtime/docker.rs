@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use super::bounds::{self, Few, Labels, MOST};
 use super::connection::{Driver, Failure, LARGEST_ANSWER, within};
 use super::store::{Kept, Listed};
-use super::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox};
+use super::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox, SandboxNetwork};
 use crate::client::body;
 use crate::error::{Error, Reason};
 use crate::host::Deadline;
@@ -176,7 +176,7 @@ fn add_pods(inventory: &mut Inventory, listed: Vec<Made>) -> Result<(), Error> {
         };
         if kind == "podsandbox" {
             let ready = state == ContainerState::Running;
-            inventory.sandboxes.push(Sandbox { id: container.id, ready, pod });
+            inventory.sandboxes.push(Sandbox { id: container.id, ready, pod, network: SandboxNetwork::Untold });
             continue;
         }
         if name.is_empty() {

@@ -184,7 +184,7 @@ mod tests {
     use super::*;
     use crate::error::Result;
     use crate::host::Roots;
-    use crate::runtime::{Identity, Protocol, Sandbox};
+    use crate::runtime::{Identity, Protocol, Sandbox, SandboxNetwork};
 
     fn pod(uid: &str) -> Pod {
         Pod { namespace: "ns".into(), name: format!("pod-{uid}"), uid: uid.into() }
@@ -197,7 +197,12 @@ mod tests {
             version: "2".into(),
             endpoint: "unix:///x".into(),
         };
-        let sandbox = |uid: &&str| Sandbox { id: format!("sandbox-{uid}"), ready: true, pod: pod(uid) };
+        let sandbox = |uid: &&str| Sandbox {
+            id: format!("sandbox-{uid}"),
+            ready: true,
+            pod: pod(uid),
+            network: SandboxNetwork::default(),
+        };
         Inventory {
             identity,
             containers: Vec::new(),

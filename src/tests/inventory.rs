@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::runtime::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox};
+use crate::runtime::{Container, ContainerState, Identity, Images, Inventory, Pod, Protocol, Sandbox, SandboxNetwork};
 
 /// The inventory of the node in this folder of `tests/fixtures/node`.
 pub(crate) fn recorded(node: &str) -> Inventory {
@@ -25,7 +25,8 @@ pub(crate) fn recorded(node: &str) -> Inventory {
                 .map_or_else(|| text(&metadata["uid"]), str::to_owned),
         };
         // Default values are left out of the recording, and SANDBOX_READY is one.
-        Sandbox { id: text(&one["id"]), ready: one.get("state").is_none(), pod }
+        let (ready, network) = (one.get("state").is_none(), SandboxNetwork::Unasked);
+        Sandbox { id: text(&one["id"]), ready, pod, network }
     });
     let sandboxes: Vec<Sandbox> = sandboxes.collect();
     let containers = list("ListContainers", "containers").into_iter().map(|one| Container {

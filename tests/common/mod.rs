@@ -90,6 +90,16 @@ pub fn unique() -> String {
     format!("{:08x}", fastrand::u32(..))
 }
 
+/// True if what is mounted here is mounted on the machine. The link `/proc/1/ns/mnt` tells that only to whoever has
+/// every capability that process 1 has; the first mount of a namespace has an id of its own.
+pub fn is_in_the_machines_mount_namespace() -> bool {
+    let first = |process: &str| {
+        let table = std::fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap();
+        table.split(' ').next().unwrap().to_owned()
+    };
+    first("1") == first("self")
+}
+
 /// Held by who makes a kubepods tree or counts cgroups, for all runs of the tests on this machine: the kernel has one
 /// tree and one number of them, whatever namespaces a test is in.
 pub fn machine_lock() -> std::fs::File {

@@ -1,6 +1,6 @@
 //! Addresses beside Debian's host-local and a real containerd: what we say is free is what host-local hands out; fifty
-//! pods on a bridge come and go and none of their addresses, mounts is ever leaked; a containerd that is killed again
-//! and again while pods are made and removed leaks some, and these are what is counted.
+//! pods on a bridge come and go and none of their addresses, mounts and network namespaces is ever leaked; a containerd
+//! that is killed again and again while pods are made and removed leaks some, and these are what is counted.
 #![allow(clippy::disallowed_methods, reason = "tests make the files that the library may only read through `host`")]
 
 use std::collections::BTreeSet;
@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 use headroom::host::{Deadline, Host, Roots};
 use headroom::kubelet::handle;
 use headroom::metric::Samples;
-use headroom::modes::cni_leak::{CniLeak, FREE, LEAKED, MOUNTS, NAMED_NAMESPACES, ORPHANED_MOUNTS, Settings, USED};
+use headroom::modes::cni_leak::{
+    CniLeak, FREE, LEAKED, MOUNTS, NAMED_NAMESPACES, ORPHANED_MOUNTS, ORPHANED_NAMESPACES, ORPHANED_SHIMS, Settings,
+    USED,
+};
 use headroom::modes::{Collector as _, Context};
 use headroom::runtime::{self, Runtime};
 use headroom::services::Services;
@@ -217,6 +220,32 @@ impl Lab {
         list.lines().map(str::to_owned).collect()
     }
 
+    /// Network namespaces of ours that `ip netns` finds nobody in: the pause process of a sandbox is in its own.
+    fn empty_namespaces(&self) -> BTreeSet<String> {
+        let ours = of_cni().difference(&self.before).filter(|path| path.starts_with("/run/netns")).cloned().collect();
+        let ours: Vec<PathBuf> = ours;
+        let names = ours.iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
+        names.filter(|name| common::shell(&format!("ip netns pids {name}")).trim().is_empty()).collect()
+    }
+
+    /// What `ps` shows of the shims of this containerd: number and container.
+    fn shims(&self) -> Vec<(u32, String)> {
+        let address = self.containerd.socket().display().to_string();
+        let all = common::shell("ps -ww -eo pid=,args=");
+        let ours = all.lines().filter(|line| line.contains("/containerd-shim-runc-v2 ") && line.contains(&address));
+        let shim = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let id = words.iter().position(|word| *word == "-id").and_then(|at| words.get(at + 1))?;
+            Some((words[0].parse().ok()?, (*id).to_owned()))
+        };
+        ours.filter_map(shim).collect()
+    }
+
+    /// Host ends of veth pairs: ports of the bridge.
+    fn ports(&self) -> usize {
+        common::shell(&format!("ip -o link show master {}", self.bridge)).lines().count()
+    }
+
     /// Removes a pod's directories once they are empty, as the kubelet does.
     fn remove_cgroup(&self, uid: &str) {
         for root in [Path::new("/sys/fs/cgroup").to_owned()]
@@ -263,7 +292,10 @@ fn fifty_pods_come_and_go_and_no_address_is_leaked_until_the_runtime_is_killed()
     };
     let mode = lab.mode();
     // Else nothing that is mounted here is mounted on the machine.
-    let machine = fs::read_link("/proc/1/ns/mnt").ok() == fs::read_link("/proc/self/ns/mnt").ok();
+    let machine = common::is_in_the_machines_mount_namespace();
+    if !machine {
+        common::say_skip("mounts and network namespaces of pods: not in the machine's mount namespace");
+    }
     let resident = lab.containerd.run_sandbox("resident", "11111111-0000-4000-8000-000000000000");
     let samples = collect(&mode);
     assert_eq!(samples.errors(), []);
@@ -271,6 +303,7 @@ fn fifty_pods_come_and_go_and_no_address_is_leaked_until_the_runtime_is_killed()
 
     let (next, done) = (AtomicU64::new(0), AtomicBool::new(false));
     let mut most = (0, 0.0_f64);
+    let mut told = 0;
     std::thread::scope(|scope| {
         let churn = || {
             while next.load(Ordering::Relaxed) < PODS && !done.load(Ordering::Relaxed) {
@@ -287,8 +320,12 @@ fn fifty_pods_come_and_go_and_no_address_is_leaked_until_the_runtime_is_killed()
                 let samples = collect(&mode);
                 assert_eq!(samples.errors(), []);
                 assert_eq!(samples.value(&LEAKED, &lab.set()), Some(0.0), "after {} scrapes", most.0);
+                assert_eq!(samples.value(&ORPHANED_SHIMS, &[]), Some(0.0), "after {} scrapes", most.0);
                 if machine {
                     assert_eq!(orphaned(&samples), [0.0; 3], "after {} scrapes", most.0);
+                    let namespaces = samples.value(&ORPHANED_NAMESPACES, &[]);
+                    assert!(namespaces.is_none_or(|count| count == 0.0), "{namespaces:?} after {} scrapes", most.0);
+                    told += usize::from(namespaces.is_some());
                 }
                 most = (most.0 + 1, most.1.max(samples.value(&USED, &lab.set()).unwrap()));
             }
@@ -300,6 +337,7 @@ fn fifty_pods_come_and_go_and_no_address_is_leaked_until_the_runtime_is_killed()
     });
     eprintln!("{PODS} pods, {} scrapes, at most {} addresses at once", most.0, most.1);
     assert!(most.0 > 50 && most.1 > 1.0, "the test saw nothing of the churn: {most:?}");
+    assert!(!machine || told * 2 > most.0, "of {} scrapes {told} told of network namespaces", most.0);
     assert_eq!(collect(&mode).value(&USED, &lab.set()), Some(1.0), "all have given theirs back but the resident");
 
     // Killed in the middle of removals. containerd takes these up again when it is back, and gives the addresses back;
@@ -372,6 +410,14 @@ fn fifty_pods_come_and_go_and_no_address_is_leaked_until_the_runtime_is_killed()
         });
         let samples = collect(&mode);
         assert_eq!(samples.value(&MOUNTS, &["machine", "pods"]), Some(3.0));
+        // What holds a leaked address is a namespace: containerd unmounts it after the plugins gave the address back.
+        let empty = lab.empty_namespaces();
+        eprintln!("network namespaces that nobody is in: {empty:?}");
+        assert!(empty.len() >= leaked.len(), "{empty:?} {leaked:?}");
+        common::eventually_within(60, "the namespaces of sandboxes that are gone", || {
+            collect(&mode).value(&ORPHANED_NAMESPACES, &[]) == Some(empty.len() as f64)
+        });
+        assert_eq!(lab.ports(), empty.len() + 1, "a veth for each, and the resident's");
     }
 
     // A runtime that is away makes no leak, and takes none back.
@@ -383,10 +429,38 @@ fn fifty_pods_come_and_go_and_no_address_is_leaked_until_the_runtime_is_killed()
     common::eventually("the runtime answers again", || collect(&mode).errors().is_empty());
     assert_eq!(collect(&mode).value(&LEAKED, &lab.set()), Some(leaked.len() as f64));
 
-    // Given back as the runbook says: by removing the files.
+    // Given back as the runbook says: by removing the names, and the files.
+    if machine {
+        let empty = lab.empty_namespaces();
+        assert_eq!(collect(&mode).value(&ORPHANED_NAMESPACES, &[]), Some(empty.len() as f64));
+        empty.iter().for_each(|name| drop(common::shell(&format!("ip netns delete {name}"))));
+        assert_eq!(collect(&mode).value(&ORPHANED_NAMESPACES, &[]), Some(0.0));
+        common::eventually("the kernel removes their veths", || lab.ports() == 1);
+    }
     for (address, _) in &leaked {
         fs::remove_file(lab.cni.reservations(&lab.network).join(address)).unwrap();
     }
     let samples = collect(&mode);
     assert_eq!((samples.value(&LEAKED, &lab.set()), samples.value(&USED, &lab.set())), (Some(0.0), Some(1.0)));
+    // What a runtime knows its shims by is gone when it comes back, and the pod is removed without them.
+    let samples = collect(&mode);
+    let strays = lab.shims().iter().filter(|(_, id)| !lab.listed().contains(id)).count() as f64;
+    assert_eq!((samples.errors(), samples.value(&ORPHANED_SHIMS, &[])), (&[][..], Some(strays)));
+    let pod = lab.containerd.run_sandbox("shim", "55555555-0000-4000-8000-000000000000");
+    lab.containerd.kill();
+    let bundle = lab.containerd.root().join("state/io.containerd.runtime.v2.task/k8s.io").join(&pod.id);
+    common::shell(&format!("umount -l {0}/rootfs; rm -r {0}", bundle.display()));
+    lab.containerd.launch().unwrap();
+    lab.containerd.remove_sandbox(&pod.id).unwrap();
+    let left: Vec<_> = lab.shims().into_iter().filter(|(_, id)| *id == pod.id).collect();
+    let [(shim, _)] = left[..] else { panic!("{left:?} of {:?}", lab.shims()) };
+    assert!(!lab.listed().contains(&pod.id));
+    assert_eq!(collect(&mode).value(&ORPHANED_SHIMS, &[]), Some(strays), "not at first sight");
+    common::eventually_within(60, "the shim of a sandbox that is gone", || {
+        collect(&mode).value(&ORPHANED_SHIMS, &[]) == Some(strays + 1.0)
+    });
+    assert_eq!(collect(&mode).errors(), []);
+    // Ended as the runbook says: first what runs in it.
+    common::shell(&format!("kill -9 $(ps -o pid= --ppid {shim}) {shim}"));
+    common::eventually("it has ended", || collect(&mode).value(&ORPHANED_SHIMS, &[]) == Some(strays));
 }

@@ -69,6 +69,8 @@ pub(super) struct Table {
     pub(super) owners: HashMap<(Group, String), u64>,
     /// Mounts of more owners than are told apart.
     pub(super) left_out: u64,
+    /// Network namespaces that were made for pods, by name, with their numbers.
+    pub(super) namespaces: HashMap<String, u64>,
 }
 
 impl Table {
@@ -85,6 +87,15 @@ impl Table {
         let path = below_root.as_deref().unwrap_or(path);
         let (group, owner) = places.sort(path, fstype);
         self.counts[group as usize] += 1;
+        if group == Group::Namespaces
+            && let Some((name, number)) = namespace_of_pod(path, row.split(' ').nth(3).unwrap_or_default())
+        {
+            if self.namespaces.len() < MOST_OWNERS {
+                self.namespaces.insert(name.to_owned(), number);
+            } else {
+                self.left_out += 1;
+            }
+        }
         let Some(owner) = owner else { return };
         if let Some(count) = self.owners.get_mut(&(group, owner.to_owned())) {
             *count += 1;
@@ -137,6 +148,22 @@ pub(super) fn is_container_id(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
+/// The name and the number of a namespace that a runtime made for a pod, by a row of the machine's mount table:
+/// `net:[4026532165]` at `/run/netns/cni-24b0ec5e-76e5-cd26-8c64-9d9279244df3`. The directory is root's alone, as is
+/// every mount on the machine; `ip netns` and others choose other names.
+fn namespace_of_pod<'a>(mountpoint: &'a Path, root: &str) -> Option<(&'a str, u64)> {
+    let number = root.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()?;
+    let name = mountpoint.file_name()?.to_str()?;
+    let directory = mountpoint.parent()?.file_name()?;
+    (directory == "netns" && is_uuid(name.strip_prefix("cni-").unwrap_or(name))).then_some((name, number))
+}
+
+fn is_uuid(text: &str) -> bool {
+    let mut lengths = [8, 4, 4, 4, 12].into_iter();
+    let group = |part: &str| lengths.next() == Some(part.len()) && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    text.len() == 36 && text.split('-').all(group)
+}
+
 /// Whose mount namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Whose {
@@ -184,6 +211,13 @@ impl Watched {
 pub(super) struct Tables {
     pub(super) of: Vec<(Whose, Arc<Table>)>,
     pub(super) whole: bool,
+}
+
+impl Tables {
+    /// The machine's, if it could be read.
+    pub(super) fn machine(&self) -> Option<&Table> {
+        self.of.iter().find(|(whose, _)| *whose == Whose::Machine).map(|(_, table)| &**table)
+    }
 }
 
 impl Memory {
@@ -294,5 +328,31 @@ mod tests {
         }
         assert_eq!((table.owners.len(), table.left_out), (MOST_OWNERS, 5));
         assert_eq!(table.count(Group::Pods), (MOST_OWNERS + 5) as u64);
+    }
+
+    #[test]
+    fn which_are_made_for_pods() {
+        let of = |path: &str, root: &str| namespace_of_pod(Path::new(path), root).map(|(_, number)| number);
+        let uuid = "24b0ec5e-76e5-cd26-8c64-9d9279244df3";
+        for path in [
+            format!("/run/netns/cni-{uuid}"),
+            format!("/run/netns/{uuid}"),
+            format!("/run/containerd/io.containerd.grpc.v1.cri/netns/cni-{uuid}"),
+        ] {
+            assert_eq!(of(&path, "net:[4026532165]"), Some(4_026_532_165), "{path}");
+        }
+        for (path, root) in [
+            (format!("/run/netns/cni-{uuid}"), "uts:[4026532165]"),
+            (format!("/run/netns/cni-{uuid}"), "net:[]"),
+            (format!("/run/netns/netns-{uuid}"), "net:[4026532165]"),
+            (format!("/run/docker/netns/cni-{uuid}0"), "net:[4026532165]"),
+            (format!("/run/elsewhere/cni-{uuid}"), "net:[4026532165]"),
+            ("/run/netns/cni-blue".to_owned(), "net:[4026532165]"),
+            ("/run/netns/foo".to_owned(), "net:[4026532165]"),
+            ("/".to_owned(), "net:[4026532165]"),
+        ] {
+            assert_eq!(of(&path, root), None, "{path} {root}");
+        }
+        assert!(is_uuid(uuid) && !is_uuid(&uuid.replace('-', "0")) && !is_uuid(&uuid.replace('b', "g")));
     }
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::golden::inventory::recorded;
 use crate::host::Deadline;
 use crate::host::cgroup::recorded::Machine;
-use crate::runtime::Inventory;
+use crate::runtime::{Inventory, SandboxNetwork};
 use crate::tests::fixtures;
 
 const NODE: &str = "k8s-1.36-cgroupv2";
@@ -66,7 +66,15 @@ fn age(mode: &CniLeak, machine: &Machine, inventory: &Inventory) {
         let span = Span { began: at, ended: at };
         let unknown = unknown(memory);
         memory.strangers.update(unknown.into_iter(), span, span, true);
+        let poll = Poll { inventory: Arc::new(inventory.clone()), began: at, ended: at, server: None };
+        let _ = memory.namespaces.update(tables.machine().unwrap(), Some(&poll), span);
+        let _ = memory.shims.update(&machine.host, Some((&poll, &known)), span);
     }
+}
+
+fn forget(mode: &CniLeak) {
+    let memory = &mut *mode.memory.lock().unwrap();
+    (memory.strangers, memory.namespaces, memory.shims.strangers) = Default::default();
 }
 
 fn soon() -> Deadline {
@@ -77,7 +85,7 @@ fn soon() -> Deadline {
 fn old(inventory: Inventory, machine: &Machine) -> (CniLeak, Samples) {
     let mode = mode(Runtime::fixed(Ok(inventory.clone())));
     collect(&mode, machine);
-    mode.memory.lock().unwrap().strangers = UnknownToRuntime::default();
+    forget(&mode);
     age(&mode, machine, &inventory);
     let samples = collect(&mode, machine);
     (mode, samples)
@@ -253,4 +261,177 @@ fn the_runtime_answers_what_it_is_asked_each_time() {
     collect(&mode, &machine);
     collect(&mode, &machine);
     assert_eq!(*asked.lock().unwrap(), 2);
+}
+
+/// The recorded node's sandboxes with their network namespaces: of three it was recorded what containerd said; of the
+/// others, the namespaces that are left, in no order.
+fn told() -> Inventory {
+    let mut inventory = recorded(NODE);
+    let recording = fixtures().join("cni_leak").join(NODE).join("PodSandboxStatus-verbose.json");
+    let recording: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(recording).unwrap()).unwrap();
+    let table = std::fs::read_to_string(fixtures().join("node").join(NODE).join("proc/host/mountinfo.txt")).unwrap();
+    let named = |name: &str| SandboxNetwork::Named(format!("/var/run/netns/{name}"));
+    let mut rest: Vec<&str> = table.split_whitespace().filter_map(|word| word.strip_prefix("/run/netns/")).collect();
+    assert_eq!(rest.len(), 10);
+    for sandbox in &mut inventory.sandboxes {
+        let status = recording.as_array().unwrap().iter().find(|one| one["status"]["id"] == sandbox.id.as_str());
+        sandbox.network = match status {
+            Some(status) => {
+                let info: serde_json::Value = serde_json::from_str(status["info"]["info"].as_str().unwrap()).unwrap();
+                let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array().unwrap().clone();
+                let network = namespaces.iter().find(|one| one["type"] == "network");
+                let name = network.map(|one| one["path"].as_str().unwrap().rsplit('/').next().unwrap().to_owned());
+                rest.retain(|left| Some(*left) != name.as_deref());
+                name.map_or(SandboxNetwork::Unnamed, |name| named(&name))
+            }
+            None => SandboxNetwork::Unasked,
+        };
+    }
+    let of_others = inventory.sandboxes.iter_mut().filter(|sandbox| sandbox.network == SandboxNetwork::Unasked);
+    of_others.for_each(|sandbox| sandbox.network = named(rest.pop().unwrap()));
+    assert!(rest.is_empty(), "{rest:?}");
+    inventory
+}
+
+/// Its sandbox in the cluster's recording, and the number of the namespace that it has.
+const SLEEPS: (&str, u64) = ("cc02f1dcf41aa5c17900ef6194a5fd6bbbdf78b338eef03c1e346b8e678bc414", 4_026_532_675);
+
+#[test]
+fn a_network_namespace_that_no_sandbox_has() {
+    let machine = machine();
+    let orphaned = |samples: &Samples| samples.value(&ORPHANED_NAMESPACES, &[]);
+    let (_, samples) = old(told(), &machine);
+    assert_eq!((reasons(&samples), orphaned(&samples)), (vec![], Some(0.0)), "each has its sandbox");
+
+    let mut gone = told();
+    gone.sandboxes.retain(|sandbox| sandbox.id != SLEEPS.0);
+    let (mode, samples) = old(gone.clone(), &machine);
+    assert_eq!((reasons(&samples), orphaned(&samples)), (vec![], Some(1.0)));
+    // What others name, and what lies elsewhere, is not ours to judge.
+    let table = machine.path().join("proc/1/mountinfo");
+    let mut text = std::fs::read_to_string(&table).unwrap();
+    text += "900 26 0:4 net:[4026539999] /run/netns/blue rw shared:300 - nsfs nsfs rw\n";
+    text += "901 26 0:4 net:[4026539998] /run/docker/netns/1a2b3c4d5e6f rw shared:301 - nsfs nsfs rw\n";
+    std::fs::write(&table, text).unwrap();
+    let (_, samples) = old(gone.clone(), &machine);
+    assert_eq!(orphaned(&samples), Some(1.0));
+
+    // Another runtime's pod: somebody is in it.
+    let process = machine.path().join("proc/4711/ns");
+    std::fs::create_dir_all(&process).unwrap();
+    std::os::unix::fs::symlink(format!("net:[{}]", SLEEPS.1), process.join("net")).unwrap();
+    let (_, samples) = old(gone.clone(), &machine);
+    assert_eq!((reasons(&samples), orphaned(&samples)), (vec![], Some(0.0)));
+    assert_eq!(orphaned(&collect(&mode, &machine)), Some(1.0), "who looked a moment ago does not look again");
+    std::fs::remove_dir_all(machine.path().join("proc/4711")).unwrap();
+
+    // A stopped sandbox has it until it is removed.
+    let mut stopped = told();
+    stopped.sandboxes.iter_mut().find(|sandbox| sandbox.id == SLEEPS.0).unwrap().ready = false;
+    assert_eq!(orphaned(&old(stopped, &machine).1), Some(0.0));
+    assert_eq!(orphaned(&collect(&self::mode(Runtime::fixed(Ok(gone))), &machine)), Some(0.0), "not at first sight");
+}
+
+#[test]
+fn while_the_runtime_does_not_say_whose_a_namespace_is_it_is_nobodys_business() {
+    let machine = machine();
+    let orphaned = |samples: &Samples| samples.value(&ORPHANED_NAMESPACES, &[]);
+    let mut gone = told();
+    gone.sandboxes.retain(|sandbox| sandbox.id != SLEEPS.0);
+    let (mut mode, samples) = old(gone.clone(), &machine);
+    assert_eq!(orphaned(&samples), Some(1.0));
+    let failed = Error::new(Reason::Io, "as the test wants");
+    for (network, expected) in [
+        (SandboxNetwork::Unasked, vec![]),
+        (SandboxNetwork::Untold, vec![]),
+        (SandboxNetwork::Failed(failed), vec![Reason::Io]),
+    ] {
+        let mut inventory = gone.clone();
+        inventory.sandboxes[0].network = network;
+        mode.runtime = Runtime::fixed(Ok(inventory));
+        let samples = collect(&mode, &machine);
+        assert_eq!((reasons(&samples), orphaned(&samples)), (expected, None));
+        assert_eq!(samples.value(&LEAKED, &V4), Some(1.0), "addresses and mounts do not hang on it");
+    }
+    mode.runtime = Runtime::fixed(Ok(gone));
+    assert_eq!(orphaned(&collect(&mode, &machine)), Some(1.0), "and nothing is forgotten");
+    // Where there is nothing to ask about nobody needs to answer.
+    machine.proc("1/mountinfo", "");
+    let mut docker = recorded(NODE);
+    docker.sandboxes.iter_mut().for_each(|sandbox| sandbox.network = SandboxNetwork::Untold);
+    assert_eq!(orphaned(&old(docker, &machine).1), Some(0.0));
+}
+
+/// A process of the machine's own: root's, in no container.
+fn process(machine: &Machine, pid: u32, cgroup: &str, argv: &[&str]) {
+    let comm: String = argv[0].rsplit('/').next().unwrap().chars().take(15).collect();
+    machine.proc(&format!("{pid}/comm"), &format!("{comm}\n"));
+    machine.proc(
+        &format!("{pid}/stat"),
+        &format!("{pid} ({comm}) S 1 {pid} {pid} 0 -1 4194560 1 0 0 0 2 1 0 0 20 0 11 0 7{pid} 1"),
+    );
+    machine.proc(&format!("{pid}/status"), &format!("Name:\t{comm}\nUid:\t0\t0\t0\t0\nNSpid:\t{pid}\n"));
+    machine.proc(&format!("{pid}/cgroup"), &format!("0::{cgroup}\n"));
+    machine.proc(&format!("{pid}/cmdline"), &format!("{}\0", argv.join("\0")));
+}
+
+const SERVICE: &str = "/system.slice/containerd.service";
+
+fn shim<'a>(id: &'a str, namespace: &'a str, address: &'a str) -> [&'a str; 7] {
+    ["/usr/bin/containerd-shim-runc-v2", "-namespace", namespace, "-id", id, "-address", address]
+}
+
+#[test]
+fn a_shim_that_no_container_has() {
+    let machine = machine();
+    let socket = "/run/containerd/containerd.sock";
+    let orphaned = |samples: &Samples| samples.value(&ORPHANED_SHIMS, &[]);
+    let nobody = "b".repeat(64);
+    process(&machine, 501, SERVICE, &shim(SLEEPS.0, "k8s.io", socket));
+    process(&machine, 502, SERVICE, &shim(&nobody, "moby", socket));
+    process(&machine, 503, SERVICE, &shim(&nobody, "k8s.io", "/run/k3s/containerd/containerd.sock"));
+    // A pod's, with the host's pids, and one with its own; another user's.
+    let pod = "/kubepods.slice/kubepods-pod11111111_2222_3333_4444_555555555555.slice/cri-containerd-x.scope";
+    process(&machine, 504, pod, &shim(&nobody, "k8s.io", socket));
+    process(&machine, 505, "/docker/x", &shim(&nobody, "k8s.io", socket));
+    machine.proc("505/status", "Name:\tx\nUid:\t0\t0\t0\t0\nNSpid:\t505\t1\n");
+    process(&machine, 506, "/user.slice/user-1000.slice", &shim(&nobody, "k8s.io", socket));
+    machine.proc("506/status", "Name:\tx\nUid:\t1000\t1000\t1000\t1000\nNSpid:\t506\n");
+    process(
+        &machine,
+        507,
+        SERVICE,
+        &["/usr/bin/containerd", "-namespace", "k8s.io", "-id", &nobody, "-address", socket],
+    );
+    let (_, samples) = old(told(), &machine);
+    assert_eq!((reasons(&samples), orphaned(&samples)), (vec![], Some(0.0)));
+
+    process(&machine, 508, SERVICE, &shim(&nobody, "k8s.io", socket));
+    let (mode, samples) = old(told(), &machine);
+    assert_eq!((reasons(&samples), orphaned(&samples)), (vec![], Some(1.0)));
+    let mut gone = told();
+    gone.sandboxes.retain(|sandbox| sandbox.id != SLEEPS.0);
+    assert_eq!(orphaned(&old(gone, &machine).1), Some(2.0), "and the one of a sandbox that the runtime has forgotten");
+    // Its number is another process's, which is called the same and is nobody's as well: the age is its own.
+    let stat = std::fs::read_to_string(machine.path().join("proc/508/stat")).unwrap();
+    machine.proc("508/stat", &stat.replace(" 7508 ", " 9508 "));
+    assert_eq!(orphaned(&collect(&mode, &machine)), Some(0.0));
+    std::fs::remove_dir_all(machine.path().join("proc/508")).unwrap();
+    assert_eq!(orphaned(&collect(&mode, &machine)), Some(0.0));
+
+    // One that became a shim after it was seen as something else is found in its turn.
+    process(&machine, 509, SERVICE, &["/usr/bin/containerd"]);
+    let mode = self::mode(Runtime::fixed(Ok(told())));
+    collect(&mode, &machine);
+    process(&machine, 509, SERVICE, &shim(&nobody, "k8s.io", socket));
+    (0..32).for_each(|_| drop(collect(&mode, &machine)));
+    forget(&mode);
+    age(&mode, &machine, &told());
+    assert_eq!(orphaned(&collect(&mode, &machine)), Some(1.0));
+
+    let samples = collect(&self::mode(Runtime::default()), &machine);
+    assert_eq!((reasons(&samples), orphaned(&samples)), (vec![], None), "nobody says what is known");
+    let mut cri_dockerd = told();
+    "docker".clone_into(&mut cri_dockerd.identity.name);
+    assert_eq!(orphaned(&old(cri_dockerd, &machine).1), None);
 }

@@ -403,5 +403,6 @@ fn replies(images: &str) -> fake_runtime::Replies {
     replies.insert("ImageFsInfo", reply(&ImageFsInfo { image_filesystems: vec![usage] }));
     replies.insert("ListPodSandbox", reply(&Sandboxes { items: vec![sandbox] }));
     replies.insert("ListContainers", reply(&Containers { containers: vec![container] }));
+    replies.insert("PodSandboxStatus", fake_runtime::sandbox_status(None));
     replies
 }
