@@ -116,7 +116,9 @@ fn keys(page: &Page) -> BTreeSet<String> {
         let ours = ["comm=\"exporter\"", "comm=\"runc\""].iter().any(|comm| series.contains(comm));
         // Where the runtime of the test has its socket.
         let of_lab = series.starts_with("headroom_system_path_info{") && series.contains("/priv");
-        ours || of_lab || series.starts_with("process_")
+        // What failed, and why, has lines of its own.
+        let failed = series.starts_with("headroom_collector_errors_total{");
+        ours || of_lab || failed || series.starts_with("process_")
     };
     let ours = page.0.keys().filter(|series| !own(series) && !series.contains("_bucket{"));
     ours.cloned().collect()
