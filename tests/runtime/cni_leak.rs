@@ -134,7 +134,12 @@ struct Lab {
     kubelet: tempfile::TempDir,
     /// What others left in the directories of CNI.
     before: BTreeSet<PathBuf>,
+    /// Which of libcni's own directories were not there: what is left of them counts as a place of the machine's.
+    made: Vec<&'static str>,
 }
+
+/// What libcni makes, the innermost first.
+const LIBCNI: [&str; 2] = ["/var/lib/cni/results", "/var/lib/cni"];
 
 /// Named network namespaces, and what libcni remembers of each sandbox.
 fn of_cni() -> BTreeSet<PathBuf> {
@@ -153,6 +158,7 @@ impl Lab {
             return Err("no ip (Debian: iproute2)".to_owned());
         }
         let (unique, before) = (common::unique(), of_cni());
+        let made = LIBCNI.into_iter().filter(|directory| !Path::new(directory).exists()).collect();
         let cgroups = format!("headroom-cni-{unique}");
         let containerd = Containerd::start_with_network(&format!("/{cgroups}/kubepods/besteffort"))?;
         let tag: String = unique.chars().rev().take(8).collect();
@@ -163,6 +169,7 @@ impl Lab {
             bridge: format!("hr{tag}"),
             kubelet: tempfile::tempdir().unwrap(),
             before,
+            made,
             containerd,
         };
         // Its own plugins in place of the one that leads nowhere; loopback stays.
@@ -272,6 +279,9 @@ impl Drop for Lab {
         for path in of_cni().difference(&self.before) {
             let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
             let _ = fs::remove_file(path);
+        }
+        for directory in &self.made {
+            let _ = fs::remove_dir(directory);
         }
         common::shell(&format!("ip link delete {} 2>/dev/null || true", self.bridge));
     }

@@ -294,8 +294,7 @@ fn a_real_prometheus_scrapes_it() {
     eventually("Prometheus says up=1", up);
     // Some modes have nothing to look at on a machine without Kubernetes.
     let outcomes = query("headroom_collector_outcome{outcome=\"failed\"}").unwrap();
-    let types =
-        shell(&format!("curl -sf http://127.0.0.1:{port}/api/v1/targets/metadata?metric=headroom_collector_errors"));
+    let types = shell(&format!("curl -sf http://127.0.0.1:{port}/api/v1/targets/metadata?metric=process_cpu_seconds"));
     prometheus.kill().unwrap();
     prometheus.wait().unwrap();
     assert_eq!(outcomes.len(), MODES.len());
