@@ -77,7 +77,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::unknown_to_runtime::{Span, UnknownToRuntime};
+use super::unknown_to_runtime::{SETTLE, Span, UnknownToRuntime};
 use super::{Collector, Context, Mode, Slope, Utilization, alerts};
 use crate::error::{Error, Reason, Result};
 use crate::humanize::grouped;
@@ -262,6 +262,8 @@ pub struct CniLeak {
     kubepods: Kubepods,
     runtime: Runtime,
     memory: Mutex<Memory>,
+    /// Since when containers have run of which the runtime knows none.
+    elsewhere: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -284,6 +286,7 @@ impl CniLeak {
             kubepods: services.kubepods.clone(),
             runtime: services.runtime.clone(),
             memory: Mutex::default(),
+            elsewhere: Mutex::default(),
         }
     }
 }
@@ -386,7 +389,14 @@ impl CniLeak {
         }
         let nothing_known = all > 0 && unknown.len() as u64 == all;
         strangers.update(unknown.into_iter(), Span { began: poll.began, ended: poll.ended }, walk, whole);
-        if nothing_known && self.runs_elsewhere(context, known)? {
+        let elsewhere = nothing_known && self.runs_elsewhere(context, known)?;
+        let mut since = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = elsewhere.then(|| since.unwrap_or(walk.ended));
+        if let Some(since) = *since {
+            // The first pods of a node run before the runtime lists them.
+            if poll.began.saturating_duration_since(since) < SETTLE {
+                return Ok(false);
+            }
             return Err(Error::malformed(format!(
                 "{} knows none of the containers that run on this node: set --runtime.endpoint to the socket of the \
                  kubelet's runtime",

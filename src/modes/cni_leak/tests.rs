@@ -185,7 +185,10 @@ fn without_a_runtime_or_with_a_silent_one_nothing_is_leaked() {
 fn a_runtime_that_runs_none_of_the_pods_is_somebody_elses() {
     let machine = machine();
     let nobody = Inventory { containers: Vec::new(), sandboxes: Vec::new(), ..recorded(NODE) };
-    let (_, samples) = old(nobody, &machine);
+    let (mode, samples) = old(nobody, &machine);
+    assert_eq!((reasons(&samples), samples.value(&LEAKED, &V4)), (vec![], None), "they may be about to be listed");
+    *mode.elsewhere.lock().unwrap().as_mut().unwrap() -= SETTLE * 2;
+    let samples = collect(&mode, &machine);
     assert_eq!(reasons(&samples), [Reason::Malformed]);
     assert_eq!((samples.value(&USED, &V4), samples.value(&LEAKED, &V4)), (Some(3.0), None));
     // On a node whose cgroups say that nothing runs it is the truth.
