@@ -302,11 +302,29 @@ pub(super) struct CgroupLeak {
 
 impl Fault for CgroupLeak {
     fn plan(&self) -> Result<Vec<String>> {
-        plan(self)
+        let place = Place::find(&self.kubepods)?;
+        check(self, &place)?;
+        Ok(vec![if self.dying {
+            format!(
+                "make and remove {} memory cgroups {MARK}* in {}, each held by a page of a tmpfs; see headroom_cgroups_dying, alert on dying cgroups growing",
+                self.count,
+                place.mount.display()
+            )
+        } else {
+            format!(
+                "make {} empty container-like cgroups {HEX}* in {}{}; see headroom_orphaned_cgroups, alert on orphans that persist",
+                self.count,
+                place.on_disk(place.qos()).display(),
+                if place.exists { "" } else { ", which is made first" }
+            )
+        }])
     }
 
     fn make(&self, run: &mut Run) -> Result<()> {
-        make(self, run)
+        let place = &Place::find(&self.kubepods)?;
+        check(self, place)?;
+        let begun = Instant::now();
+        if self.dying { leave_dying(self, place, run, begun) } else { leave_orphans(self, place, run, begun) }
     }
 
     fn pages(&self) -> Vec<Page> {
@@ -319,32 +337,6 @@ impl Fault for CgroupLeak {
         }
         vec![page("HeadroomOrphanedCgroups", 655, "ten at least")]
     }
-}
-
-fn plan(options: &CgroupLeak) -> Result<Vec<String>> {
-    let place = Place::find(&options.kubepods)?;
-    check(options, &place)?;
-    Ok(vec![if options.dying {
-        format!(
-            "make and remove {} memory cgroups {MARK}* in {}, each held by a page of a tmpfs; see headroom_cgroups_dying, alert on dying cgroups growing",
-            options.count,
-            place.mount.display()
-        )
-    } else {
-        format!(
-            "make {} empty container-like cgroups {HEX}* in {}{}; see headroom_orphaned_cgroups, alert on orphans that persist",
-            options.count,
-            place.on_disk(place.qos()).display(),
-            if place.exists { "" } else { ", which is made first" }
-        )
-    }])
-}
-
-fn make(options: &CgroupLeak, run: &mut Run) -> Result<()> {
-    let place = &Place::find(&options.kubepods)?;
-    check(options, place)?;
-    let begun = Instant::now();
-    if options.dying { leave_dying(options, place, run, begun) } else { leave_orphans(options, place, run, begun) }
 }
 
 /// Directly in the QoS directory: there the kubelet leaves for good what is no pod.

@@ -37,38 +37,38 @@ pub(super) struct StalledConnection {
 
 impl Fault for StalledConnection {
     fn plan(&self) -> Result<Vec<String>> {
-        plan(self)
+        let whose = match (self.pid, self.connect) {
+            (Some(pid), _) => {
+                let found = connections(pid, self.port)?;
+                if found.is_empty() {
+                    return refused(format_args!("process {pid} has no established connection to port {}", self.port));
+                }
+                let listed = found.keys().map(|(local, peer)| format!("{local} to {peer}"));
+                format!("process {pid}: {}", listed.collect::<Vec<_>>().join(", "))
+            }
+            (None, Some(peer)) => format!("the drill itself to {peer}"),
+            (None, None) => return refused("neither --pid nor --connect"),
+        };
+        let again = if self.again { ", and of those made later" } else { "" };
+        Ok(vec![format!(
+            "drop by iptables (INPUT, comment {MARK}{}) the replies on the connection of {whose}{again}; see \
+             headroom_apiserver_connection_stalled become 1, alert on a stalled connection",
+            Journal::number()
+        )])
     }
 
     fn make(&self, run: &mut Run) -> Result<()> {
-        make(self, run)
+        match (self.pid, self.connect) {
+            (Some(pid), _) => stall_theirs(pid, self, run),
+            (None, Some(peer)) => stall_ours(peer, run),
+            (None, None) => refused("neither --pid nor --connect"),
+        }
     }
 
     fn pages(&self) -> Vec<Page> {
         let of_a_process = self.pid.map(|_| page("HeadroomApiserverConnectionStalled", 42, "of a kubelet"));
         of_a_process.into_iter().collect()
     }
-}
-
-fn plan(options: &StalledConnection) -> Result<Vec<String>> {
-    let whose = match (options.pid, options.connect) {
-        (Some(pid), _) => {
-            let found = connections(pid, options.port)?;
-            if found.is_empty() {
-                return refused(format_args!("process {pid} has no established connection to port {}", options.port));
-            }
-            let listed = found.keys().map(|(local, peer)| format!("{local} to {peer}"));
-            format!("process {pid}: {}", listed.collect::<Vec<_>>().join(", "))
-        }
-        (None, Some(peer)) => format!("the drill itself to {peer}"),
-        (None, None) => return refused("neither --pid nor --connect"),
-    };
-    let again = if options.again { ", and of those made later" } else { "" };
-    Ok(vec![format!(
-        "drop by iptables (INPUT, comment {MARK}{}) the replies on the connection of {whose}{again}; see \
-         headroom_apiserver_connection_stalled become 1, alert on a stalled connection",
-        Journal::number()
-    )])
 }
 
 /// Our side and the peer's.
@@ -176,14 +176,6 @@ fn stall(journal: &mut Journal, local: SocketAddr, peer: SocketAddr) -> Result<(
     journal.note(Item::Rule(program.to_owned(), rule.clone()))?;
     let words: Vec<&str> = rule.split(' ').collect();
     command(program, &[&["-w", "-I", "INPUT"], words.as_slice()].concat()).map(drop)
-}
-
-fn make(options: &StalledConnection, run: &mut Run) -> Result<()> {
-    match (options.pid, options.connect) {
-        (Some(pid), _) => stall_theirs(pid, options, run),
-        (None, Some(peer)) => stall_ours(peer, run),
-        (None, None) => refused("neither --pid nor --connect"),
-    }
 }
 
 fn stall_theirs(pid: u32, options: &StalledConnection, run: &mut Run) -> Result<()> {

@@ -39,11 +39,39 @@ fn count(options: &OpenFiles) -> Result<u64> {
 
 impl Fault for OpenFiles {
     fn plan(&self) -> Result<Vec<String>> {
-        plan_open(self)
+        let made = match &self.runtime_socket {
+            Some(socket) => format!(
+                "start a process that opens a connection to {} every {} ms, {} in all, says as much on each as its server asks for, \
+                 and makes those anew that are closed; see headroom_runtime_socket_connections, alert on one client holding many",
+                socket.display(),
+                self.every.as_millis(),
+                runtime_socket::count(self)?
+            ),
+            None => format!(
+                "start a process with a limit of {} that opens {} files; see headroom_process_open_fds and \
+                 headroom_process_fd_limit with comm=\"headroom-drill\", alert on a process near its limit",
+                self.limit,
+                count(self)?
+            ),
+        };
+        Ok(vec![made])
     }
 
     fn make(&self, run: &mut Run) -> Result<()> {
-        make_open(self, run)
+        if let Some(socket) = &self.runtime_socket {
+            return runtime_socket::make(self, socket, run);
+        }
+        let count = count(self)?;
+        let mut child = children::spawn(&["open-files", &count.to_string(), &self.limit.to_string()])?;
+        children::go(&mut child)?;
+        let pid = run.journal.adopt(child)?;
+        run.every_second(|_, elapsed| {
+            let held = held(pid, |_| true)?;
+            if held < count && elapsed >= LONGEST_START {
+                return failed(format_args!("process {pid} holds only {held} of {count} file descriptors"));
+            }
+            Ok(format!("pid {pid} holds {held} file descriptors"))
+        })
     }
 
     fn pages(&self) -> Vec<Page> {
@@ -52,42 +80,6 @@ impl Fault for OpenFiles {
         }
         vec![page("HeadroomProcessNearFdLimit", 175, "where --limit is at least 256")]
     }
-}
-
-fn plan_open(options: &OpenFiles) -> Result<Vec<String>> {
-    let made = match &options.runtime_socket {
-        Some(socket) => format!(
-            "start a process that opens a connection to {} every {} ms, {} in all, says as much on each as its server asks for, \
-             and makes those anew that are closed; see headroom_runtime_socket_connections, alert on one client holding many",
-            socket.display(),
-            options.every.as_millis(),
-            runtime_socket::count(options)?
-        ),
-        None => format!(
-            "start a process with a limit of {} that opens {} files; see headroom_process_open_fds and \
-             headroom_process_fd_limit with comm=\"headroom-drill\", alert on a process near its limit",
-            options.limit,
-            count(options)?
-        ),
-    };
-    Ok(vec![made])
-}
-
-fn make_open(options: &OpenFiles, run: &mut Run) -> Result<()> {
-    if let Some(socket) = &options.runtime_socket {
-        return runtime_socket::make(options, socket, run);
-    }
-    let count = count(options)?;
-    let mut child = children::spawn(&["open-files", &count.to_string(), &options.limit.to_string()])?;
-    children::go(&mut child)?;
-    let pid = run.journal.adopt(child)?;
-    run.every_second(|_, elapsed| {
-        let held = held(pid, |_| true)?;
-        if held < count && elapsed >= LONGEST_START {
-            return failed(format_args!("process {pid} holds only {held} of {count} file descriptors"));
-        }
-        Ok(format!("pid {pid} holds {held} file descriptors"))
-    })
 }
 
 /// How long a process of the drill may take to open what it shall hold.
@@ -123,64 +115,56 @@ pub(super) struct Inotify {
 
 impl Fault for Inotify {
     fn plan(&self) -> Result<Vec<String>> {
-        plan_inotify(self)
+        Ok(vec![format!(
+            "start a process as uid {} with {} inotify instances and {} watches on files below {}; see \
+             headroom_inotify_instances and headroom_inotify_watches of that uid",
+            self.uid,
+            instances(self)?,
+            self.watches,
+            self.scratch.display()
+        )])
     }
 
     fn make(&self, run: &mut Run) -> Result<()> {
-        make_inotify(self, run)
+        let instances = instances(self)?;
+        let directory = real(&self.scratch)?.join(format!("{MARK}{}", Journal::number()));
+        if directory.exists() {
+            return refused(format_args!("{} exists", directory.display()));
+        }
+        run.journal.note(Item::Tree(directory.clone()))?;
+        tried(directory.display(), fs::create_dir(&directory))?;
+        tried(directory.display(), fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)))?;
+        let files = self.watches.div_ceil(instances);
+        for number in 0..files {
+            run.go_on()?;
+            let file = directory.join(number.to_string());
+            tried(file.display(), fs::write(&file, ""))?;
+        }
+        let (watches, uid) = (self.watches.to_string(), self.uid.to_string());
+        let mut child =
+            children::spawn(&["inotify", &instances.to_string(), &watches, &uid, &directory.to_string_lossy()])?;
+        children::go(&mut child)?;
+        let pid = run.journal.adopt(child)?;
+        run.every_second(|_, elapsed| {
+            let held = held(pid, |link| link.as_os_str() == "anon_inode:inotify")?;
+            if held < instances && elapsed >= LONGEST_START {
+                return failed(format_args!("process {pid} holds only {held} of {instances} inotify instances"));
+            }
+            // A watch goes with its file.
+            let left = fs::read_dir(&directory).map_or(0, Iterator::count) as u64;
+            if left < files {
+                return failed(format_args!(
+                    "{} of the {files} watched files in {} were removed, and the watches with them: --scratch names a directory that \
+                     nobody cleans up",
+                    files - left,
+                    directory.display()
+                ));
+            }
+            Ok(format!("pid {pid} holds {held} inotify instances and {} watches", self.watches))
+        })
     }
 
     fn pages(&self) -> Vec<Page> {
         vec![page("HeadroomInotifyInstancesNearLimit", 355, "")]
     }
-}
-
-fn plan_inotify(options: &Inotify) -> Result<Vec<String>> {
-    Ok(vec![format!(
-        "start a process as uid {} with {} inotify instances and {} watches on files below {}; see \
-         headroom_inotify_instances and headroom_inotify_watches of that uid",
-        options.uid,
-        instances(options)?,
-        options.watches,
-        options.scratch.display()
-    )])
-}
-
-fn make_inotify(options: &Inotify, run: &mut Run) -> Result<()> {
-    let instances = instances(options)?;
-    let directory = real(&options.scratch)?.join(format!("{MARK}{}", Journal::number()));
-    if directory.exists() {
-        return refused(format_args!("{} exists", directory.display()));
-    }
-    run.journal.note(Item::Tree(directory.clone()))?;
-    tried(directory.display(), fs::create_dir(&directory))?;
-    tried(directory.display(), fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)))?;
-    let files = options.watches.div_ceil(instances);
-    for number in 0..files {
-        run.go_on()?;
-        let file = directory.join(number.to_string());
-        tried(file.display(), fs::write(&file, ""))?;
-    }
-    let (watches, uid) = (options.watches.to_string(), options.uid.to_string());
-    let mut child =
-        children::spawn(&["inotify", &instances.to_string(), &watches, &uid, &directory.to_string_lossy()])?;
-    children::go(&mut child)?;
-    let pid = run.journal.adopt(child)?;
-    run.every_second(|_, elapsed| {
-        let held = held(pid, |link| link.as_os_str() == "anon_inode:inotify")?;
-        if held < instances && elapsed >= LONGEST_START {
-            return failed(format_args!("process {pid} holds only {held} of {instances} inotify instances"));
-        }
-        // A watch goes with its file.
-        let left = fs::read_dir(&directory).map_or(0, Iterator::count) as u64;
-        if left < files {
-            return failed(format_args!(
-                "{} of the {files} watched files in {} were removed, and the watches with them: --scratch names a directory that \
-                 nobody cleans up",
-                files - left,
-                directory.display()
-            ));
-        }
-        Ok(format!("pid {pid} holds {held} inotify instances and {} watches", options.watches))
-    })
 }

@@ -52,11 +52,78 @@ pub(super) struct PodInterface {
 
 impl Fault for PodInterface {
     fn plan(&self) -> Result<Vec<String>> {
-        plan(self)
+        Place::find(&self.kubepods)?;
+        let (namespace, parent, other) = names();
+        let volume = match RootDir::if_any(self.kubelet_root_dir.as_deref())? {
+            Some(root) => format!("a volume below {} ({})", root.path.display(), root.why),
+            None => "no volume: no kubelet runs here".to_owned(),
+        };
+        Ok(vec![
+            format!(
+                "make the network namespace {namespace}, a veth pair {parent} and {other}, a macvlan eth0 on it inside, and a pod's \
+                 cgroup with two processes there and {volume}"
+            ),
+            format!(
+                "delete {parent} after {}s, and make it anew {}, without what sat on it; see headroom_pods_without_network_interface and \
+                 headroom_network_interfaces_lost_total rise",
+                self.after.as_secs(),
+                self.back_after.map_or_else(
+                    || format!("{}s before the end", LAST.as_secs()),
+                    |after| format!("after {}s", after.as_secs())
+                )
+            ),
+        ])
     }
 
     fn make(&self, run: &mut Run) -> Result<()> {
-        make(self, run)
+        let place = Place::find(&self.kubepods)?;
+        let root = RootDir::if_any(self.kubelet_root_dir.as_deref())?;
+        let (namespace, parent, other) = names();
+        run.journal.note(Item::Netns(namespace.clone()))?;
+        command("ip", &["netns", "add", &namespace])?;
+        run.journal.note(Item::Link(parent.clone()))?;
+        make_parent(&parent, &other)?;
+        let passing = format!("{SHORT}{:x}m", Journal::number());
+        run.journal.note(Item::Link(passing.clone()))?;
+        command("ip", &["link", "add", &passing, "link", &parent, "type", "macvlan", "mode", "bridge"])?;
+        command("ip", &["link", "set", &passing, "netns", &namespace, "name", "eth0"])?;
+        command("ip", &["-n", &namespace, "link", "set", "eth0", "up"])?;
+
+        let uid = place.note_pod(&mut run.journal)?;
+        let volume = match &root {
+            Some(root) => Some(EmptyDir::make(&mut run.journal, root, &uid, VOLUME)?),
+            None => None,
+        };
+        let pod = place.make_pod(uid, CONTAINERS)?;
+        let mut processes = Vec::new();
+        for container in 0..CONTAINERS as usize {
+            let pid = start_inside(run, &namespace)?;
+            pod.put(container, pid)?;
+            processes.push((container, pid));
+        }
+
+        let whole = run.until.saturating_duration_since(std::time::Instant::now());
+        let back = self.back_after.unwrap_or_else(|| whole.saturating_sub(LAST)).max(self.after);
+        let (mut deleted, mut is_back) = (false, false);
+        run.every_second(|_, elapsed| {
+            pod.check()?;
+            for &(container, pid) in &processes {
+                pod.check_holds(container, pid)?;
+            }
+            volume.iter().try_for_each(EmptyDir::check)?;
+            check_links(&namespace, &parent, deleted, is_back)?;
+            let elapsed = elapsed + Duration::from_millis(50);
+            if !deleted && elapsed >= self.after {
+                command("ip", &["link", "del", &parent])?;
+                super::say(format_args!("deleted {parent}"));
+                deleted = true;
+            } else if deleted && !is_back && elapsed >= back {
+                make_parent(&parent, &other)?;
+                super::say(format_args!("made {parent} anew"));
+                is_back = true;
+            }
+            Ok(format!("pod {} has {} interfaces besides lo", pod.uid, interfaces(&namespace)?))
+        })
     }
 
     fn pages(&self) -> Vec<Page> {
@@ -65,81 +132,6 @@ impl Fault for PodInterface {
             page("HeadroomPodWithoutNetworkInterface", 115, "after the deletion"),
         ]
     }
-}
-
-fn plan(options: &PodInterface) -> Result<Vec<String>> {
-    Place::find(&options.kubepods)?;
-    let (namespace, parent, other) = names();
-    let volume = match RootDir::if_any(options.kubelet_root_dir.as_deref())? {
-        Some(root) => format!("a volume below {} ({})", root.path.display(), root.why),
-        None => "no volume: no kubelet runs here".to_owned(),
-    };
-    Ok(vec![
-        format!(
-            "make the network namespace {namespace}, a veth pair {parent} and {other}, a macvlan eth0 on it inside, and a pod's \
-             cgroup with two processes there and {volume}"
-        ),
-        format!(
-            "delete {parent} after {}s, and make it anew {}, without what sat on it; see headroom_pods_without_network_interface and \
-             headroom_network_interfaces_lost_total rise",
-            options.after.as_secs(),
-            options.back_after.map_or_else(
-                || format!("{}s before the end", LAST.as_secs()),
-                |after| format!("after {}s", after.as_secs())
-            )
-        ),
-    ])
-}
-
-fn make(options: &PodInterface, run: &mut Run) -> Result<()> {
-    let place = Place::find(&options.kubepods)?;
-    let root = RootDir::if_any(options.kubelet_root_dir.as_deref())?;
-    let (namespace, parent, other) = names();
-    run.journal.note(Item::Netns(namespace.clone()))?;
-    command("ip", &["netns", "add", &namespace])?;
-    run.journal.note(Item::Link(parent.clone()))?;
-    make_parent(&parent, &other)?;
-    let passing = format!("{SHORT}{:x}m", Journal::number());
-    run.journal.note(Item::Link(passing.clone()))?;
-    command("ip", &["link", "add", &passing, "link", &parent, "type", "macvlan", "mode", "bridge"])?;
-    command("ip", &["link", "set", &passing, "netns", &namespace, "name", "eth0"])?;
-    command("ip", &["-n", &namespace, "link", "set", "eth0", "up"])?;
-
-    let uid = place.note_pod(&mut run.journal)?;
-    let volume = match &root {
-        Some(root) => Some(EmptyDir::make(&mut run.journal, root, &uid, VOLUME)?),
-        None => None,
-    };
-    let pod = place.make_pod(uid, CONTAINERS)?;
-    let mut processes = Vec::new();
-    for container in 0..CONTAINERS as usize {
-        let pid = start_inside(run, &namespace)?;
-        pod.put(container, pid)?;
-        processes.push((container, pid));
-    }
-
-    let whole = run.until.saturating_duration_since(std::time::Instant::now());
-    let back = options.back_after.unwrap_or_else(|| whole.saturating_sub(LAST)).max(options.after);
-    let (mut deleted, mut is_back) = (false, false);
-    run.every_second(|_, elapsed| {
-        pod.check()?;
-        for &(container, pid) in &processes {
-            pod.check_holds(container, pid)?;
-        }
-        volume.iter().try_for_each(EmptyDir::check)?;
-        check_links(&namespace, &parent, deleted, is_back)?;
-        let elapsed = elapsed + Duration::from_millis(50);
-        if !deleted && elapsed >= options.after {
-            command("ip", &["link", "del", &parent])?;
-            super::say(format_args!("deleted {parent}"));
-            deleted = true;
-        } else if deleted && !is_back && elapsed >= back {
-            make_parent(&parent, &other)?;
-            super::say(format_args!("made {parent} anew"));
-            is_back = true;
-        }
-        Ok(format!("pod {} has {} interfaces besides lo", pod.uid, interfaces(&namespace)?))
-    })
 }
 
 /// A process of the drill in its network namespace.

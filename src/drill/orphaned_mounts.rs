@@ -34,42 +34,34 @@ pub(super) struct OrphanedMounts {
 
 impl Fault for OrphanedMounts {
     fn plan(&self) -> Result<Vec<String>> {
-        plan(self)
+        let root = check(self)?;
+        Ok(vec![
+            format!("mount a tmpfs at {} ({})", emptydir::place(&root, &pod_uid()).display(), root.why),
+            format!(
+                "mount {} directories in it on themselves; see headroom_orphaned_mounts{{group=\"pods\"}} rise by one more \
+                 after the grace period",
+                self.count
+            ),
+        ])
     }
 
     fn make(&self, run: &mut Run) -> Result<()> {
-        make(self, run)
+        let root = check(self)?;
+        let volume = EmptyDir::make(&mut run.journal, &root, &pod_uid(), SIZE)?;
+        for number in 0..self.count {
+            let at = volume.path.join(format!("{MARK}{number}"));
+            tried(at.display(), fs::create_dir(&at))?;
+            run.journal.note(Item::Mount(at.clone()))?;
+            let path = at.to_string_lossy();
+            command("mount", &["--bind", &path, &path])?;
+        }
+        run.every_second(|_, _| {
+            volume.check()?;
+            Ok(format!("{} mounts of a pod that nobody knows", self.count + 1))
+        })
     }
 
     fn pages(&self) -> Vec<Page> {
         vec![page("HeadroomOrphanedMounts", 655, "twenty at least, with a container runtime that answers")]
     }
-}
-
-fn plan(options: &OrphanedMounts) -> Result<Vec<String>> {
-    let root = check(options)?;
-    Ok(vec![
-        format!("mount a tmpfs at {} ({})", emptydir::place(&root, &pod_uid()).display(), root.why),
-        format!(
-            "mount {} directories in it on themselves; see headroom_orphaned_mounts{{group=\"pods\"}} rise by one more \
-             after the grace period",
-            options.count
-        ),
-    ])
-}
-
-fn make(options: &OrphanedMounts, run: &mut Run) -> Result<()> {
-    let root = check(options)?;
-    let volume = EmptyDir::make(&mut run.journal, &root, &pod_uid(), SIZE)?;
-    for number in 0..options.count {
-        let at = volume.path.join(format!("{MARK}{number}"));
-        tried(at.display(), fs::create_dir(&at))?;
-        run.journal.note(Item::Mount(at.clone()))?;
-        let path = at.to_string_lossy();
-        command("mount", &["--bind", &path, &path])?;
-    }
-    run.every_second(|_, _| {
-        volume.check()?;
-        Ok(format!("{} mounts of a pod that nobody knows", options.count + 1))
-    })
 }

@@ -56,11 +56,26 @@ pub(super) struct SystemFilesystem {
 
 impl Fault for SystemFilesystem {
     fn plan(&self) -> Result<Vec<String>> {
-        plan(self)
+        let at = check(self)?;
+        let (at, resource) = (at.display(), if self.inodes { "inodes" } else { "bytes" });
+        Ok(vec![
+            format!("mount a tmpfs of {} bytes and {INODES} inodes at {at}", self.size),
+            format!(
+                "fill it until 2 % of its {resource} are left, over {}s; see \
+                 headroom_system_filesystem_headroom_ratio{{mountpoint=\"{at}\",resource=\"{resource}\"}} fall, alert on that",
+                self.over.as_secs()
+            ),
+        ])
     }
 
     fn make(&self, run: &mut Run) -> Result<()> {
-        make(self, run)
+        let (at, what) = (check(self)?, self.what());
+        run.journal.make_dirs(&at)?;
+        run.journal.note(Item::Mount(at.clone()))?;
+        let limits = format!("size={},nr_inodes={INODES},mode=755", self.size);
+        command("mount", &["-t", "tmpfs", "-o", &limits, "headroom-drill", &at.to_string_lossy()])?;
+        let fill = at.join(format!("{MARK}fill"));
+        Filler::of_a_mount(what, &at, fill)?.run(self.over, run)
     }
 
     fn pages(&self) -> Vec<Page> {
@@ -70,27 +85,4 @@ impl Fault for SystemFilesystem {
             page("HeadroomSystemFilesystemPredicted", 1060, by_trend),
         ]
     }
-}
-
-fn plan(options: &SystemFilesystem) -> Result<Vec<String>> {
-    let at = check(options)?;
-    let (at, resource) = (at.display(), if options.inodes { "inodes" } else { "bytes" });
-    Ok(vec![
-        format!("mount a tmpfs of {} bytes and {INODES} inodes at {at}", options.size),
-        format!(
-            "fill it until 2 % of its {resource} are left, over {}s; see \
-             headroom_system_filesystem_headroom_ratio{{mountpoint=\"{at}\",resource=\"{resource}\"}} fall, alert on that",
-            options.over.as_secs()
-        ),
-    ])
-}
-
-fn make(options: &SystemFilesystem, run: &mut Run) -> Result<()> {
-    let (at, what) = (check(options)?, options.what());
-    run.journal.make_dirs(&at)?;
-    run.journal.note(Item::Mount(at.clone()))?;
-    let limits = format!("size={},nr_inodes={INODES},mode=755", options.size);
-    command("mount", &["-t", "tmpfs", "-o", &limits, "headroom-drill", &at.to_string_lossy()])?;
-    let fill = at.join(format!("{MARK}fill"));
-    Filler::of_a_mount(what, &at, fill)?.run(options.over, run)
 }

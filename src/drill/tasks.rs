@@ -43,11 +43,59 @@ pub(super) struct TaskLimit {
 
 impl Fault for TaskLimit {
     fn plan(&self) -> Result<Vec<String>> {
-        plan(self)
+        let root = RootDir::find(self.kubelet_root_dir.as_deref())?;
+        let place = Place::find(&self.kubepods)?;
+        hierarchy()?;
+        let mut lines = vec![format!(
+            "make a pod's cgroup in {} with pids.max {} and a small tmpfs at {} ({})",
+            place.on_disk("").display(),
+            self.limit,
+            emptydir::place(&root, &cgroups::pod_uid()).display(),
+            root.why
+        )];
+        if !self.near_for.is_zero() {
+            let most = most(self.limit);
+            lines.push(format!("start {most} threads in it, and leave it so for {}s", self.near_for.as_secs()));
+        }
+        lines.push(format!(
+            "start {} threads in it, of which the kernel refuses some, and try again each second; see headroom_pod_tasks at \
+             headroom_pod_tasks_limit and headroom_pod_task_refusals_total rising, alert on both",
+            self.limit + MORE
+        ));
+        Ok(lines)
     }
 
     fn make(&self, run: &mut Run) -> Result<()> {
-        make(self, run)
+        let root = RootDir::find(self.kubelet_root_dir.as_deref())?;
+        let place = Place::find(&self.kubepods)?;
+        // As `memory-volume`: what keeps a kubelet from removing the pod is made before its cgroup, and undone after.
+        let uid = place.note_pod(&mut run.journal)?;
+        let volume = EmptyDir::make(&mut run.journal, &root, &uid, VOLUME)?;
+        let pod = place.make_pod(uid, 1)?;
+        let (outer, container) = pod.relative(&place, 0)?;
+        let tasks = Tasks::make(&mut run.journal, &outer, &container)?;
+        tasks.limit(self.limit)?;
+        let mut process: Option<(Threads, u64)> = None;
+        run.every_second(|_, elapsed| {
+            pod.check()?;
+            volume.check()?;
+            let wanted = if elapsed < self.near_for { most(self.limit) } else { self.limit + MORE };
+            if let Some((running, _)) = &mut process
+                && let Some(status) = tried("the process with the threads", running.0.try_wait())?
+            {
+                return failed(format_args!("the process of the drill has ended ({status})"));
+            }
+            if process.as_ref().is_none_or(|(_, having)| *having != wanted) {
+                process = None;
+                let mut child = Threads(children::spawn(&["tasks", &wanted.to_string()])?);
+                pod.put(0, child.0.id())?;
+                tasks.put(child.0.id())?;
+                children::go(&mut child.0)?;
+                process = Some((child, wanted));
+            }
+            let (count, refused) = tasks.read()?;
+            Ok(format!("pod {}: {count} tasks of a limit of {}, {refused} forks refused", pod.uid, self.limit))
+        })
     }
 
     fn pages(&self) -> Vec<Page> {
@@ -55,29 +103,6 @@ impl Fault for TaskLimit {
         let near = page("HeadroomPodTasksNearLimit", 175, UNNAMED);
         if self.near_for.is_zero() { vec![refused, near] } else { vec![near, refused] }
     }
-}
-
-fn plan(options: &TaskLimit) -> Result<Vec<String>> {
-    let root = RootDir::find(options.kubelet_root_dir.as_deref())?;
-    let place = Place::find(&options.kubepods)?;
-    hierarchy()?;
-    let mut lines = vec![format!(
-        "make a pod's cgroup in {} with pids.max {} and a small tmpfs at {} ({})",
-        place.on_disk("").display(),
-        options.limit,
-        emptydir::place(&root, &cgroups::pod_uid()).display(),
-        root.why
-    )];
-    if !options.near_for.is_zero() {
-        let most = most(options.limit);
-        lines.push(format!("start {most} threads in it, and leave it so for {}s", options.near_for.as_secs()));
-    }
-    lines.push(format!(
-        "start {} threads in it, of which the kernel refuses some, and try again each second; see headroom_pod_tasks at \
-         headroom_pod_tasks_limit and headroom_pod_task_refusals_total rising, alert on both",
-        options.limit + MORE
-    ));
-    Ok(lines)
 }
 
 /// The root of the hierarchy with the pids controller, and whether it is cgroup2.
@@ -153,37 +178,4 @@ impl Drop for Threads {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn make(options: &TaskLimit, run: &mut Run) -> Result<()> {
-    let root = RootDir::find(options.kubelet_root_dir.as_deref())?;
-    let place = Place::find(&options.kubepods)?;
-    // As `memory-volume`: what keeps a kubelet from removing the pod is made before its cgroup, and undone after.
-    let uid = place.note_pod(&mut run.journal)?;
-    let volume = EmptyDir::make(&mut run.journal, &root, &uid, VOLUME)?;
-    let pod = place.make_pod(uid, 1)?;
-    let (outer, container) = pod.relative(&place, 0)?;
-    let tasks = Tasks::make(&mut run.journal, &outer, &container)?;
-    tasks.limit(options.limit)?;
-    let mut process: Option<(Threads, u64)> = None;
-    run.every_second(|_, elapsed| {
-        pod.check()?;
-        volume.check()?;
-        let wanted = if elapsed < options.near_for { most(options.limit) } else { options.limit + MORE };
-        if let Some((running, _)) = &mut process
-            && let Some(status) = tried("the process with the threads", running.0.try_wait())?
-        {
-            return failed(format_args!("the process of the drill has ended ({status})"));
-        }
-        if process.as_ref().is_none_or(|(_, having)| *having != wanted) {
-            process = None;
-            let mut child = Threads(children::spawn(&["tasks", &wanted.to_string()])?);
-            pod.put(0, child.0.id())?;
-            tasks.put(child.0.id())?;
-            children::go(&mut child.0)?;
-            process = Some((child, wanted));
-        }
-        let (count, refused) = tasks.read()?;
-        Ok(format!("pod {}: {count} tasks of a limit of {}, {refused} forks refused", pod.uid, options.limit))
-    })
 }

@@ -45,11 +45,67 @@ pub(super) struct MemoryVolume {
 
 impl Fault for MemoryVolume {
     fn plan(&self) -> Result<Vec<String>> {
-        plan(self)
+        let root = check(self)?;
+        Place::find(&self.kubepods)?;
+        let mut lines = vec![format!(
+            "make a pod's cgroup with a memory limit of {} bytes and a tmpfs of {} at {} ({})",
+            self.limit,
+            self.size,
+            emptydir::place(&root, &cgroups::pod_uid()).display(),
+            root.why
+        )];
+        if !self.near_for.is_zero() {
+            lines.push(format!("write seven eighths of the limit, and leave it so for {}s", self.near_for.as_secs()));
+        }
+        lines.push(
+            "write from inside until the kernel kills the writer, and start it again; see headroom_memory_volume_used_bytes \
+             close to headroom_memory_volume_limit_bytes and headroom_oom_kills_total rising, alert on the loop"
+                .to_owned(),
+        );
+        Ok(lines)
     }
 
     fn make(&self, run: &mut Run) -> Result<()> {
-        make(self, run)
+        let root = check(self)?;
+        let place = Place::find(&self.kubepods)?;
+        // Written down first and made last: what the volume holds keeps the cgroup from going, so it must be undone
+        // before.
+        let uid = place.note_pod(&mut run.journal)?;
+        let volume = EmptyDir::make(&mut run.journal, &root, &uid, self.size)?;
+        let pod = place.make_pod(uid, 1)?;
+        pod.limit(self.limit)?;
+        let file = volume.path.join("fill");
+        let mut writer: Option<Writer> = None;
+        let mut start_at = Instant::now();
+        let (mut starts, mut near) = (0, !self.near_for.is_zero());
+        run.every_second(|_, elapsed| {
+            pod.check()?;
+            volume.check()?;
+            if near && elapsed >= self.near_for {
+                // The container's first life ends by itself. What it wrote stays.
+                (near, writer) = (false, None);
+            }
+            if let Some(running) = &mut writer
+                && tried("the writer", running.0.try_wait())?.is_some()
+            {
+                writer = None;
+                start_at = Instant::now() + self.restart_after.max(Duration::from_millis(200));
+            }
+            if writer.is_none() && Instant::now() >= start_at {
+                let bytes = if near { self.limit / 8 * 7 } else { self.size };
+                let mut child = Writer(children::spawn(&["write", &file.to_string_lossy(), &bytes.to_string()])?);
+                pod.put(0, child.0.id())?;
+                children::go(&mut child.0)?;
+                writer = Some(child);
+                starts += 1;
+            }
+            let used = fs::metadata(&file).map_or(0, |meta| meta.len());
+            let kills = pod.oom_kills().map_or_else(|| "?".to_owned(), |kills| kills.to_string());
+            Ok(format!(
+                "pod {}: {used} bytes of a limit of {}, {starts} starts, {kills} OOM kills",
+                pod.uid, self.limit
+            ))
+        })
     }
 
     fn pages(&self) -> Vec<Page> {
@@ -57,27 +113,6 @@ impl Fault for MemoryVolume {
         let (within, note) = if self.near_for.is_zero() { (175, UNNAMED) } else { (115, "after the first kill") };
         vec![near, page("HeadroomMemoryVolumeOomLoop", within, note)]
     }
-}
-
-fn plan(options: &MemoryVolume) -> Result<Vec<String>> {
-    let root = check(options)?;
-    Place::find(&options.kubepods)?;
-    let mut lines = vec![format!(
-        "make a pod's cgroup with a memory limit of {} bytes and a tmpfs of {} at {} ({})",
-        options.limit,
-        options.size,
-        emptydir::place(&root, &cgroups::pod_uid()).display(),
-        root.why
-    )];
-    if !options.near_for.is_zero() {
-        lines.push(format!("write seven eighths of the limit, and leave it so for {}s", options.near_for.as_secs()));
-    }
-    lines.push(
-        "write from inside until the kernel kills the writer, and start it again; see headroom_memory_volume_used_bytes \
-         close to headroom_memory_volume_limit_bytes and headroom_oom_kills_total rising, alert on the loop"
-            .to_owned(),
-    );
-    Ok(lines)
 }
 
 /// A writer, killed when dropped.
@@ -88,43 +123,4 @@ impl Drop for Writer {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn make(options: &MemoryVolume, run: &mut Run) -> Result<()> {
-    let root = check(options)?;
-    let place = Place::find(&options.kubepods)?;
-    // Written down first and made last: what the volume holds keeps the cgroup from going, so it must be undone before.
-    let uid = place.note_pod(&mut run.journal)?;
-    let volume = EmptyDir::make(&mut run.journal, &root, &uid, options.size)?;
-    let pod = place.make_pod(uid, 1)?;
-    pod.limit(options.limit)?;
-    let file = volume.path.join("fill");
-    let mut writer: Option<Writer> = None;
-    let mut start_at = Instant::now();
-    let (mut starts, mut near) = (0, !options.near_for.is_zero());
-    run.every_second(|_, elapsed| {
-        pod.check()?;
-        volume.check()?;
-        if near && elapsed >= options.near_for {
-            // The container's first life ends by itself. What it wrote stays.
-            (near, writer) = (false, None);
-        }
-        if let Some(running) = &mut writer
-            && tried("the writer", running.0.try_wait())?.is_some()
-        {
-            writer = None;
-            start_at = Instant::now() + options.restart_after.max(Duration::from_millis(200));
-        }
-        if writer.is_none() && Instant::now() >= start_at {
-            let bytes = if near { options.limit / 8 * 7 } else { options.size };
-            let mut child = Writer(children::spawn(&["write", &file.to_string_lossy(), &bytes.to_string()])?);
-            pod.put(0, child.0.id())?;
-            children::go(&mut child.0)?;
-            writer = Some(child);
-            starts += 1;
-        }
-        let used = fs::metadata(&file).map_or(0, |meta| meta.len());
-        let kills = pod.oom_kills().map_or_else(|| "?".to_owned(), |kills| kills.to_string());
-        Ok(format!("pod {}: {used} bytes of a limit of {}, {starts} starts, {kills} OOM kills", pod.uid, options.limit))
-    })
 }
