@@ -262,8 +262,6 @@ pub struct CniLeak {
     kubepods: Kubepods,
     runtime: Runtime,
     memory: Mutex<Memory>,
-    /// Since when containers have run of which the runtime knows none.
-    elsewhere: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -274,6 +272,8 @@ struct Memory {
     strangers: UnknownToRuntime<Key>,
     namespaces: Namespaces,
     shims: Shims,
+    /// Since when containers have run of which the runtime knows none.
+    elsewhere: Option<Instant>,
 }
 
 impl CniLeak {
@@ -286,7 +286,6 @@ impl CniLeak {
             kubepods: services.kubepods.clone(),
             runtime: services.runtime.clone(),
             memory: Mutex::default(),
-            elsewhere: Mutex::default(),
         }
     }
 }
@@ -326,14 +325,10 @@ impl Collector for CniLeak {
             return Err(samples.errors().iter().find(|error| !error.is_gone()).cloned().unwrap_or_else(none));
         }
 
-        let Memory { networks, strangers, namespaces, shims: of_shims, .. } = &mut *memory;
         let known = poll.as_ref().map(|poll| Known::new(&poll.inventory));
-        if let Some(known) = &known {
-            assess::note_networks(&disk, known, networks);
-        }
         let answer = poll.as_ref().zip(known.as_ref());
-        let judged = self.judge(context, &disk, &tables, answer, walk, networks, strangers);
-        let judged = samples.ok(judged).unwrap_or(false);
+        let judged = samples.ok(self.judge(context, &disk, &tables, answer, walk, &mut memory)).unwrap_or(false);
+        let Memory { networks, strangers, namespaces, shims: of_shims, .. } = &mut *memory;
         let leaks = Leaks { memory: strangers, networks, grace: self.settings.leak_grace };
         let leaks = Some(&leaks).filter(|_| judged);
         assess::addresses(&disk, leaks, &mut samples);
@@ -362,7 +357,6 @@ fn mount_max(text: &str) -> Result<u64> {
 
 impl CniLeak {
     /// Takes in what of all this the runtime does not know; true if it can be said what is nobody's.
-    #[allow(clippy::too_many_arguments, reason = "all that one scrape has read")]
     fn judge(
         &self,
         context: Context<'_>,
@@ -370,9 +364,9 @@ impl CniLeak {
         tables: &Tables,
         answer: Option<(&Poll, &Known<'_>)>,
         walk: Span,
-        networks: &PodNetworks,
-        strangers: &mut UnknownToRuntime<Key>,
+        memory: &mut Memory,
     ) -> Result<bool> {
+        let Memory { networks, strangers, elsewhere, .. } = memory;
         let whole = disk.whole && tables.whole;
         let Some((poll, known)) = answer else {
             if !strangers.is_empty() {
@@ -380,6 +374,7 @@ impl CniLeak {
             }
             return Ok(false);
         };
+        assess::note_networks(disk, known, networks);
         let (mut unknown, mut all) = (Vec::new(), 0_u64);
         for key in assess::keys(disk, tables, networks) {
             all += 1;
@@ -389,10 +384,9 @@ impl CniLeak {
         }
         let nothing_known = all > 0 && unknown.len() as u64 == all;
         strangers.update(unknown.into_iter(), Span { began: poll.began, ended: poll.ended }, walk, whole);
-        let elsewhere = nothing_known && self.runs_elsewhere(context, known)?;
-        let mut since = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
-        *since = elsewhere.then(|| since.unwrap_or(walk.ended));
-        if let Some(since) = *since {
+        let runs_elsewhere = nothing_known && self.runs_elsewhere(context, known)?;
+        *elsewhere = runs_elsewhere.then(|| elsewhere.unwrap_or(walk.ended));
+        if let Some(since) = *elsewhere {
             // The first pods of a node run before the runtime lists them.
             if poll.began.saturating_duration_since(since) < SETTLE {
                 return Ok(false);

@@ -187,7 +187,7 @@ fn a_runtime_that_runs_none_of_the_pods_is_somebody_elses() {
     let nobody = Inventory { containers: Vec::new(), sandboxes: Vec::new(), ..recorded(NODE) };
     let (mode, samples) = old(nobody, &machine);
     assert_eq!((reasons(&samples), samples.value(&LEAKED, &V4)), (vec![], None), "they may be about to be listed");
-    *mode.elsewhere.lock().unwrap().as_mut().unwrap() -= SETTLE * 2;
+    *mode.memory.lock().unwrap().elsewhere.as_mut().unwrap() -= SETTLE * 2;
     let samples = collect(&mode, &machine);
     assert_eq!(reasons(&samples), [Reason::Malformed]);
     assert_eq!((samples.value(&USED, &V4), samples.value(&LEAKED, &V4)), (Some(3.0), None));
