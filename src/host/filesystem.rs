@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +10,7 @@ use rustix::fs::{AtFlags, OFlags, StatxFlags};
 
 use super::CallBudget;
 use super::bounded_call::Guard;
+use super::mount_table::Rows;
 use super::{Deadline, Roots, ext4, read};
 use crate::error::{Error, Result};
 
@@ -281,10 +281,10 @@ struct Seen {
     mounts: Mutex<Vec<(u64, Option<Mount>)>>,
 }
 
-/// A mount table, and how far it was read.
+/// A mount table, and what was read of it until now.
 struct Table {
-    file: BufReader<File>,
-    rows: String,
+    rows: Rows<File>,
+    read: String,
 }
 
 impl fmt::Debug for MountView {
@@ -297,7 +297,7 @@ impl MountView {
     /// The row of a mount; the table is read again if it was mounted since.
     fn row(&self, id: u64) -> Option<Mount> {
         let table = || self.0.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mount) = table().as_ref().and_then(|table| Mount::find(&table.rows, id)) {
+        if let Some(mount) = table().as_ref().and_then(|table| Mount::find(&table.read, id)) {
             return Some(mount);
         }
         let before = table().take();
@@ -315,25 +315,19 @@ impl MountView {
 
 impl Table {
     fn open() -> Option<Self> {
-        let file = File::open("/proc/self/mountinfo").ok()?;
-        // The kernel makes a page of rows at a time, whatever is asked for.
-        Some(Table { file: BufReader::with_capacity(4096, file), rows: String::new() })
+        Some(Table { rows: Rows::of(File::open("/proc/self/mountinfo").ok()?), read: String::new() })
     }
 
     fn read_until(&mut self, id: u64) -> Option<Mount> {
-        let mut row = Vec::new();
-        loop {
-            row.clear();
-            if self.file.read_until(b'\n', &mut row).ok()? == 0 {
-                return None;
-            }
-            let row = String::from_utf8_lossy(&row);
-            self.rows.push_str(&row);
+        while let Some(row) = self.rows.next().ok()? {
+            self.read.push_str(&row);
+            self.read.push('\n');
             let mount = Mount::find(&row, id);
             if mount.is_some() {
                 return mount;
             }
         }
+        None
     }
 }
 

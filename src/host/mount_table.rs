@@ -5,6 +5,7 @@
 //! fs/proc_namespace.c: `POLLPRI`). An open one also keeps its namespace alive, with every mount in it: so only those
 //! are held that cannot outlive us by it, the machine's first process's and our own.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
@@ -112,24 +113,41 @@ fn has_changed(file: &File) -> bool {
 }
 
 fn fold<T>(file: &File, path: &Path, deadline: Deadline, mut value: T, row: impl Fn(&mut T, &str)) -> Result<T> {
-    let os = |error: std::io::Error| Error::os(path.display(), &error);
-    let mut reader = BufReader::with_capacity(64 << 10, file);
-    let mut bytes = Vec::new();
+    let mut rows = Rows::of(file);
     let mut count = 0_u64;
-    loop {
-        bytes.clear();
-        if reader.by_ref().take(MOST_BYTES).read_until(b'\n', &mut bytes).map_err(os)? == 0 {
-            return Ok(value);
-        }
-        if bytes.last() != Some(&b'\n') {
-            reader.skip_until(b'\n').map_err(os)?;
-        }
-        row(&mut value, String::from_utf8_lossy(&bytes).trim_end_matches('\n'));
+    while let Some(text) = rows.next().map_err(|error| Error::os(path.display(), &error))? {
+        row(&mut value, &text);
         count += 1;
         if count.is_multiple_of(ROWS) && deadline.expired() {
             let what = format!("{}: {count} rows, and not all, before the deadline", path.display());
             return Err(Error::new(Reason::Timeout, what));
         }
+    }
+    Ok(value)
+}
+
+/// The rows of a mount table, one after the other, each of bounded length.
+pub(super) struct Rows<F> {
+    reader: BufReader<F>,
+    row: Vec<u8>,
+}
+
+impl<F: std::io::Read> Rows<F> {
+    pub(super) fn of(file: F) -> Self {
+        // The kernel makes a page of rows at a time, whatever is asked for.
+        Rows { reader: BufReader::with_capacity(4096, file), row: Vec::new() }
+    }
+
+    /// The next one, without its end; `None` after the last.
+    pub(super) fn next(&mut self) -> std::io::Result<Option<Cow<'_, str>>> {
+        self.row.clear();
+        if self.reader.by_ref().take(MOST_BYTES).read_until(b'\n', &mut self.row)? == 0 {
+            return Ok(None);
+        }
+        if self.row.pop_if(|end| *end == b'\n').is_none() {
+            self.reader.skip_until(b'\n')?;
+        }
+        Ok(Some(String::from_utf8_lossy(&self.row)))
     }
 }
 

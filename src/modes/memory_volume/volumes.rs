@@ -51,8 +51,11 @@ impl Tables {
     fn mounted(&mut self, host: &Host, kubelet: Option<u32>, deadline: Deadline) -> Result<Found> {
         let machine = self.of_machine(host, deadline).map_err(|error| error.context("mount table"));
         let kubelet = kubelet.filter(|pid| {
+            if machine.is_err() {
+                return true;
+            }
             let [first, of_kubelet] = host.first_mounts(["1", &pid.to_string()], deadline);
-            machine.is_err() || first.is_none() || first != of_kubelet
+            first.is_none() || first != of_kubelet
         });
         let kubelet = kubelet.map(|pid| {
             let table = host.mount_table(pid, deadline);
