@@ -111,9 +111,9 @@ fn watch(exporter: &Exporter, churning: &AtomicBool) -> Seen {
         seen.sandboxes = seen.sandboxes.max(page.sum("headroom_pod_sandboxes", &[]) as usize);
         let orphaned = page.all("headroom_orphaned_cgroups", &[]).filter(|series| series.value > 0.0);
         seen.orphaned.extend(orphaned.map(|series| format!("scrape {}: {series:?}", seen.scrapes)));
-        // A series that has the label of a pod's uid and its value is about that pod.
-        let nameless =
-            page.series.iter().filter(|series| !series.label("pod_uid").is_empty() && series.label("pod").is_empty());
+        // A series that has the label of a pod's uid and its value is about that pod; other is the sum of the rest.
+        let of_a_pod = page.series.iter().filter(|series| !["", "other"].contains(&series.label("pod_uid")));
+        let nameless = of_a_pod.filter(|series| series.label("pod").is_empty());
         nameless.for_each(|series| *seen.nameless.entry(series.name.clone()).or_default() += 1);
         if !page.collectors("failed").is_empty() {
             seen.failed.insert(format!("scrape {}: {:?}", seen.scrapes, page.every_collector_is_ok()));
