@@ -4,8 +4,10 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -61,12 +63,38 @@ impl Drop for Daemon {
     }
 }
 
+/// A share of this machine's processors. At 30 times real pace the timeout of a scrape is half a second: with more
+/// stacks than that at once they would page that the exporter is down, and it would be this machine's fault.
+struct Turn;
+
+static TAKEN: Mutex<usize> = Mutex::new(0);
+static GIVEN_BACK: Condvar = Condvar::new();
+
+impl Turn {
+    /// Waits for one.
+    fn take() -> Self {
+        let turns = 2 * std::thread::available_parallelism().map_or(1, NonZero::get);
+        let taken = TAKEN.lock().unwrap();
+        *GIVEN_BACK.wait_while(taken, |taken| *taken >= turns).unwrap() += 1;
+        Turn
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *TAKEN.lock().unwrap() -= 1;
+        GIVEN_BACK.notify_one();
+    }
+}
+
 pub struct Stack<'a> {
     namespace: &'a Namespace,
     _daemons: [Daemon; 2],
     webhook: Webhook,
     directory: tempfile::TempDir,
     pub pace: Pace,
+    /// Given back when the daemons have ended.
+    _turn: Turn,
 }
 
 /// The files `alerts/*/rules.yaml`.
@@ -92,6 +120,7 @@ pub fn write_rules(pace: Pace, directory: &Path) -> Vec<PathBuf> {
 impl<'a> Stack<'a> {
     /// Scrapes this exporter under the name [`INSTANCE`], with this release unless another is asked for.
     pub fn start(namespace: &'a Namespace, exporter: SocketAddr, pace: Pace, usual: Release) -> Self {
+        let turn = Turn::take();
         let release = release(usual);
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name).display().to_string();
@@ -158,7 +187,8 @@ impl<'a> Stack<'a> {
                 ],
             ),
         ];
-        let stack = Stack { namespace, _daemons: daemons, webhook: Webhook::listen(listener), directory, pace };
+        let webhook = Webhook::listen(listener);
+        let stack = Stack { namespace, _daemons: daemons, webhook, directory, pace, _turn: turn };
         stack.until("both are ready", SLACK, || {
             (stack.ready(PROMETHEUS, "/-/ready") && stack.ready(ALERTMANAGER, "/-/ready")).then_some(())
         });
