@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod drill;
 pub mod error;
 pub mod exposition;
+pub mod heap;
 pub mod host;
 pub mod http;
 pub mod humanize;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use headroom::check_config;
 use headroom::config::{Config, Invocation};
 use headroom::doctor;
+use headroom::heap;
 use headroom::host::Host;
 use headroom::http::{self, App, Security};
 use headroom::log;
@@ -20,6 +21,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 fn main() -> ExitCode {
+    heap::share();
     match Invocation::from_process() {
         Invocation::Serve(config) => serve(*config),
         Invocation::Doctor(options, config) => examine(&options, *config),

@@ -380,6 +380,35 @@ fn a_hung_filesystem_costs_its_own_series_and_no_threads() {
     assert!(status.success() && begun.elapsed() < Duration::from_secs(8));
 }
 
+/// glibc reserves 64 MiB, so aligned, for each heap but the first (malloc/arena.c).
+#[test]
+fn all_threads_share_a_heap() {
+    const RESERVED: u64 = 64 << 20;
+    let exporter = Exporter::start(&[]);
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| exporter.scrape());
+            }
+        });
+    }
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", exporter.pid())).unwrap();
+    let ranges = maps.lines().filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (from, to) = fields.next()?.split_once('-')?;
+        let [from, to] = [from, to].map(|address| u64::from_str_radix(address, 16).unwrap());
+        Some((from, to, fields.next()?.to_owned()))
+    });
+    let ranges: Vec<_> = ranges.collect();
+    let heap = |pair: &&[(u64, u64, String)]| {
+        let [(from, between, used), (next, to, rest)] = pair else { unreachable!("windows of two") };
+        let together = between == next && from % RESERVED == 0 && to - from == RESERVED;
+        together && used == "rw-p" && rest == "---p"
+    };
+    assert_eq!(ranges.windows(2).filter(heap).count(), 0, "{maps}");
+    assert!(maps.contains("[heap]"), "{maps}");
+}
+
 #[test]
 fn it_ends_although_a_thread_hangs_in_the_kernel() {
     alone!();
