@@ -16,6 +16,9 @@ use crate::host::netns::NetworkNamespace;
 const MOST_NAMES: usize = 16;
 /// How long it holds what a pod's interfaces sit on. That changes only if all of it is made anew between two looks.
 const STACKED_FOR: Duration = Duration::from_secs(300);
+/// How long a sandbox may take to have a sysfs of its own. One that has none by then is asked as seldom as the others:
+/// some pods have the machine's for good.
+const SETTLING: Duration = Duration::from_secs(60);
 /// What the kernel puts into each new namespace while these tunnels' modules are loaded
 /// (`net.core.fb_tunnels_only_for_init_net`), as on every node with Calico's IP-in-IP. Beside `lo`, they connect
 /// nobody.
@@ -70,6 +73,7 @@ pub(super) struct Finding {
 /// From a sandbox's beginning to its end.
 #[derive(Debug)]
 struct Life {
+    begun: Instant,
     namespace: NetworkNamespace,
     containers: Vec<u64>,
     /// Seen at least once.
@@ -136,6 +140,7 @@ impl PodHistory {
         let incomplete = self.is_incomplete(look);
         let old = self.known.remove(&look.uid).filter(|life| life.same_sandbox(look));
         let mut life = old.unwrap_or_else(|| Life {
+            begun: now,
             namespace: look.namespace,
             containers: Vec::new(),
             expected: BTreeSet::new(),
@@ -185,6 +190,16 @@ impl PodHistory {
     pub(super) fn set_stacked(&mut self, uid: &str, stacked: Vec<LinkPeer>, now: Instant) {
         if let Some(life) = self.known.get_mut(uid) {
             life.stacked = Some((now, stacked));
+        }
+    }
+
+    /// A pod could not be asked what its interfaces sit on: its process is not in its own file system, yet or ever.
+    /// What it said before holds.
+    pub(super) fn set_unsettled(&mut self, uid: &str, now: Instant) {
+        let settled = |life: &&mut Life| now.duration_since(life.begun) >= SETTLING;
+        let silent = |life: &&mut Life| life.stacked.as_ref().is_none_or(|(_, stacked)| stacked.is_empty());
+        if let Some(life) = self.known.get_mut(uid).filter(settled).filter(silent) {
+            life.stacked = Some((now, Vec::new()));
         }
     }
 

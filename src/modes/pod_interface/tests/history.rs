@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::super::history::{Finding, Look, PodHistory, Proof};
+use crate::host::iflink::LinkPeer;
 use crate::host::netns::NetworkNamespace;
 
 const GRACE: Duration = Duration::from_secs(10);
@@ -141,4 +142,33 @@ fn memory_is_bounded() {
     assert!(most <= 400, "{most} pods remembered");
     story.lives.update(&[], &std::collections::HashSet::new(), true, GRACE, story.start);
     assert_eq!(format!("{:?}", story.lives).matches("Life {").count(), 0, "nothing is kept of what is gone");
+}
+
+#[test]
+fn who_has_no_sysfs_of_its_own_is_asked_as_seldom_as_who_has() {
+    let peer = LinkPeer { index: 2, lower: 7, ..LinkPeer::default() };
+    let mut story = Story::new();
+    let start = story.start;
+    let second = |second: u64| start + Duration::from_secs(second);
+    let asked = |story: &mut Story, at: u64| {
+        story.at(at, &["eth0"], Running);
+        story.lives.wants_stacked("u", second(at))
+    };
+    // At first its process is still the runtime's.
+    for at in [0, 15, 59] {
+        assert!(asked(&mut story, at), "{at}");
+        story.lives.set_unsettled("u", second(at));
+    }
+    assert!(asked(&mut story, 75));
+    story.lives.set_unsettled("u", second(75));
+    assert!(!asked(&mut story, 90) && !asked(&mut story, 374));
+    assert!(asked(&mut story, 375));
+    story.lives.set_unsettled("u", second(375));
+    assert!(!asked(&mut story, 390));
+    // What was known is not forgotten for a process that has just begun.
+    story.lives.set_stacked("u", vec![peer.clone()], second(675));
+    assert!(asked(&mut story, 975));
+    story.lives.set_unsettled("u", second(975));
+    assert!(asked(&mut story, 990));
+    assert_eq!(story.lives.stacked().collect::<Vec<_>>(), [&peer]);
 }
