@@ -30,7 +30,7 @@ const PODS: usize = 110;
 const VOLUMES: usize = 20;
 const CLIENTS: usize = 30;
 const SCRAPES: u32 = 200;
-const SETTLED: std::time::Duration = std::time::Duration::from_secs(31);
+const SETTLED: std::time::Duration = std::time::Duration::from_secs(61);
 const CLIENTS_IN_PODS: usize = 5;
 const CLIENT: &str = "HEADROOM_BENCH_CLIENT";
 const MEMORY: &str = "/sys/fs/cgroup/memory";
@@ -84,7 +84,8 @@ fn main() {
         let alone = Some("--collector.disable-defaults").filter(|_| !only.is_empty());
         Server::exporter(&flags.into_iter().chain(alone).chain(only.iter().map(String::as_str)).collect::<Vec<_>>())
     });
-    // What a container has mounted is read until it has been the same for half a minute.
+    // What a container has mounted is read until it has been the same for half a minute, and what its interfaces sit on
+    // is asked at every scrape in its first minute.
     let pages = started.each_ref().map(|exporter| exporter.page("/metrics"));
     std::thread::sleep(SETTLED);
     let names = ["these of pods", "all but the last three", "all"];
