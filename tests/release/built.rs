@@ -31,7 +31,7 @@ fn the_image_is_small_says_what_it_is_and_can_be_made_again() {
     let expected = ["./bin/headroom-exporter", "./usr/share/licenses/headroom-exporter/LICENSE"];
     assert_eq!(files.lines().collect::<Vec<_>>(), expected, "nothing but the binary and its licence");
     let binary = fs::metadata(image.binary()).unwrap();
-    assert!((5_000_000..14_000_000).contains(&binary.len()), "{}", binary.len());
+    assert!((5_000_000..12_000_000).contains(&binary.len()), "{}", binary.len());
     assert_eq!((binary.mode() & 0o7777, binary.uid(), binary.gid()), (0o755, 0, 0));
     assert_eq!(binary.mtime().to_string(), WHEN);
 
