@@ -83,6 +83,13 @@ pub struct Cost {
     pub resident_mib: f64,
 }
 
+/// What `benches/peers.sh` built, else the program of Debian's package.
+fn built_or(name: &str, packaged: &str) -> String {
+    let tools = Path::new(env!("CARGO_BIN_EXE_headroom-exporter")).ancestors().nth(2).unwrap().join("tools");
+    let built = tools.join(name);
+    if built.exists() { built.display().to_string() } else { packaged.to_owned() }
+}
+
 /// An exporter under measurement. Killed when dropped.
 pub struct Server {
     pub name: &'static str,
@@ -118,18 +125,18 @@ impl Server {
 
     /// With these further arguments: the one that `benches/peers.sh` built, or Debian's.
     pub fn node_exporter(arguments: &[&str]) -> Result<Self, String> {
-        let tools = Path::new(env!("CARGO_BIN_EXE_headroom-exporter")).ancestors().nth(2).unwrap().join("tools");
-        let built = tools.join("node_exporter");
-        let program = if built.exists() { built.display().to_string() } else { "prometheus-node-exporter".to_owned() };
+        let program = built_or("node_exporter", "prometheus-node-exporter");
         Self::start("node_exporter", &program, &[&["--web.listen-address=ADDRESS"], arguments].concat())
     }
 
+    /// One group for each name of a command. Chosen as [`Server::node_exporter`].
     pub fn process_exporter() -> Result<Self, String> {
         let config = std::env::temp_dir().join(format!("headroom-bench-{}.yml", std::process::id()));
         fs::write(&config, "process_names:\n- name: \"{{.Comm}}\"\n  cmdline: ['.+']\n").unwrap();
         let path = config.display().to_string();
         let arguments = ["-web.listen-address", "ADDRESS", "-config.path", &path];
-        let server = Self::start("process-exporter", "prometheus-process-exporter", &arguments);
+        let program = built_or("process-exporter", "prometheus-process-exporter");
+        let server = Self::start("process-exporter", &program, &arguments);
         std::thread::sleep(Duration::from_secs(2));
         let _ = fs::remove_file(config);
         server
