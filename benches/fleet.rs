@@ -16,6 +16,8 @@ use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use headroom::modes::MODES;
+
 const NODES: usize = 1_000;
 const INTERVAL: u64 = 15;
 const RUN: Duration = Duration::from_secs(180);
@@ -137,8 +139,11 @@ struct Pages(Vec<(String, f64)>);
 impl Pages {
     fn read() -> Self {
         let mut rows = Vec::new();
-        for file in ["node/k8s-1.36-cgroupv2/page.prom", "dashboards/healthy.prom"] {
-            let text = fs::read_to_string(project("tests/fixtures").join(file)).unwrap();
+        let of_modes = MODES.iter().map(|mode| mode.id).chain(["exporter"]).map(|id| format!("{id}/healthy.prom"));
+        let files = std::iter::once("node/k8s-1.36-cgroupv2/page.prom".to_owned()).chain(of_modes);
+        let files = files.map(|file| project("tests/fixtures").join(file)).filter(|file| file.exists());
+        for file in files {
+            let text = fs::read_to_string(file).unwrap();
             for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
                 let (series, value) = line.rsplit_once(' ').unwrap();
                 rows.retain(|(known, _)| known != series);
