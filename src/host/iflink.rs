@@ -45,8 +45,8 @@ impl Host {
     /// in its `/sys`: one answer each. One that keeps us waiting costs a thread, once, and its own answer.
     ///
     /// # Errors
-    /// Of each process: denied without `CAP_SYS_PTRACE`, gone if it exited; `timeout` if it hangs, `busy` while it
-    /// does.
+    /// Of each process: denied without `CAP_SYS_PTRACE`, absent if it exited, vanished if its `/sys` is the machine's;
+    /// `timeout` if it hangs, `busy` while it does.
     pub fn iflinks(&self, pids: &[u32], deadline: Deadline) -> Vec<Result<Vec<LinkPeer>>> {
         // Each network namespace has sysfs mounts of its own, each of which is a device.
         let machines = rustix::fs::stat(self.sys("class/net")).ok().map(|stat| stat.st_dev);

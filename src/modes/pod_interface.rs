@@ -430,7 +430,9 @@ fn ask_below(
     for ((uid, _), answer) in processes.into_iter().zip(answers) {
         match answer {
             Ok(stacked) => lives.set_stacked(uid, stacked, now),
-            Err(error) if error.is_gone() => lives.set_unsettled(uid, now),
+            Err(error) if error.reason() == Reason::Vanished => lives.set_unsettled(uid, now),
+            // It exited: the pod's next process is asked.
+            Err(error) if error.is_gone() => {}
             Err(error) if error.reason() == Reason::Denied => {
                 refused.get_or_insert(error);
             }

@@ -298,6 +298,10 @@ fn a_container_that_runc_still_makes_names_no_parents() {
     let seen = host.iflinks(&[pause.pid(), unfinished.pid()], Deadline::after(Duration::from_secs(10)));
     assert_eq!(seen[0].as_ref().unwrap().len(), 1, "eth0 of the pod");
     assert_eq!(seen[1].as_ref().unwrap_err().reason(), Reason::Vanished);
+    let mut exited = std::process::Command::new("true").spawn().unwrap();
+    exited.wait().unwrap();
+    let seen = host.iflinks(&[exited.id()], Deadline::after(Duration::from_secs(10)));
+    assert_eq!(seen[0].as_ref().unwrap_err().reason(), Reason::Absent, "which tells it from the machine's /sys");
 
     let samples = lab.well(&collector);
     for device in [&pair.0, &other_end, &veth.0] {
